@@ -1,0 +1,130 @@
+"""What a build will need, from a sample: bytes on disk and seconds. `plan` prints it; `build` checks the disk by it.
+
+The sample is really encoded and really written, then scaled by the characters of the whole collection, which the
+first pass over the corpus has counted: tokens and bytes follow characters far more closely than passages.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from memstore.errors import DiskSpaceError
+from memstore.passage import Passage
+from memstore.store import Codec, SegmentWriter
+from memstore_builders.encode import PassageEncoder
+from memstore_builders.spool import Spool
+
+SAMPLE_PASSAGES = 1024
+ENCODED_PASSAGES = 256  # of the sample; encoding is what takes time
+VECTOR_INDEX_BYTES = 1.05  # faiss: bytes per byte of vector, lists and ids included
+INDEX_TEXT_RATIO = 0.45  # Tantivy: bytes of index per byte of text once segments are large (Simple Wikipedia: 0.43)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a build of these passages is expected to need.
+
+    `segment_bytes` are memories, token ids and passage texts; `index_bytes` the search indexes; `seconds` the
+    encoding alone, at the rate of the sample.
+    """
+
+    passages: int
+    tokens: int
+    segment_bytes: int
+    index_bytes: int
+    passages_per_second: float
+    seconds: float
+    truncated_share: float
+
+    @property
+    def total_bytes(self) -> int:
+        """All that the finished store occupies."""
+        return self.segment_bytes + self.index_bytes
+
+
+def estimate(spool: Spool, encoder: PassageEncoder, codec: Codec, *, retriever: str, dim: int) -> Estimate:
+    """Encode and write a sample, and scale by characters.
+
+    Args:
+        spool: the whole collection.
+        encoder: what would encode it.
+        codec: how memories would be kept.
+        retriever: "bm25", "dense" or "hybrid".
+        dim: width of the vectors for dense retrieval; 0 for none.
+    """
+    sample = spool.sample(SAMPLE_PASSAGES)
+    if not sample:
+        return Estimate(0, 0, 0, 0, 0.0, 0.0, 0.0)
+    encoded = encoder.tokenizer.encode_passages(sample)
+    sample_tokens = sum(len(ids) for ids in encoded.ids)
+    tokens = sample_tokens * spool.counts.characters / _characters(sample)
+    step = max(1, len(sample) // ENCODED_PASSAGES)
+    chosen = range(0, len(sample), step)
+    rate, token_bytes, passage_bytes = _write_sample([sample[i] for i in chosen], encoder, codec, dim)
+    lines = passage_bytes * spool.counts.characters / _characters([sample[i] for i in chosen])
+    lexical = 0.0 if retriever == "dense" else INDEX_TEXT_RATIO * spool.counts.characters
+    dense = 0.0 if retriever == "bm25" else VECTOR_INDEX_BYTES * dim * 4 * len(spool)
+    return Estimate(
+        passages=len(spool),
+        tokens=round(tokens),
+        segment_bytes=round(tokens * token_bytes + lines + dim * 4 * len(spool)),
+        index_bytes=round(lexical + dense),
+        passages_per_second=rate,
+        seconds=len(spool) / rate,
+        truncated_share=encoded.truncated / len(sample),
+    )
+
+
+def _write_sample(
+    passages: list[Passage], encoder: PassageEncoder, codec: Codec, dim: int
+) -> tuple[float, float, float]:
+    """Passages per second; bytes per token of memories and token ids; bytes of everything else for these passages."""
+    encoder.encode(passages[:32])  # warm up: the first calls choose kernels
+    begin = time.perf_counter()
+    encoded = encoder.encode(passages)
+    with tempfile.TemporaryDirectory(prefix="memstore-plan-") as folder:
+        config = encoder.model.config
+        writer = SegmentWriter(
+            Path(folder),
+            segment_id="sample",
+            codec=codec,
+            d_model=config.d_model,
+            max_tokens=config.max_passage_tokens,
+            vocab_size=config.vocab_size,
+            num_passages=len(passages),
+            shard_passages=len(passages),
+            embedding_dim=dim,
+        )
+        vectors = encoded.embeddings
+        if dim and vectors is None:
+            import numpy as np
+
+            vectors = np.zeros((len(passages), dim), np.float32)
+        writer.write_shard(passages, encoded.token_ids, encoded.states, vectors)
+        reference = writer.seal()
+        seconds = time.perf_counter() - begin
+        memory = Path(folder) / "segments" / "sample" / "memory.zarr"
+        memory_bytes = sum(f.stat().st_size for f in memory.rglob("*") if f.is_file()) - dim * 4 * len(passages)
+    return len(passages) / seconds, memory_bytes / reference.tokens, reference.bytes - memory_bytes
+
+
+def _characters(passages: list[Passage]) -> int:
+    return max(1, sum(len(p.title) + len(p.text) for p in passages))
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse to begin what cannot end.
+
+    Raises:
+        DiskSpaceError: the folder's disk has less than `needed` bytes free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskSpaceError(
+            f"the store needs about {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free at {folder}. "
+            "Free some space, choose another --out, or build less (--limit, --codec int8)."
+        )

@@ -1,0 +1,76 @@
+"""`memstore plan`: what a build would need, before it is begun. Reads the corpus, encodes a sample, writes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from memstore_builders.build import BuildOptions, prepare
+from memstore_builders.corpus import open_corpus
+from memstore_builders.estimate import estimate
+from memstore_builders.progress import Progress, Silent
+from memstore_builders.spool import write_spool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a build of this corpus with these options would make, and need.
+
+    `store_bytes` is the finished store; while building, the spool of texts (`spool_bytes`) is on the disk too.
+    """
+
+    documents: int
+    passages: int
+    duplicates: int
+    rows_skipped: int
+    tokens: int
+    store_bytes: int
+    memory_bytes: int
+    index_bytes: int
+    spool_bytes: int
+    bytes_per_token: float
+    passages_per_second: float
+    seconds: float
+    truncated_share: float
+
+
+def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
+    """Predict passages, bytes and time of `build(options)` on this machine; `options.out` is not touched.
+
+    Raises:
+        As `build`, the disk aside.
+    """
+    progress = progress or Silent()
+    job = prepare(options)
+    with tempfile.TemporaryDirectory(prefix="memstore-plan-") as folder:
+        corpus = open_corpus(
+            list(options.corpus),
+            format=options.corpus_format,
+            on_error=options.on_error,
+            max_words=options.max_words,
+            limit=options.limit,
+        )
+        progress.begin("read", None)
+        spool = write_spool(corpus, Path(folder), tick=progress.advance)
+        progress.end()
+        spool_bytes = sum(f.stat().st_size for f in Path(folder).iterdir())
+        expected = estimate(spool, job.encoder, job.codec, retriever=options.retriever, dim=job.embedding_dim)
+    counts = spool.counts
+    return Plan(
+        documents=counts.documents,
+        passages=counts.passages,
+        duplicates=counts.duplicates,
+        rows_skipped=counts.rows_skipped,
+        tokens=expected.tokens,
+        store_bytes=expected.total_bytes,
+        memory_bytes=expected.segment_bytes,
+        index_bytes=expected.index_bytes,
+        spool_bytes=spool_bytes,
+        bytes_per_token=expected.segment_bytes / max(1, expected.tokens),
+        passages_per_second=expected.passages_per_second,
+        seconds=expected.seconds,
+        truncated_share=expected.truncated_share,
+    )
+
+

@@ -1,0 +1,202 @@
+"""What both clients share: requests made of arguments, replies and errors read from responses, when to retry.
+
+Knows the wire and httpx's values. Refuses to send or to wait: that is what the two clients differ in.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from memstore_client import errors, wire
+
+R = TypeVar("R", bound=BaseModel)
+
+FIRST_BACKOFF = (
+    0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
+)
+LONGEST_WAIT = 10.0  # seconds; a server that asks for more patience gets its error raised instead
+
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_TRY_LATER = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R]):
+    """A request to send: what, and which reply it has.
+
+    `repeatable` calls may be sent again although the first may have arrived: the GETs, which cost nothing.
+    An answer changes nothing either, but costs the server a full answer, so it is repeated only if the first
+    certainly did not run.
+    """
+
+    method: str
+    path: str
+    reply: type[R]
+    body: bytes | None = None
+    repeatable: bool = False
+    patient: bool = True  # whether 429 and 503 are worth a retry
+
+
+class BaseClient:
+    """All that does not wait: requests from arguments, replies and errors from responses, when to retry."""
+
+    def __init__(self, *, retries: int) -> None:
+        if retries < 0:
+            raise ValueError(f"retries must be 0 or more, not {retries}")
+        self.retries = retries
+
+    # --- requests ---
+
+    @staticmethod
+    def _answer(question: str, **options: Any) -> Call[wire.AnswerReply]:
+        body = _body(wire.AnswerRequest, question=question, **options)
+        return Call("POST", "/answer", wire.AnswerReply, body)
+
+    @staticmethod
+    def _answer_batch(
+        questions: Sequence[str | wire.QuestionInput], deadline_ms: int | None
+    ) -> Call[wire.AnswerBatchReply]:
+        asked = [{"question": one} if isinstance(one, str) else one for one in questions]
+        body = _body(wire.AnswerBatchRequest, questions=asked, deadline_ms=deadline_ms)
+        return Call("POST", "/answer/batch", wire.AnswerBatchReply, body)
+
+    @staticmethod
+    def _retrieve(question: str, **options: Any) -> Call[wire.RetrieveReply]:
+        body = _body(wire.RetrieveRequest, question=question, **options)
+        return Call("POST", "/retrieve", wire.RetrieveReply, body)
+
+    @staticmethod
+    def _rerank(question: str, **options: Any) -> Call[wire.RerankReply]:
+        return Call(
+            "POST", "/rerank", wire.RerankReply, _body(wire.RerankRequest, question=question, **options)
+        )
+
+    @staticmethod
+    def _passage(passage_id: str) -> Call[wire.PassageReply]:
+        escaped = quote(passage_id, safe="")
+        if escaped in (".", ".."):  # as they are, these would walk up the path
+            escaped = escaped.replace(".", "%2E")
+        return Call("GET", f"/passages/{escaped}", wire.PassageReply, repeatable=True)
+
+    @staticmethod
+    def _health() -> Call[wire.HealthReply]:
+        return Call("GET", "/health", wire.HealthReply, repeatable=True)
+
+    @staticmethod
+    def _ready() -> Call[wire.ReadyReply]:
+        return Call("GET", "/ready", wire.ReadyReply, repeatable=True, patient=False)
+
+    @staticmethod
+    def _info() -> Call[wire.InfoReply]:
+        return Call("GET", "/info", wire.InfoReply, repeatable=True)
+
+    # --- replies ---
+
+    def _delay_after(self, call: Call[R], attempt: int, response: httpx.Response) -> float | None:
+        """Seconds until the call should be sent again; None if the response is final."""
+        if response.status_code not in _TRY_LATER or not call.patient or attempt >= self.retries:
+            return None
+        advised = _retry_after(response)
+        delay = _backoff(attempt) if advised is None else advised
+        return delay if delay <= LONGEST_WAIT else None
+
+    def _delay_after_failure(self, call: Call[R], attempt: int, failure: httpx.TransportError) -> float:
+        """Seconds until the call should be sent again. Raises if it should not."""
+        if attempt < self.retries and (call.repeatable or isinstance(failure, _NEVER_SENT)):
+            return _backoff(attempt)
+        what = f"{call.method} {failure.request.url}"
+        if isinstance(failure, httpx.TimeoutException) and not isinstance(failure, httpx.ConnectTimeout):
+            raise errors.Timeout(f"{what}: no reply in time ({type(failure).__name__})") from failure
+        raise errors.ConnectionFailed(f"{what}: {failure or type(failure).__name__}") from failure
+
+    @staticmethod
+    def _read(call: Call[R], response: httpx.Response) -> R:
+        """The typed reply. Raises the error that the response stands for."""
+        if not response.is_success:
+            _raise_for(response)
+        try:
+            return call.reply.model_validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the body"
+            raise errors.UnexpectedReply(
+                f"{call.method} {response.url}: not the reply of a memstore server ({place}: {first['msg']})",
+                status=response.status_code,
+                request_id=response.headers.get(wire.REQUEST_ID_HEADER),
+            ) from error
+
+
+def _body(kind: type[wire.Request], **values: Any) -> bytes:
+    """The JSON of a request, checked before it is sent; what is None is left out."""
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return kind.model_validate(given).model_dump_json(exclude_defaults=True).encode()
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)
+        places = (f"{'.'.join(map(str, one['loc'])) or 'request'}: {one['msg']}" for one in wrong)
+        raise errors.BadRequest("; ".join(places)) from error
+
+
+def headers_of(call: Call[R]) -> dict[str, str]:
+    """What is sent with a call besides its body."""
+    accept = {"Accept": f"application/json, {wire.PROBLEM_MEDIA_TYPE}"}
+    return accept if call.body is None else {**accept, "Content-Type": "application/json"}
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds: doubling, jittered so that clients refused together do not come back together."""
+    return FIRST_BACKOFF * 2.0**attempt * (1 + random.random())  # noqa: S311 - no secret
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """The header's seconds; None if absent or in its date form, which no memstore server sends."""
+    value = str(response.headers.get("Retry-After", ""))
+    return float(value) if value.isascii() and value.isdecimal() else None
+
+
+def _problem(response: httpx.Response) -> wire.Problem | None:
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type != wire.PROBLEM_MEDIA_TYPE:
+        return None
+    try:
+        return wire.Problem.model_validate_json(response.content)
+    except ValidationError:
+        return None
+
+
+def _raise_for(response: httpx.Response) -> NoReturn:
+    """Raises the error that a response without success stands for."""
+    status, problem = response.status_code, _problem(response)
+    request_id = problem.request_id if problem else response.headers.get(wire.REQUEST_ID_HEADER)
+    said = (
+        f"{problem.title}: {problem.detail}" if problem else f"no problem+json, {len(response.content)} bytes"
+    )
+    message = f"{response.request.method} {response.url}: {status} {said}"
+    if status == 429:
+        raise errors.Overloaded(
+            message, retry_after=_retry_after(response), status=status, problem=problem, request_id=request_id
+        )
+    raise _error_of(status)(message, status=status, problem=problem, request_id=request_id)
+
+
+def _error_of(status: int) -> type[errors.MemstoreClientError]:
+    match status:
+        case 404:
+            return errors.NotFound
+        case 503:
+            return errors.NotReady
+        case 504:
+            return errors.DeadlineExceeded
+        case _ if 400 <= status < 500:
+            return errors.BadRequest
+        case _ if 500 <= status < 600:
+            return errors.ServerFailed
+        case _:
+            return errors.UnexpectedReply

@@ -1,0 +1,281 @@
+"""The two clients: one blocks, one is awaited. They differ in how they send and wait; the rest is their base.
+
+Refuses to know the engine: nothing of memstore is imported but the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from memstore_client import errors, wire
+from memstore_client.base import BaseClient, Call, headers_of
+
+R = TypeVar("R", bound=BaseModel)
+
+DEFAULT_TIMEOUT = 60.0  # seconds; an answer of a large model on a busy CPU takes several
+
+
+class Client(BaseClient):
+    """Asks a memstore server; blocks until the reply. Use it as a context manager, or `close` it.
+
+    Args:
+        base_url: where the server is, as `memstore serve` prints it.
+        timeout: seconds to wait for a connection and for a reply, each; None waits for ever.
+        retries: how often a request is sent again, if that is safe: when no connection was made, when the
+            server is overloaded or not ready (after the time it advises), and for what is only looked up. An
+            answer that was too late is not asked for again.
+        transport: how httpx sends; by default over the network.
+
+    Raises:
+        MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        retries: int = 2,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(retries=retries)
+        self._http = httpx.Client(base_url=base_url, timeout=timeout, transport=transport)
+
+    def answer(
+        self,
+        question: str,
+        *,
+        task: str | None = None,
+        retrieve_k: int | None = None,
+        keep_k: int | None = None,
+        max_new_tokens: int | None = None,
+        num_beams: int | None = None,
+        deadline_ms: int | None = None,
+        passages: Sequence[wire.PassageInput] | None = None,
+    ) -> wire.AnswerReply:
+        """Answers a question from the server's store, or from `passages` of the caller's own.
+
+        Args:
+            question: at most 2,000 characters.
+            task: name of the task the question belongs to, for models trained on several.
+            retrieve_k: passages retrieved and scored.
+            keep_k: passages read after reranking; at most `retrieve_k`.
+            max_new_tokens: length limit of the answer, in tokens.
+            num_beams: beams of the search; 1 is greedy.
+            deadline_ms: milliseconds after which the answer is of no use; then DeadlineExceeded is raised.
+            passages: read instead of the store's; excludes `retrieve_k`.
+        """
+        call = self._answer(
+            question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
+            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages),
+        )  # fmt: skip
+        return self._send(call)
+
+    def answer_batch(
+        self, questions: Sequence[str | wire.QuestionInput], *, deadline_ms: int | None = None
+    ) -> wire.AnswerBatchReply:
+        """Answers several questions in one request; each item is an answer or a problem of its own."""
+        return self._send(self._answer_batch(questions, deadline_ms))
+
+    def retrieve(
+        self, question: str, *, retrieve_k: int | None = None, deadline_ms: int | None = None
+    ) -> wire.RetrieveReply:
+        """Finds passages for a question, best first; fewer than `retrieve_k` if no more match."""
+        return self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms))
+
+    def rerank(
+        self,
+        question: str,
+        passages: Sequence[wire.PassageInput],
+        *,
+        task: str | None = None,
+        deadline_ms: int | None = None,
+    ) -> wire.RerankReply:
+        """Scores passages of the caller's own for a question, best first."""
+        return self._send(
+            self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms)
+        )
+
+    def passage(self, passage_id: str) -> wire.PassageReply:
+        """A passage of the store by its id. Raises NotFound if there is none."""
+        return self._send(self._passage(passage_id))
+
+    def health(self) -> wire.HealthReply:
+        """Whether the server's process is alive: replies, or raises."""
+        return self._send(self._health())
+
+    def ready(self) -> bool:
+        """Whether the server can answer questions now. Raises ConnectionFailed if nobody is there."""
+        try:
+            self._send(self._ready())
+        except errors.NotReady:
+            return False
+        return True
+
+    def info(self) -> wire.InfoReply:
+        """The server's model and store, and its limits and defaults."""
+        return self._send(self._info())
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, call: Call[R]) -> R:
+        attempt = 0
+        while True:
+            try:
+                response = self._http.request(
+                    call.method, call.path, content=call.body, headers=headers_of(call)
+                )
+            except httpx.TransportError as failure:
+                delay: float | None = self._delay_after_failure(call, attempt, failure)
+            else:
+                delay = self._delay_after(call, attempt, response)
+                if delay is None:
+                    return self._read(call, response)
+            self._pause(delay or 0.0)
+            attempt += 1
+
+    @staticmethod
+    def _pause(seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class AsyncClient(BaseClient):
+    """`Client` for asyncio: the same methods, awaited. Use it as an async context manager, or `close` it.
+
+    Args:
+        base_url: where the server is, as `memstore serve` prints it.
+        timeout: seconds to wait for a connection and for a reply, each; None waits for ever.
+        retries: how often a request is sent again, if that is safe; as for `Client`.
+        transport: how httpx sends; by default over the network.
+
+    Raises:
+        MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        retries: int = 2,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(retries=retries)
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, transport=transport)
+
+    async def answer(
+        self,
+        question: str,
+        *,
+        task: str | None = None,
+        retrieve_k: int | None = None,
+        keep_k: int | None = None,
+        max_new_tokens: int | None = None,
+        num_beams: int | None = None,
+        deadline_ms: int | None = None,
+        passages: Sequence[wire.PassageInput] | None = None,
+    ) -> wire.AnswerReply:
+        """Answers a question; see `Client.answer`."""
+        call = self._answer(
+            question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
+            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages),
+        )  # fmt: skip
+        return await self._send(call)
+
+    async def answer_batch(
+        self, questions: Sequence[str | wire.QuestionInput], *, deadline_ms: int | None = None
+    ) -> wire.AnswerBatchReply:
+        """Answers several questions in one request; each item is an answer or a problem of its own."""
+        return await self._send(self._answer_batch(questions, deadline_ms))
+
+    async def retrieve(
+        self, question: str, *, retrieve_k: int | None = None, deadline_ms: int | None = None
+    ) -> wire.RetrieveReply:
+        """Finds passages for a question, best first; fewer than `retrieve_k` if no more match."""
+        return await self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms))
+
+    async def rerank(
+        self,
+        question: str,
+        passages: Sequence[wire.PassageInput],
+        *,
+        task: str | None = None,
+        deadline_ms: int | None = None,
+    ) -> wire.RerankReply:
+        """Scores passages of the caller's own for a question, best first."""
+        return await self._send(
+            self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms)
+        )
+
+    async def passage(self, passage_id: str) -> wire.PassageReply:
+        """A passage of the store by its id. Raises NotFound if there is none."""
+        return await self._send(self._passage(passage_id))
+
+    async def health(self) -> wire.HealthReply:
+        """Whether the server's process is alive: replies, or raises."""
+        return await self._send(self._health())
+
+    async def ready(self) -> bool:
+        """Whether the server can answer questions now. Raises ConnectionFailed if nobody is there."""
+        try:
+            await self._send(self._ready())
+        except errors.NotReady:
+            return False
+        return True
+
+    async def info(self) -> wire.InfoReply:
+        """The server's model and store, and its limits and defaults."""
+        return await self._send(self._info())
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _send(self, call: Call[R]) -> R:
+        attempt = 0
+        while True:
+            try:
+                response = await self._http.request(
+                    call.method, call.path, content=call.body, headers=headers_of(call)
+                )
+            except httpx.TransportError as failure:
+                delay: float | None = self._delay_after_failure(call, attempt, failure)
+            else:
+                delay = self._delay_after(call, attempt, response)
+                if delay is None:
+                    return self._read(call, response)
+            await self._pause(delay or 0.0)
+            attempt += 1
+
+    @staticmethod
+    async def _pause(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def _list(passages: Sequence[wire.PassageInput] | None) -> list[wire.PassageInput] | None:
+    return None if passages is None else list(passages)

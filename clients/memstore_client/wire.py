@@ -1,0 +1,333 @@
+"""What travels over HTTP: requests, replies and problems, shared by client and server.
+
+Knows shapes and the limits that hold for every server; the limits of one server (how many passages, how many
+tokens) are its settings and are told by `/info`. Refuses to know the engine, the store, and HTTP itself.
+
+Requests are strict: an unknown key or a value of another type is an error. Replies may gain keys in a later
+release, so a reader ignores keys it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_QUESTION_CHARACTERS = (
+    2_000  # after stripping; longer than any question of the tasks, short enough to tokenize at once
+)
+MAX_PASSAGE_CHARACTERS = (
+    20_000  # a passage is about 100 words; the rest of a longer one would be cut by the model anyway
+)
+MAX_ID_CHARACTERS = 1_000
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+REQUEST_ID_HEADER = "X-Request-ID"
+
+QuestionText = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUESTION_CHARACTERS)
+]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Request(BaseModel):
+    """Base of what a client sends: frozen, strict about types, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Reply(BaseModel):
+    """Base of what a server returns: frozen; keys of a newer server are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+# --- requests --------------------------------------------------------------------------------------------
+
+
+class PassageInput(Request):
+    """A passage of the caller's own. Its memory is not in the store: it is encoded when asked about."""
+
+    text: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PASSAGE_CHARACTERS)
+    ]
+    title: Annotated[str, StringConstraints(max_length=MAX_ID_CHARACTERS)] = ""
+    url: Annotated[str, StringConstraints(max_length=MAX_ID_CHARACTERS)] = ""
+    id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS)] | None = Field(
+        default=None, description="Named in the reply; `own:0`, `own:1`, ... by position where not given."
+    )
+
+
+class QuestionInput(Request):
+    """A question and how to answer it. What is left out takes the server's default (see `/info`)."""
+
+    question: QuestionText
+    task: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = Field(
+        default=None, description="Name of the task the question belongs to, for models trained on several."
+    )
+    retrieve_k: Count | None = Field(default=None, description="Passages retrieved and scored.")
+    keep_k: Count | None = Field(
+        default=None, description="Passages read after reranking; at most `retrieve_k`."
+    )
+    max_new_tokens: Count | None = Field(default=None, description="Length limit of the answer, in tokens.")
+    num_beams: Count | None = Field(default=None, description="Beams of the search; 1 is greedy.")
+    passages: Annotated[list[PassageInput], Field(min_length=1)] | None = Field(
+        default=None, description="Read these instead of the store's; excludes `retrieve_k`."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.passages is None:
+            if self.retrieve_k is not None and self.keep_k is not None and self.keep_k > self.retrieve_k:
+                raise ValueError(f"keep_k ({self.keep_k}) must be at most retrieve_k ({self.retrieve_k})")
+            return self
+        if self.retrieve_k is not None:
+            raise ValueError("retrieve_k has no meaning with passages of your own: leave it out")
+        if self.keep_k is not None and self.keep_k > len(self.passages):
+            raise ValueError(
+                f"keep_k ({self.keep_k}) must be at most the number of passages ({len(self.passages)})"
+            )
+        _require_distinct_ids(self.passages)
+        return self
+
+
+class AnswerRequest(QuestionInput):
+    """Body of `POST /answer`."""
+
+    deadline_ms: Count | None = Field(
+        default=None, description="Milliseconds after which the answer is of no use; then the reply is a 504."
+    )
+    stream: bool = Field(
+        default=False,
+        description="Reserved: `true` is answered 501 until streaming comes with the serving release.",
+    )
+
+
+class AnswerBatchRequest(Request):
+    """Body of `POST /answer/batch`. All its questions are admitted to the queue, or none."""
+
+    questions: Annotated[list[QuestionInput], Field(min_length=1)]
+    deadline_ms: Count | None = Field(default=None, description="One deadline for the whole request.")
+
+
+class RetrieveRequest(Request):
+    """Body of `POST /retrieve`."""
+
+    question: QuestionText
+    retrieve_k: Count | None = Field(default=None, description="Passages wanted; fewer may match.")
+    deadline_ms: Count | None = None
+
+
+class RerankRequest(Request):
+    """Body of `POST /rerank`: score the caller's passages for a question."""
+
+    question: QuestionText
+    passages: Annotated[list[PassageInput], Field(min_length=1)]
+    task: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    deadline_ms: Count | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _require_distinct_ids(self.passages)
+        return self
+
+
+def own_ids(passages: Sequence[PassageInput]) -> list[str]:
+    """The ids by which a reply names the caller's passages: as given, else `own:` and the position."""
+    return [passage.id or f"own:{position}" for position, passage in enumerate(passages)]
+
+
+def _require_distinct_ids(passages: Sequence[PassageInput]) -> None:
+    ids = own_ids(passages)
+    if len(set(ids)) != len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ValueError(
+            f"two passages have the id {twice!r}: ids must differ, the reply tells passages apart by them"
+        )
+
+
+# --- replies ---------------------------------------------------------------------------------------------
+
+
+class RankedPassageReply(Reply):
+    """A passage with how it was found and scored. `None` where a step did not take place."""
+
+    id: str
+    title: str
+    text: str
+    url: str
+    retrieval_rank: int | None
+    retrieval_score: float | None
+    rerank_score: float | None
+    kept: bool = Field(description="Whether the reader read it.")
+
+
+class UsageReply(Reply):
+    """What an answer cost. Times are those of the batch the question was answered in."""
+
+    milliseconds: dict[str, float] = Field(
+        description="Per stage of the engine, plus `queue` (waiting for the model) and `total` (here)."
+    )
+    bytes_read: int = Field(description="Bytes of encoded memory fetched from the store.")
+    flops: dict[str, float] = Field(description="Floating-point operations per stage.")
+    fid_flops: float = Field(description="What FiD would have spent on the same passages.")
+    questions_in_batch: int = Field(description="Questions answered together, this one included.")
+
+
+class ModelSummary(Reply):
+    """Which model answered. `trained` false: the weights are random, and so is the answer."""
+
+    name: str
+    trained: bool
+    system: str = Field(description="fid, lumen or glimmer")
+
+
+class StoreSummary(Reply):
+    """Which memories were read."""
+
+    generation: int
+    passages: int
+
+
+class AnswerReply(Reply):
+    """Reply of `POST /answer`."""
+
+    answer: str
+    score: float = Field(description="Sum of the answer tokens' log-probabilities.")
+    passages: list[RankedPassageReply] = Field(description="Best first; the kept ones before the others.")
+    usage: UsageReply
+    model: ModelSummary
+    store: StoreSummary
+    request_id: str
+
+
+class RetrieveReply(Reply):
+    """Reply of `POST /retrieve`. May hold fewer passages than asked for, or none."""
+
+    passages: list[RankedPassageReply]
+    milliseconds: dict[str, float]
+    store: StoreSummary
+    request_id: str
+
+
+class RerankReply(Reply):
+    """Reply of `POST /rerank`, best passage first."""
+
+    passages: list[RankedPassageReply]
+    milliseconds: dict[str, float]
+    model: ModelSummary
+    request_id: str
+
+
+class PassageReply(Reply):
+    """Reply of `GET /passages/{id}`. `start` and `end` are character offsets into the document."""
+
+    id: str
+    document_id: str
+    title: str
+    text: str
+    url: str
+    start: int
+    end: int
+
+
+class HealthReply(Reply):
+    """Reply of `GET /health`: the process is alive."""
+
+    status: Literal["alive"] = "alive"
+
+
+class ReadyReply(Reply):
+    """Reply of `GET /ready` once a warm-up answer has succeeded; before that it is a 503 problem."""
+
+    status: Literal["ready"] = "ready"
+
+
+class ModelInfo(ModelSummary):
+    """The model, as `/info` tells it. `fingerprint` is the SHA-256 of the memory encoder's weights."""
+
+    alpha: float
+    beta: float
+    dtype: str
+    parameters: int
+    tasks: list[str] = Field(default=[], description="Names a request's `task` may have.")
+    fingerprint: str
+
+
+class StoreInfo(StoreSummary):
+    """The store, as `/info` tells it. Its place on the server's disk is not told."""
+
+    codec: str
+    retriever: str
+
+
+class Limits(Reply):
+    """What this server accepts at most."""
+
+    question_characters: int
+    retrieve_k: int
+    keep_k: int
+    max_new_tokens: int
+    num_beams: int
+    batch_questions: int
+    body_bytes: int
+
+
+class Defaults(Reply):
+    """What this server uses where a request leaves an option out."""
+
+    retrieve_k: int
+    keep_k: int
+    max_new_tokens: int
+    num_beams: int
+
+
+class InfoReply(Reply):
+    """Reply of `GET /info`."""
+
+    version: str = Field(description="Release of memstore that serves.")
+    model: ModelInfo
+    store: StoreInfo
+    limits: Limits
+    defaults: Defaults
+
+
+# --- problems --------------------------------------------------------------------------------------------
+
+
+class FieldProblem(Reply):
+    """One wrong part of a request (RFC 9457, section 3): where, as a JSON pointer, and what."""
+
+    pointer: str = Field(examples=["#/retrieve_k"])
+    detail: str
+
+
+class Problem(Reply):
+    """Body of every reply that is an error (RFC 9457), served as `application/problem+json`.
+
+    `type` tells problems apart for programs and never changes; `detail` is for people.
+    """
+
+    type: str = Field(default="about:blank", examples=["urn:memstore:problem:overloaded"])
+    title: str
+    status: int
+    detail: str = ""
+    instance: str = Field(default="", description="Path of the request.")
+    request_id: str = ""
+    errors: list[FieldProblem] = Field(
+        default=[], description="Each wrong part of a request that was not valid."
+    )
+
+
+class BatchItem(Reply):
+    """One question's outcome in a batch: exactly one of the two is not null."""
+
+    answer: AnswerReply | None = None
+    problem: Problem | None = None
+
+
+class AnswerBatchReply(Reply):
+    """Reply of `POST /answer/batch`: one item per question, in the order asked."""
+
+    items: list[BatchItem]
+    request_id: str

@@ -1,0 +1,373 @@
+"""THE page: a question's whole way, from text to answer. `Answerer._read` is the story; the rest is bookkeeping.
+
+Knows no HTTP and no threads: one thread runs an Answerer. Request state lives in the values passed along.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from memstore import checkpoint, decode, flops, rerank
+from memstore.embedding import MemoryTextEncoder
+from memstore.errors import RequestError
+from memstore.model import MemoryModel
+from memstore.packed import Layout, Packed, Tokens, concatenate
+from memstore.passage import Passage
+from memstore.retrieve import Retriever
+from memstore.retrieve.open import open_retriever
+from memstore.store import Store
+from memstore.tokens import TextTokenizer
+
+RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked, and how much to spend on it. `passages` of the caller's own replace retrieval."""
+
+    text: str
+    task: str | None = None
+    retrieve_k: int = RETRIEVE_K
+    keep_k: int = KEEP_K
+    max_new_tokens: int = MAX_NEW_TOKENS
+    num_beams: int = 1
+    passages: tuple[Passage, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise RequestError("the question is empty: ask something")
+        for name in ("retrieve_k", "keep_k", "max_new_tokens", "num_beams"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.passages is None and self.keep_k > self.retrieve_k:
+            raise RequestError(f"keep_k ({self.keep_k}) must not exceed retrieve_k ({self.retrieve_k})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedPassage:
+    """A passage with its place in retrieval (1-based; None for the caller's own) and its rerank score."""
+
+    passage: Passage
+    retrieval_rank: int | None = None
+    retrieval_score: float | None = None
+    rerank_score: float | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The bill of one answer.
+
+    `milliseconds` per stage are those of the batch the question was answered in; `bytes_read` (encoded
+    memories) and `flops` (analytic, per stage) are the question's own. `fid_flops` is what FiD of the same
+    size would have spent on reading all retrieved passages.
+    """
+
+    milliseconds: dict[str, float]
+    bytes_read: int
+    flops: dict[str, float]
+    fid_flops: float
+    questions_in_batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """`score` is the sum of the answer tokens' log-probabilities; `passages` come best first, kept ones ahead."""
+
+    text: str
+    score: float
+    passages: tuple[RankedPassage, ...]
+    usage: Usage
+
+
+@dataclass(slots=True)
+class Stages:
+    """Milliseconds per named stage."""
+
+    device: torch.device
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage; work on a GPU is waited for."""
+        begin = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (time.perf_counter() - begin) * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What reading a batch of questions gave. Rows are in the order of the questions' candidates."""
+
+    memories: Packed
+    bytes_read: list[int]  # per question
+    scores: Tensor | None  # (R,)
+    kept: Tensor  # (M,)
+    decoded: list[decode.Decoded]
+
+
+class Answerer:
+    """A model, its tokenizer, a store of its memories, and a retriever over the store."""
+
+    def __init__(
+        self,
+        *,
+        model: MemoryModel,
+        tokenizer: TextTokenizer,
+        store: Store,
+        retriever: Retriever,
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.store, self.retriever = store, retriever
+        self.codec = store.codec
+        self.fingerprint = checkpoint.fingerprint(model, tokenizer)
+        store.fingerprint.require(self.fingerprint)
+
+    @classmethod
+    def open(cls, store: Path | str, *, model: str | None = None, device: str = "cpu") -> Self:
+        """Open a store and the model that built it (or the one named), and refuse a pair that does not fit.
+
+        Raises:
+            StoreNotFound, CheckpointNotFound, FingerprintMismatch: see there.
+        """
+        opened = Store.open(store)
+        name = model or str(opened.generation.settings.get("model", "default"))
+        dtype = getattr(torch, opened.fingerprint.dtype)
+        loaded, tokenizer = checkpoint.load(name, dtype=dtype, device=device)
+        encoder = MemoryTextEncoder(loaded, tokenizer) if loaded.projection is not None else None
+        retriever = open_retriever(opened, memory_encoder=encoder)
+        return cls(model=loaded, tokenizer=tokenizer, store=opened, retriever=retriever)
+
+    # --- the story ----------------------------------------------------------------------------------------------
+
+    def _read(self, questions: Sequence[Question], found: Sequence[Sequence[RankedPassage]], stages: Stages) -> _Read:
+        question_of = torch.tensor([i for i, hits in enumerate(found) for _ in hits or [None]])  # (R,)
+        with stages("load"):
+            memories, bytes_read = self._memories(questions, found)
+        with stages("question"):
+            encoded_questions = self.model.encode_question(self._question_tokens(questions))
+        with stages("live_a"):
+            live = self.model.live_a(encoded_questions, memories, question_of)
+            scores = self.model.score(live) if self.model.config.has_scorer else None
+            ranking = -torch.arange(len(question_of)) if scores is None else scores
+            kept = rerank.select(ranking, question_of, [q.keep_k for q in questions])
+        with stages("live_b"):
+            encoded = self.model.live_b(live.take(kept))
+        with stages("decode"):
+            limits, beams = [q.max_new_tokens for q in questions], questions[0].num_beams
+            decoded = decode.generate(self.model, encoded, max_new_tokens=limits, num_beams=beams)
+        return _Read(memories, bytes_read, scores, kept, decoded)
+
+    # --- public -------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """Answer several questions as one batch (one per number of beams); the same answers as one by one.
+
+        Raises:
+            RequestError: an option cannot be served, such as an unknown task.
+            StoreCorrupt: a memory that is needed is damaged or absent.
+        """
+        answers: list[Answer | None] = [None] * len(questions)
+        for beams in sorted({q.num_beams for q in questions}):
+            chosen = [i for i, q in enumerate(questions) if q.num_beams == beams]
+            for i, answer in zip(chosen, self._answer([questions[i] for i in chosen]), strict=True):
+                answers[i] = answer
+        return [a for a in answers if a is not None]
+
+    def _answer(self, questions: Sequence[Question]) -> list[Answer]:
+        stages = Stages(self.model.device)
+        with stages("retrieve"):
+            found = self._candidates(questions)
+        read = self._read(questions, found, stages)
+        answers, row = [], 0
+        kept_rows = set(read.kept.tolist())
+        for i, (question, hits) in enumerate(zip(questions, found, strict=True)):
+            rows = range(row, row + len(hits))
+            row += max(1, len(hits))
+            ranked = _ranked(hits, rows, read.scores, kept_rows)
+            lengths = read.memories.layout.lengths
+            spent, fid = self._flops(
+                question,
+                passage_tokens=[int(lengths[r]) for r in rows],
+                kept_tokens=[int(lengths[r]) for r in rows if r in kept_rows],
+                new_tokens=read.decoded[i].steps,
+            )
+            usage = Usage(
+                milliseconds=stages.milliseconds,
+                bytes_read=read.bytes_read[i],
+                flops=spent,
+                fid_flops=fid,
+                questions_in_batch=len(questions),
+            )
+            text = self.tokenizer.decode(read.decoded[i].ids)
+            answers.append(Answer(text=text, score=read.decoded[i].score, passages=ranked, usage=usage))
+        return answers
+
+    def retrieve(self, questions: Sequence[str], k: int) -> list[list[RankedPassage]]:
+        """The k first passages of each question in the retriever's order, without reading them."""
+        if k < 1:
+            raise RequestError(f"k must be at least 1, not {k}")
+        hits = self.retriever.search(questions, k)
+        passages = iter(self.store.passages([h.passage_id for per_question in hits for h in per_question]))
+        return [
+            [
+                RankedPassage(passage=next(passages), retrieval_rank=rank, retrieval_score=h.score)
+                for rank, h in enumerate(per_question, start=1)
+            ]
+            for per_question in hits
+        ]
+
+    @torch.inference_mode()
+    def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> list[RankedPassage]:
+        """Score passages of the caller's own against a question, best first."""
+        if self.model.scorer is None:
+            raise RequestError(f"the model is {self.model.config.system}: it has no scorer to rerank with")
+        if not passages:
+            return []
+        asked = Question(text=question, task=task, passages=tuple(passages))
+        memories = self._encode(passages)
+        encoded = self.model.encode_question(self._question_tokens([asked]))
+        live = self.model.live_a(encoded, memories, torch.zeros(len(passages), dtype=torch.int64))
+        scores = self.model.score(live)
+        return list(_ranked([RankedPassage(passage=p) for p in passages], range(len(passages)), scores, set()))
+
+    def passage(self, passage_id: str) -> Passage:
+        """One passage of the store.
+
+        Raises:
+            PassageNotFound: there is none of that id.
+        """
+        return self.store.passages([passage_id])[0]
+
+    def info(self) -> dict[str, object]:
+        """What answers: the model and the store generation."""
+        c, generation = self.model.config, self.store.generation
+        return {
+            "model": {
+                "name": c.name or "unnamed",
+                "trained": c.trained,
+                "system": c.system,
+                "alpha": c.alpha,
+                "beta": c.beta,
+                "dtype": str(self.model.dtype).removeprefix("torch."),
+                "parameters": sum(p.numel() for p in self.model.parameters()),
+                "tasks": sorted(c.tasks),
+                "fingerprint": self.fingerprint.encoder,
+            },
+            "store": {
+                "path": str(self.store.path),
+                "generation": generation.number,
+                "passages": len(self.store),
+                "codec": generation.codec,
+                "retriever": generation.retriever,
+            },
+        }
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _candidates(self, questions: Sequence[Question]) -> list[list[RankedPassage]]:
+        """Each question's passages in retrieval order: found in the store, or the caller's own."""
+        asked = [i for i, q in enumerate(questions) if q.passages is None]
+        most = max((questions[i].retrieve_k for i in asked), default=0)
+        found = dict(zip(asked, self.retrieve([questions[i].text for i in asked], most), strict=True)) if asked else {}
+        return [
+            found[i][: q.retrieve_k] if q.passages is None else [RankedPassage(passage=p) for p in q.passages]
+            for i, q in enumerate(questions)
+        ]
+
+    def _question_tokens(self, questions: Sequence[Question]) -> Tokens:
+        ids = self.tokenizer.questions([q.text for q in questions], tasks=[q.task for q in questions])
+        return Tokens.of([torch.from_numpy(i) for i in ids]).to(self.model.device)
+
+    def _encode(self, passages: Sequence[Passage]) -> Packed:
+        """Memories of passages that are not in the store, through the store's codec: a passage reads the same
+        whether it was stored or brought along."""
+        tokens = Tokens.of([torch.from_numpy(ids) for ids in self.tokenizer.passages(passages)])
+        memories = self.model.encode_passages(tokens.to(self.model.device))
+        states = self.codec.decode(self.codec.encode(memories.states), dtype=self.model.dtype, device=self.model.device)
+        return Packed(states, memories.token_ids, memories.layout)
+
+    def _memories(
+        self, questions: Sequence[Question], found: Sequence[Sequence[RankedPassage]]
+    ) -> tuple[Packed, list[int]]:
+        """One memory per candidate, in order; an empty one for a question without any. With bytes per question."""
+        stored = [c.passage.id for q, hits in zip(questions, found, strict=True) if q.passages is None for c in hits]
+        brought = [p for q in questions for p in q.passages or ()]
+        loaded = self.store.load(stored, dtype=self.model.dtype, device=self.model.device)
+        parts = [Packed(loaded.states, loaded.token_ids, Layout(loaded.lengths))]
+        if brought:
+            parts.append(self._encode(brought))
+        parts.append(_empty_memory(self.model))
+        order, next_stored, next_brought = [], 0, len(stored)
+        per_token = loaded.bytes_read / max(1, parts[0].layout.tokens)
+        bytes_read = []
+        for q, hits in zip(questions, found, strict=True):
+            begin = next_stored if q.passages is None else next_brought
+            order += range(begin, begin + len(hits)) if hits else [len(stored) + len(brought)]
+            tokens = int(parts[0].layout.lengths[begin : begin + len(hits)].sum()) if q.passages is None else 0
+            bytes_read.append(round(tokens * per_token))
+            if q.passages is None:
+                next_stored += len(hits)
+            else:
+                next_brought += len(hits)
+        if not brought and all(found):
+            return parts[0], bytes_read  # the usual case: already in order
+        return concatenate(parts).take(torch.tensor(order)), bytes_read
+
+    def _flops(
+        self, question: Question, *, passage_tokens: list[int], kept_tokens: list[int], new_tokens: int
+    ) -> tuple[dict[str, float], float]:
+        """Operations per stage, and FiD's for the same passages."""
+        c = self.model.config
+        question_tokens = int(self._question_tokens([question]).layout.tokens)
+        spent = flops.answer_flops(
+            c,
+            question_tokens=question_tokens,
+            passage_tokens=passage_tokens,
+            kept_tokens=kept_tokens,
+            new_tokens=new_tokens,
+            num_beams=question.num_beams,
+            precomputed=question.passages is None,
+        )
+        fid = flops.fid_flops(
+            c,
+            question_tokens=question_tokens,
+            passage_tokens=passage_tokens,
+            new_tokens=new_tokens,
+            num_beams=question.num_beams,
+        )
+        return spent.to_dict(), float(fid.total)
+
+
+def _empty_memory(model: MemoryModel) -> Packed:
+    states = torch.zeros(0, model.config.d_model, dtype=model.dtype, device=model.device)
+    return Packed(states, torch.zeros(0, dtype=torch.int64, device=model.device), Layout([0]))
+
+
+def _ranked(
+    hits: Sequence[RankedPassage], rows: range, scores: Tensor | None, kept_rows: set[int]
+) -> tuple[RankedPassage, ...]:
+    """The candidates with their scores: kept ones first, then by score, then in retrieval order."""
+    values = [None] * len(hits) if scores is None else [float(s) for s in scores[rows.start : rows.stop]]
+    ranked = [
+        RankedPassage(
+            passage=h.passage,
+            retrieval_rank=h.retrieval_rank,
+            retrieval_score=h.retrieval_score,
+            rerank_score=value,
+            kept=row in kept_rows,
+        )
+        for h, value, row in zip(hits, values, rows, strict=True)
+    ]
+    return tuple(sorted(ranked, key=lambda p: (not p.kept, -(p.rerank_score or 0.0))))

@@ -1,0 +1,359 @@
+"""Checkpoints on disk: a folder of `config.json`, `model.safetensors` and `tokenizer.json`. Never pickle.
+
+Knows files, hub ids and the names of parameters; refuses to know how a model computes. Missing is
+`CheckpointNotFound`, unreadable `CheckpointError`, and parts that do not fit each other `CheckpointMismatch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from memstore import t5
+from memstore.config import ModelConfig, System
+from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
+from memstore.model import MemoryModel
+from memstore.store.format import Fingerprint
+from memstore.tokens import TextTokenizer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"  # stock checkpoints in several files: parameter name -> file
+FILES = (
+    "config.json",
+    "*.safetensors",
+    WEIGHTS_INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "spiece.model",
+)
+DEFAULT = "default"  # the model that comes with the package
+DTYPES = (torch.float32, torch.bfloat16)  # T5 activations overflow float16
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_UNTRAINED_SEED = 0
+
+
+def default_checkpoint() -> Path:
+    """The folder of the model that comes with the package; also what `load("default")` reads."""
+    return Path(__file__).parent / "models" / DEFAULT
+
+
+def load(
+    path_or_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[MemoryModel, TextTokenizer]:
+    """Read a checkpoint of ours from a folder, a hub id, or "default".
+
+    A config that says `trained: false` needs no weights: without them they are drawn from a fixed seed.
+
+    Args:
+        path_or_id: a folder, a hub id (`owner/name`), or "default".
+        dtype: what to compute in, float32 or bfloat16; what the file holds, if None.
+        device: where to put the parameters.
+
+    Returns:
+        The model, in evaluation mode, and its tokenizer.
+
+    Raises:
+        CheckpointNotFound: no folder, or one of its files is missing.
+        CheckpointError: a file is broken, or is a stock T5 checkpoint's.
+        CheckpointMismatch: parameters are missing, misshapen or left over.
+        ConfigError: `config.json` has unknown keys or impossible values, or the dtype is neither of the two.
+    """
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f"dtype must be float32 or bfloat16, not {dtype}: T5 activations overflow float16")
+    folder = resolve(path_or_id)
+    config = _config(folder)
+    tokenizer = TextTokenizer(read_tokenizer(folder), config)
+    if not config.trained and not has_weights(folder):
+        model = MemoryModel(config)
+        model.initialise(_UNTRAINED_SEED)
+        model = model.to(dtype or torch.float32)
+    else:
+        with torch.device("meta"):
+            model = MemoryModel(config)
+        assign(model, read_tensors(folder), dtype=dtype, source=folder)
+    return model.to(device).eval(), tokenizer
+
+
+def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer) -> None:
+    """Write a checkpoint: parameters in the dtype they have, `config.json` last.
+
+    Each file is written under a temporary name, flushed and renamed, so that no file is ever half there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+    temporary = folder / f".{WEIGHTS}.part"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    _replace(temporary, folder / WEIGHTS)
+    config = json.dumps(model.config.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    for name, text in ((TOKENIZER, tokenizer.json), (CONFIG, config)):
+        temporary = folder / f".{name}.part"
+        temporary.write_text(text, encoding="utf-8")
+        _replace(temporary, folder / name)
+
+
+def from_t5(
+    path_or_id: str | Path,
+    *,
+    system: System = "glimmer",
+    alpha: float | None = None,
+    beta: float = 1 / 4,
+    copy_head: bool = False,
+    embedding_dim: int = 0,
+    **changes: Any,
+) -> tuple[MemoryModel, TextTokenizer]:
+    """Turn a stock T5 checkpoint into any of the three systems.
+
+    LUMEN's question encoder and memory embedding begin as copies. Parts that T5 has not (scorer, copy head,
+    projection) begin small and are always the same.
+
+    Args:
+        path_or_id: a folder or a hub id. The flavour is read from its `config.json`.
+        system: "fid", "lumen" or "glimmer".
+        alpha: share of the encoder layers that run live; if None, 1 for FiD and 1/3 otherwise.
+        beta: share of the live layers before the scorer.
+        copy_head: add a copy head.
+        embedding_dim: width of the projection for dense retrieval; 0 for none.
+        changes: other values of `ModelConfig`, such as templates, limits and the name.
+
+    Returns:
+        The model, in evaluation mode, and its tokenizer. The dtype is the file's; float16 becomes float32.
+
+    Raises:
+        CheckpointNotFound: nothing is there, or a file is missing.
+        CheckpointError: a file is broken, a pickle, or not a T5's.
+        CheckpointMismatch: parameters are missing, misshapen or left over.
+        ConfigError: a setting is unknown or impossible.
+    """
+    folder = resolve(path_or_id)
+    stock = read_json(folder / CONFIG)
+    tensors, tied = t5.merge_embeddings(read_tensors(folder), stock, source=folder)
+    config = ModelConfig.from_dict(
+        {
+            **t5.settings(stock, tied=tied, source=folder),
+            "system": system,
+            "alpha": alpha if alpha is not None else 1.0 if system == "fid" else 1 / 3,
+            "beta": beta,
+            "copy_head": copy_head,
+            "embedding_dim": embedding_dim,
+            "name": folder.resolve().name if Path(path_or_id).is_dir() else str(path_or_id),
+        }
+        | changes
+    )
+    with torch.device("meta"):
+        model = MemoryModel(config)
+    assign(model, t5.convert(tensors, _shapes(model), config, source=folder), dtype=None, source=folder)
+    return model.eval(), TextTokenizer(_stock_tokenizer(folder), config)
+
+
+def fingerprint(
+    model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype | None = None
+) -> Fingerprint:
+    """What makes this model's memories what they are; a store built with another fingerprint is refused.
+
+    Args:
+        model: its memory encoder and the embedding that passages use are hashed as float32 values, which is
+            exact, so the hash is the same before saving and after loading, and tells nothing of the rest.
+        tokenizer: its tokenizer.
+        dtype: what memories are computed in; the parameters' dtype, if None.
+    """
+    config = model.config
+    return Fingerprint(
+        encoder=_hash(_memory_parameters(model)),
+        tokenizer=tokenizer.fingerprint,
+        memory_layers=config.num_memory_layers,
+        passage_template=config.passage_template,
+        max_passage_tokens=config.max_passage_tokens,
+        d_model=config.d_model,
+        dtype=str(dtype or model.dtype).removeprefix("torch."),
+    )
+
+
+# --- pieces of both ----------------------------------------------------------------------------
+
+
+def resolve(path_or_id: str | Path) -> Path:
+    """The folder of a checkpoint: the path, the package's own for "default", or a snapshot from the hub.
+
+    Raises:
+        CheckpointNotFound: neither a folder nor a hub id that can be had.
+    """
+    path = Path(path_or_id)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointNotFound(f"{path} is a file; a checkpoint is a folder that holds {CONFIG}")
+    name = str(path_or_id)
+    if name == DEFAULT:
+        return default_checkpoint()
+    if not isinstance(path_or_id, str) or not _HUB_ID.fullmatch(name):
+        raise CheckpointNotFound(f"there is no checkpoint folder at {path}")
+    import huggingface_hub  # only who names a hub id pays for the import
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
+    except Exception as error:  # the hub, its transport and the disk share no root
+        raise CheckpointNotFound(
+            f"{name!r} is not a folder here, and could not be fetched from the hub "
+            f"({type(error).__name__}: {str(error).partition('.')[0]}). "
+            "Offline, give the path of a folder."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointNotFound: the file is missing.
+        CheckpointError: it is not a JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointNotFound(f"{path.parent} is no checkpoint: it has no {path.name}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is broken: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is broken: it holds a {type(values).__name__}, not an object")
+    return values
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in `tokenizer.json`.
+
+    Raises:
+        CheckpointNotFound: the file is missing.
+        CheckpointError: it is broken.
+    """
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise CheckpointNotFound(f"{folder} has no {TOKENIZER}")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
+        raise CheckpointError(f"{path} is broken: {error}") from None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds safetensors weights, in one file or several."""
+    return (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file()
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All parameters in `model.safetensors`, or in the files that its index names.
+
+    Raises:
+        CheckpointNotFound: there are none, or a file that the index names is missing.
+        CheckpointError: a file is broken, or only a pickle is there.
+    """
+    if not has_weights(folder):
+        if (folder / "pytorch_model.bin").exists() or (folder / "pytorch_model.bin.index.json").exists():
+            raise CheckpointError(
+                f"{folder} has its weights only as a pickle (pytorch_model.bin), and reading one runs code. "
+                "If you trust it, convert it once: `T5ForConditionalGeneration.from_pretrained(folder)"
+                ".save_pretrained(new_folder)` with transformers writes model.safetensors."
+            )
+        raise CheckpointNotFound(f"{folder} has no {WEIGHTS}")
+    if (folder / WEIGHTS).is_file():
+        return _read_file(folder / WEIGHTS)
+    files = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(f, str) and "/" not in f for f in files.values()):
+        raise CheckpointError(f"{folder / WEIGHTS_INDEX} is broken: it has no weight_map of names to files")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(files.values())):
+        tensors |= _read_file(folder / name)
+    absent = sorted(set(files) - set(tensors))
+    t5.require_none({"missing": absent}, source=folder)
+    return tensors
+
+
+def assign(
+    model: MemoryModel, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, source: object
+) -> None:
+    """Give a model (which may be on the meta device) its parameters, all in one dtype.
+
+    Raises:
+        CheckpointMismatch: parameters are missing, misshapen or left over; all are named.
+    """
+    shapes = _shapes(model)
+    misshapen = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    missing, left_over = sorted(set(shapes) - set(tensors)), sorted(set(tensors) - set(shapes))
+    t5.require_none({"missing": missing, "misshapen": misshapen, "left over": left_over}, source=source)
+    held = tensors["embedding.weight"].dtype
+    dtype = dtype or (held if held in DTYPES else torch.float32)
+    model.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, assign=True)
+
+
+def _shapes(model: MemoryModel) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in model.state_dict().items()}
+
+
+def _config(folder: Path) -> ModelConfig:
+    values = read_json(folder / CONFIG)
+    if "model_type" in values or "architectures" in values:
+        raise CheckpointError(
+            f"{folder} is a stock checkpoint (model_type {values.get('model_type')!r}), not memstore's own. "
+            "Turn it into one with `memstore convert`, or with memstore.checkpoint.from_t5 in Python."
+        )
+    return ModelConfig.from_dict(values)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointNotFound(f"{path.parent} has no {path.name}, which its index names") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is broken: {error}. Fetch or write it again.") from None
+
+
+def _replace(temporary: Path, final: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+
+
+def _memory_parameters(model: MemoryModel) -> Iterator[tuple[str, Tensor]]:
+    embedding = model.memory_embedding or model.embedding
+    yield "embedding.weight", embedding.weight
+    if model.config.num_memory_layers:
+        yield from sorted(model.memory_encoder.state_dict(prefix="memory_encoder.").items())
+
+
+def _hash(parameters: Iterator[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, p in parameters:
+        digest.update(f"{name} {tuple(p.shape)}\n".encode())
+        digest.update(p.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _stock_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's tokenizer, converted from sentencepiece if there is no `tokenizer.json`."""
+    if (folder / TOKENIZER).is_file():
+        return read_tokenizer(folder)
+    if not (folder / "spiece.model").is_file():
+        raise CheckpointNotFound(f"{folder} has neither {TOKENIZER} nor spiece.model")
+    from transformers import T5Tokenizer  # slow to import, and only old checkpoints need it
+
+    try:
+        tokenizer = T5Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    except Exception as error:  # noqa: BLE001 - sentencepiece, protobuf and tokenizers each raise their own
+        raise CheckpointError(f"{folder / 'spiece.model'} is broken: {error}") from None
+    assert isinstance(tokenizer, Tokenizer)
+    return tokenizer

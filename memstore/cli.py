@@ -1,0 +1,274 @@
+"""The command line. The one place that may import every package, and only inside its commands.
+
+Exit codes: 0 done, 1 the check failed (`verify`), 2 a user's mistake, told in one line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memstore.errors import ConfigError, MemstoreError
+
+app = typer.Typer(
+    name="memstore",
+    help="Answer questions over large text collections from precomputed passage memories (GLIMMER).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+StoreDir = Annotated[Path, typer.Argument(metavar="DIR", help="The store.")]
+Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; by default the one that built the store.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Corpus = Annotated[
+    list[Path],
+    typer.Option(help="Corpus file or folder, plain, .gz or .zst; repeat for several. `sample` is the bundled one."),
+]
+BuildModel = Annotated[str, typer.Option(help="Checkpoint folder, hub id, or `default`.")]
+CodecName = Annotated[str, typer.Option(help="How memories are kept: int8, or bf16 (exact, twice the size).")]
+RetrieverName = Annotated[str, typer.Option(help="bm25, dense or hybrid.")]
+EncoderName = Annotated[
+    str, typer.Option(help="For dense and hybrid: `memory` (the model's own) or a sentence encoder's folder or hub id.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="jsonl, passages, kilt, dpr, wikiextractor or wikiextractor-json; else detected."),
+]
+OnError = Annotated[str, typer.Option(help="At a bad row: `fail`, or `skip` it and count.")]
+MaxWords = Annotated[int, typer.Option(min=1, help="Words per passage at most.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Build only so many passages.")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16 or float32; by default what the processor is fast at.")]
+
+
+def main() -> None:
+    """Entry point: runs a command, and turns the errors raised on purpose into exit code 2."""
+    try:
+        app()
+    except MemstoreError as error:
+        print(f"memstore: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("memstore", "memstore_client"):
+            raise
+        print(f"memstore: this command needs {error.name}: pip install 'memstore[all]'", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+@app.command()
+def build(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="Folder of the store; a build that was cut off there goes on.")],
+    model: BuildModel = "default",
+    codec: CodecName = "int8",
+    retriever: RetrieverName = "bm25",
+    encoder: EncoderName = "memory",
+    corpus_format: Format = None,
+    on_error: OnError = "fail",
+    max_words: MaxWords = 100,
+    limit: Limit = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Read a corpus once and write its memories, texts and search index. Safe to kill and run again."""
+    from memstore.report import show_build
+    from memstore.runtime import tune_allocator
+    from memstore_builders.build import build as run
+    from memstore_builders.progress import for_people
+
+    tune_allocator()
+    options = _build_options(
+        corpus=_corpora(corpus), out=out, model=model, codec=codec, retriever=retriever, encoder=encoder,
+        corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
+    )  # fmt: skip
+    report = asdict(run(options, for_people()))
+    _print(report, as_json, show_build)
+
+
+@app.command()
+def plan(
+    corpus: Corpus,
+    model: BuildModel = "default",
+    codec: CodecName = "int8",
+    retriever: RetrieverName = "bm25",
+    encoder: EncoderName = "memory",
+    corpus_format: Format = None,
+    on_error: OnError = "fail",
+    max_words: MaxWords = 100,
+    limit: Limit = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Predict passages, bytes and time of a build: reads the corpus, encodes a sample, writes nothing."""
+    from memstore.report import show_plan
+    from memstore.runtime import tune_allocator
+    from memstore_builders.plan import plan as run
+    from memstore_builders.progress import for_people
+
+    tune_allocator()
+    options = _build_options(
+        corpus=_corpora(corpus), out=Path(), model=model, codec=codec, retriever=retriever, encoder=encoder,
+        corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
+    )  # fmt: skip
+    _print(asdict(run(options, for_people())), as_json, show_plan)
+
+
+@app.command()
+def inspect(store: StoreDir, as_json: Json = False) -> None:
+    """Show what a store holds and what made it."""
+    from memstore.inspect import inspect as run
+    from memstore.report import show_store
+
+    _print(run(store), as_json, show_store)
+
+
+@app.command()
+def verify(
+    store: StoreDir,
+    sample: Annotated[int, typer.Option(min=0, help="Passages to encode anew and compare.")] = 64,
+    model: Model = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Check every checksum, count and index of a store, and a sample of memories. Exit code 1 if anything is wrong."""
+    from memstore.report import show_verification
+    from memstore.runtime import tune_allocator
+    from memstore_builders.verify import verify as run
+
+    tune_allocator()
+    found = run(store, sample=sample, model=model, device=device)
+    _print(asdict(found) | {"sound": found.sound}, as_json, show_verification)
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(  # one flag per setting of the server: its `Settings` say what each means
+    store: Annotated[Path | None, typer.Option(help="Folder of the store.")] = None,
+    model: Model = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 chooses a free one [8080].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [cpu]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU [all].")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [8].")] = None,
+    max_wait_ms: Annotated[float | None, typer.Option(help="Hold a question back for others to join it [0].")] = None,
+    queue_size: Annotated[int | None, typer.Option(help="Questions that may wait; then 429 [64].")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="Time to finish when told to stop [10].")] = None,
+    retrieve_k: Annotated[int | None, typer.Option(help="Passages retrieved by default [40].")] = None,
+    keep_k: Annotated[int | None, typer.Option(help="Passages read by default [10].")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [1].")] = None,
+    max_retrieve_k: Annotated[int | None, typer.Option(help="Most passages a request may retrieve [200].")] = None,
+    max_keep_k: Annotated[int | None, typer.Option(help="Most passages a request may have read [100].")] = None,
+    max_new_tokens_limit: Annotated[int | None, typer.Option(help="Most tokens a request may ask for [256].")] = None,
+    max_num_beams: Annotated[int | None, typer.Option(help="Most beams a request may ask for [8].")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Size limit of a request [4000000].")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
+) -> None:
+    """Serve a store over HTTP. Every option can also be a variable: MEMSTORE_STORE, MEMSTORE_PORT, ..."""
+    flags = dict(locals())
+    from memstore.runtime import tune_allocator
+    from memstore_server.app import run
+    from memstore_server.settings import Settings
+
+    settings = Settings.load(**flags)
+    tune_allocator()
+    run(settings)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    store: Annotated[Path | None, typer.Option(help="Answer in this process, from this store.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask the server at this address instead.")] = None,
+    model: Model = None,
+    device: Device = "cpu",
+    task: Annotated[str | None, typer.Option(help="A task the model was trained on, such as nq or fever.")] = None,
+    retrieve_k: Annotated[int | None, typer.Option(min=1, help="Passages to retrieve and score.")] = None,
+    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Length limit of the answer.")] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask one question, of a store (--store) or of a running server (--url)."""
+    from memstore.report import show_answer
+
+    if (store is None) == (url is None):
+        raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
+    given = {"task": task, "retrieve_k": retrieve_k, "keep_k": keep_k, "max_new_tokens": max_new_tokens,
+             "num_beams": num_beams}  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    if url is not None:
+        _print(_ask_server(url, question, options), as_json, show_answer)
+        return
+    assert store is not None
+    _print(_ask_store(store, question, options, model=model, device=device), as_json, show_answer)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to build the sample's store.")] = Path("demo-store"),
+    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Do not stop the server at the end.")] = False,
+) -> None:
+    """Build a store from the bundled sample, serve it on a free port, and ask it five questions over HTTP."""
+    from memstore.demo import run
+
+    run(out, keep_serving=keep_serving)
+
+
+# --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _build_options(**values: Any) -> Any:
+    from memstore_builders.build import BuildOptions
+
+    if values["on_error"] not in ("fail", "skip"):
+        raise ConfigError(f"--on-error must be fail or skip, not {values['on_error']!r}")
+    return BuildOptions(**values)
+
+
+def _corpora(paths: list[Path]) -> tuple[Path, ...]:
+    from memstore_builders.corpus import sample_corpus
+
+    return tuple(sample_corpus() if str(p) == "sample" and not p.exists() else p for p in paths)
+
+
+def _ask_store(store: Path, question: str, options: dict[str, Any], *, model: str | None, device: str) -> dict[str, Any]:
+    from memstore.answer import Answerer, Question
+    from memstore.runtime import tune_allocator
+
+    tune_allocator()
+    answerer = Answerer.open(store, model=model, device=device)
+    if "retrieve_k" in options and "keep_k" not in options:
+        options["keep_k"] = min(options["retrieve_k"], Question(text=question).keep_k)
+    reply = asdict(answerer.answer([Question(text=question, **options)])[0])
+    reply["answer"] = reply.pop("text")
+    reply["passages"] = [one.pop("passage") | one for one in reply["passages"]]
+    return reply | answerer.info()
+
+
+def _ask_server(url: str, question: str, options: dict[str, Any]) -> dict[str, Any]:
+    from memstore_client import Client, MemstoreClientError
+
+    try:
+        with Client(url) as client:
+            return client.answer(question, **options).model_dump()
+    except MemstoreClientError as error:
+        raise ConfigError(f"{url}: {error}") from error
+
+
+def _print(values: dict[str, Any], as_json: bool, show: Any) -> None:  # noqa: FBT001 - the user's flag
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False, default=str))  # noqa: T201
+    else:
+        show(values)

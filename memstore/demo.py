@@ -1,0 +1,82 @@
+"""`make demo`: build the bundled sample's store, serve it in a process of its own, ask five questions over HTTP.
+
+Goes the way a user would go: the `memstore` command for building and serving, HTTP for asking.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from memstore.errors import MemstoreError
+from memstore.report import show_answer
+
+QUESTIONS = (
+    "Who discovered radium together with her husband?",
+    "Which river flows through Cairo?",
+    "Who painted the Mona Lisa?",
+    "Which planet has the largest ring system?",
+    "In which year did the Titanic sink?",
+)
+_READY = "memstore: serving on "
+
+
+def run(out: Path, *, keep_serving: bool) -> None:
+    """Build, serve, ask, print. Stops the server at the end unless `keep_serving`.
+
+    Raises:
+        MemstoreError: a step failed; the step's own output says why.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("[bold]1. build[/] the memories of the bundled sample: 200 documents")
+    command = [sys.executable, "-m", "memstore"]
+    built = subprocess.run([*command, "build", "--corpus", "sample", "--out", str(out)], check=False)  # noqa: S603
+    if built.returncode:
+        raise MemstoreError(f"building the sample's store in {out} failed; remove the folder to begin anew")
+    console.print("\n[bold]2. serve[/] it on a free port")
+    with _server([*command, "serve", "--store", str(out), "--port", "0", "--log-level", "warning"]) as (process, url):
+        console.print(f"serving on {url}\n\n[bold]3. ask[/] five questions over HTTP")
+        _ask(url, console)
+        again = f"memstore ask '...' --store {out}"
+        if keep_serving:
+            console.print(f"\nStill serving on {url} (control-C stops it). Ask more from another terminal:")
+            console.print(f"  .venv/bin/memstore ask '...' --url {url}", markup=False)
+            process.wait()
+    console.print("\nAsk more:", f"  .venv/bin/{again}", "Or serve it, with the API's page at /docs:", sep="\n", markup=False)
+    console.print(f"  .venv/bin/memstore serve --store {out}", markup=False)
+
+
+def _ask(url: str, console: Console) -> None:
+    from memstore_client import Client
+
+    with Client(url, timeout=120) as client:
+        for question in QUESTIONS:
+            reply = client.answer(question)
+            console.print(f"\n[bold]{question}[/]")
+            show_answer(reply.model_dump(), most_passages=3)
+
+
+@contextmanager
+def _server(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its address, once it says that it is ready; stopped at the end."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own command
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(_READY):
+                yield process, line.removeprefix(_READY).strip()
+                break
+        else:
+            raise MemstoreError("the server ended before it was ready; its output above says why")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        if process.stdout is not None:
+            process.stdout.close()

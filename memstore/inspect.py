@@ -1,0 +1,39 @@
+"""What is in a store, and what made it: read from manifests alone, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from memstore.store import index_path, read_generation
+
+
+def inspect(store: Path) -> dict[str, Any]:
+    """A store's generation, sizes, settings and fingerprint, as plain values.
+
+    Raises:
+        StoreNotFound, StoreCorrupt, StoreFormatError: there is none, or its manifests cannot be read.
+    """
+    generation = read_generation(store)
+    segment_bytes = sum(s.bytes for s in generation.segments)
+    files = generation.index.files if generation.index is not None else {}
+    folder = index_path(store, generation.number)
+    return {
+        "store": str(store),
+        "format_version": generation.format_version,
+        "generation": generation.number,
+        "passages": generation.passages,
+        "deleted": len(generation.deleted),
+        "tokens": generation.tokens,
+        "codec": generation.codec,
+        "retriever": generation.retriever,
+        "segments": len(generation.segments),
+        "segment_bytes": segment_bytes,
+        "index_bytes": sum((folder / name).stat().st_size for name in files if (folder / name).exists()),
+        "bytes_per_token": segment_bytes / max(1, generation.tokens),
+        "settings": dict(generation.settings),
+        "fingerprint": asdict(generation.fingerprint),
+        "index": dict(generation.index.parts) if generation.index is not None else {},
+        "made_by": dict(generation.made_by),
+    }

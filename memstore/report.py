@@ -1,0 +1,163 @@
+"""What commands print for people. Takes the same plain values that `--json` prints; computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Values = Mapping[str, Any]
+UNTRAINED = "This model is UNTRAINED: its weights are random, so the answer and the ranking mean nothing."
+STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode")
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.5 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def operations(count: float) -> str:
+    """Floating-point operations for people: `7.8 GFLOP`."""
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"):
+        if abs(count) < 1000 or unit == "TFLOP":
+            return f"{count:,.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `42 s`, `3.5 min`, `1.2 h`."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _pairs(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def show_build(report: Values) -> None:
+    """`memstore build`."""
+    if report["already_built"]:
+        _console().print(f"{report['out']} is built already: {report['passages']:,} passages. Nothing to do.")
+        return
+    rows = [
+        ("documents", f"{report['documents']:,}"),
+        ("passages", f"{report['passages']:,} ({report['duplicates']:,} exact duplicates stored once)"),
+        ("tokens", f"{report['tokens']:,}"),
+        ("on disk", f"{size(report['store_bytes'])} ({report['bytes_per_token']:.1f} bytes per token; "
+                    f"{size(report['predicted_bytes'])} predicted)"),
+        ("segments", f"{report['segments']} ({report['resumed_segments']} found from an earlier run)"),
+        ("encoding", f"{report['passages_per_second']:,.0f} passages/s"),
+        ("time", ", ".join(f"{name} {duration(s)}" for name, s in report["seconds"].items())),
+        ("peak memory", size(report["peak_resident_bytes"])),
+    ]  # fmt: skip
+    if report["rows_skipped"]:
+        rows.append(("rows skipped", f"{report['rows_skipped']:,}"))
+        rows += [("", str(error)) for error in report["errors"]]
+    _pairs(f"built {report['out']}", rows)
+
+
+def show_plan(plan: Values) -> None:
+    """`memstore plan`."""
+    rows = [
+        ("documents", f"{plan['documents']:,}"),
+        ("passages", f"{plan['passages']:,} ({plan['duplicates']:,} exact duplicates stored once)"),
+        ("tokens", f"about {plan['tokens']:,}"),
+        ("store", f"about {size(plan['store_bytes'])}: memories and texts {size(plan['memory_bytes'])} "
+                  f"({plan['bytes_per_token']:.1f} bytes per token), index {size(plan['index_bytes'])}"),
+        ("while building", f"{size(plan['spool_bytes'])} more"),
+        ("encoding here", f"about {duration(plan['seconds'])} at {plan['passages_per_second']:,.0f} passages/s"),
+    ]  # fmt: skip
+    if plan["truncated_share"]:
+        rows.append(("too long", f"{plan['truncated_share']:.2%} of the passages lose their end"))
+    if plan["rows_skipped"]:
+        rows.append(("rows skipped", f"{plan['rows_skipped']:,}"))
+    _pairs("a build would make", rows)
+
+
+def show_store(store: Values) -> None:
+    """`memstore inspect`."""
+    settings, fingerprint = store["settings"], store["fingerprint"]
+    trained = "" if settings.get("trained", True) else " (UNTRAINED)"
+    rows = [
+        ("generation", f"{store['generation']} (format {store['format_version']})"),
+        ("passages", f"{store['passages']:,} in {store['segments']} segments"),
+        ("tokens", f"{store['tokens']:,}"),
+        ("codec", f"{store['codec']}, {store['bytes_per_token']:.1f} bytes per token with texts"),
+        ("size", f"{size(store['segment_bytes'])} segments, {size(store['index_bytes'])} index"),
+        ("retriever", store["retriever"]),
+        ("model", f"{settings.get('model')} {settings.get('model_name', '')}{trained}"),
+        *((f"  {name}", str(value)) for name, value in fingerprint.items()),
+        ("corpus", ", ".join(f"{c['name']}" for c in settings.get("corpus", []))),
+        ("settings", ", ".join(f"{k}={v}" for k, v in settings.items() if k in ("max_words", "limit", "on_error"))),
+        ("made by", ", ".join(f"{name} {version}" for name, version in store["made_by"].items())),
+    ]
+    _pairs(store["store"], rows)
+
+
+def show_verification(found: Values) -> None:
+    """`memstore verify`."""
+    console = _console()
+    for problem in found["problems"]:
+        console.print(f"{problem['kind']}: {problem['where']}: {problem['message']}", markup=False)
+    if found["sound"]:
+        console.print(
+            f"sound: {found['passages']:,} passages, every checksum and count holds; {found['sampled']} memories made "
+            f"anew differ by at most {found['largest_difference']:.2%}"
+        )
+    else:
+        console.print(f"NOT sound: {len(found['problems'])} problem(s)")
+
+
+def show_answer(reply: Values, *, most_passages: int = 5) -> None:
+    """`memstore ask`."""
+    console = _console()
+    if not reply["model"]["trained"]:
+        console.print(UNTRAINED, style="yellow")
+    answer = reply["answer"] or "(an empty answer)"
+    console.print(f"answer: {answer}   [log-probability {reply['score']:.2f}]", markup=False)
+    kept = [p for p in reply["passages"] if p["kept"]]
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left",
+                  title=f"{len(kept)} passages read of {len(reply['passages'])} retrieved")  # fmt: skip
+    for name in ("rerank", "retrieved", "id", "passage"):
+        table.add_column(name, justify="right" if name in ("rerank", "retrieved") else "left", no_wrap=True)
+    for p in kept[:most_passages]:
+        score = "" if p["rerank_score"] is None else f"{p['rerank_score']:.3f}"
+        rank = "own" if p["retrieval_rank"] is None else f"#{p['retrieval_rank']} {p['retrieval_score']:.2f}"
+        table.add_row(score, rank, p["id"], f"{p['title']}: {' '.join(p['text'].split())[:60]}...")
+    console.print(table, markup=False)
+    show_usage(reply["usage"])
+
+
+def show_usage(usage: Values) -> None:
+    """Milliseconds and operations per stage, against FiD."""
+    times, flops = usage["milliseconds"], usage["flops"]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    stages = [s for s in STAGES if s in times]
+    table.add_column("")
+    for stage in [*stages, "sum", "FiD"]:
+        table.add_column(stage, justify="right", no_wrap=True)
+    total = sum(flops.values())
+    table.add_row("ms", *(f"{times[s]:.1f}" for s in stages), f"{sum(times[s] for s in stages):.1f}", "")
+    fid = usage["fid_flops"]
+    table.add_row("GFLOP", *(f"{flops[s] / 1e9:.2f}" if s in flops else "" for s in stages),
+                  f"{total / 1e9:.2f}", f"{fid / 1e9:.2f}")  # fmt: skip
+    _console().print(table)
+    share = f", {fid / total:.1f} times less than FiD reading all of them" if total else ""
+    _console().print(f"{size(usage['bytes_read'])} of memories read{share}")

@@ -1,0 +1,45 @@
+"""Which passages the reader gets: the best few of each question, by the scorer's numbers.
+
+A hard top-k over rows whose number differs from question to question. Refuses to know how scores are made and
+what a row holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from memstore.errors import RequestError
+
+
+def select(scores: Tensor, question_of: Tensor, m: int | Sequence[int]) -> Tensor:
+    """Pick at most m rows of each question, the best ones.
+
+    Args:
+        scores: `(R,)`, higher is better; NaN counts as the worst score there is.
+        question_of: `(R,)` int64, each row's question.
+        m: rows to keep per question, for all questions or for each of them.
+
+    Returns:
+        `(M,)` int64 on the CPU: indices of the rows kept, questions ascending, best first within a question.
+        Of equal scores the lower row comes first.
+
+    Raises:
+        RequestError: m is below 1, or names fewer questions than `question_of` does.
+    """
+    scores = scores.detach().float().cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    question_of = question_of.cpu()
+    questions = int(question_of.max()) + 1 if len(question_of) else 0
+    limits = torch.tensor([m] * questions if isinstance(m, int) else list(m), dtype=torch.int64)
+    if len(limits) < questions:
+        raise RequestError(f"m has {len(limits)} values for {questions} questions; give one for each")
+    if bool((limits < 1).any()):
+        raise RequestError(f"m must keep at least 1 passage of each question, not {int(limits.min())}")
+    order = scores.argsort(descending=True, stable=True)  # stable: equal scores stay in row order
+    order = order[question_of[order].argsort(stable=True)]  # questions ascending, best first within each
+    question = question_of[order]
+    counts = torch.bincount(question, minlength=questions)
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[question]  # 0 for a question's best row
+    return order[rank < limits[question]]

@@ -1,0 +1,58 @@
+"""Finding passages for a question: what every retriever promises. Knows neither models nor a store's layout.
+
+Rows of a generation stay inside; what leaves a retriever are stable passage ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from memstore.errors import RequestError
+
+__all__ = ["Hit", "Retriever", "check_k", "searchable"]
+
+MAX_QUESTION_CHARACTERS = 16_384
+"""Characters of a question that are searched for. Beyond this it is a document; the rest is ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One retrieved passage. Scores compare hits of one retriever and one question, nothing else."""
+
+    passage_id: str
+    score: float
+
+
+class Retriever(Protocol):
+    """Finds passages of one generation. Deterministic, safe to call from several threads at once."""
+
+    @property
+    def kind(self) -> str:
+        """The name a generation records: "bm25", "dense" or "hybrid"."""
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+        """Finds up to `k` passages per question, best first, ties in the order of the generation's rows.
+
+        A question may get fewer than `k` hits: the generation is smaller, or nothing in it matches.
+
+        Raises:
+            RequestError: `k` is below 1.
+            IndexCorrupt: the index cannot be read.
+        """
+
+
+def check_k(k: int) -> None:
+    """Refuses a number of passages that no retriever can return.
+
+    Raises:
+        RequestError: `k` is below 1.
+    """
+    if k < 1:
+        raise RequestError(f"the number of passages to retrieve must be at least 1, not {k}")
+
+
+def searchable(question: str) -> str:
+    """The question's beginning, with lone surrogates, which UTF-8 cannot hold, as question marks."""
+    return question[:MAX_QUESTION_CHARACTERS].encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,78 @@
+"""An index's folder on disk: made under another name, then renamed; its `settings.json` is written last.
+
+Knows files and their sizes; refuses to know what is in them. `settings.json` holds the size of every other
+file, so that opening tells an incomplete folder from a whole one (`memstore verify` compares checksums).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from memstore.errors import IndexCorrupt
+
+SETTINGS = "settings.json"
+
+
+@contextmanager
+def new_index_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty sibling `<name>.part` to write into, which then replaces `folder`, complete on disk.
+
+    The block must leave a `settings.json`, made by `write_settings`. If it raises, nothing stays behind and
+    an older `folder` stays as it was. A sibling that a killed process left is discarded.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for path in [*part.iterdir(), part]:
+            _fsync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+        _fsync(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the settings, and the sizes of the files that are there now under the key "files"."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    text = json.dumps({**settings, "files": sizes}, indent=1, sort_keys=True)
+    (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `write_settings` was given, once every file it saw is found with its size.
+
+    Raises:
+        IndexCorrupt: the folder or a file is absent, a file has another size, or the settings are not ours.
+    """
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IndexCorrupt(f"there is no index at {folder}: {SETTINGS} is absent; build it anew") from error
+    except ValueError as error:
+        raise IndexCorrupt(f"{folder / SETTINGS} cannot be read ({error}); build the index anew") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("files"), dict):
+        raise IndexCorrupt(f"{folder / SETTINGS} does not list the index's files; build the index anew")
+    for name, size in settings.pop("files").items():
+        path = folder / name
+        if not path.is_file():
+            raise IndexCorrupt(f"the index at {folder} lacks {name}; build it anew")
+        if path.stat().st_size != size:
+            raise IndexCorrupt(f"{path} has {path.stat().st_size} bytes, not {size}; build the index anew")
+    return settings

@@ -1,0 +1,74 @@
+"""Opens the retriever that a generation was built with: the one file here that knows stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memstore.errors import ConfigError, FingerprintMismatch, IndexCorrupt
+from memstore.retrieve import Retriever
+from memstore.retrieve.dense import DenseRetriever, QuestionEncoder, read_dense_settings
+from memstore.retrieve.hybrid import HybridRetriever
+from memstore.retrieve.lexical import Bm25Retriever
+from memstore.retrieve.sentence import SentenceEncoder
+from memstore.store.format import index_path
+from memstore.store.reader import Store
+
+LEXICAL, DENSE = "lexical", "dense"
+"""Folders of the parts, below the generation's index folder."""
+
+
+def open_retriever(store: Store, *, memory_encoder: QuestionEncoder | None = None) -> Retriever:
+    """The retriever that `store`'s generation names, over exactly its passages.
+
+    Args:
+        store: an open store.
+        memory_encoder: the model's own memory encoder; needed if the dense vectors are its own.
+
+    Raises:
+        IndexCorrupt: an index is absent, unreadable, or of another number of passages.
+        FingerprintMismatch: the sentence encoder is no longer the one that made the vectors.
+        ConfigError: the generation names an unknown retriever, or needs an encoder that is not at hand.
+        CheckpointNotFound, CheckpointError: its sentence encoder is absent, or cannot be loaded.
+    """
+    kind, folder = store.generation.retriever, index_path(store.path, store.generation.number)
+    match kind:
+        case "bm25":
+            return _open_lexical(store, folder / LEXICAL)
+        case "dense":
+            return _open_dense(store, folder / DENSE, memory_encoder)
+        case "hybrid":
+            dense = _open_dense(store, folder / DENSE, memory_encoder)
+            return HybridRetriever([_open_lexical(store, folder / LEXICAL), dense])
+        case _:
+            raise ConfigError(f"the store names the retriever {kind!r}; known are bm25, dense and hybrid")
+
+
+def _open_lexical(store: Store, folder: Path) -> Bm25Retriever:
+    retriever = Bm25Retriever(folder, store.ids)
+    _require_whole(store, folder, len(retriever))
+    return retriever
+
+
+def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | None) -> DenseRetriever:
+    made_by = read_dense_settings(folder).encoder
+    if made_by.kind == "sentence":
+        sentence = SentenceEncoder(made_by.name)
+        if (found := sentence.ref()) != made_by:
+            raise FingerprintMismatch({"sentence encoder": (made_by.sha256, found.sha256)})
+        retriever = DenseRetriever(folder, sentence, store.ids)
+    elif memory_encoder is None:
+        raise ConfigError(
+            f"the dense index at {folder} was made by the model's own memory encoder, and this model has no "
+            "projection for it (embedding_dim is 0); serve the store with the model that built it"
+        )
+    else:
+        retriever = DenseRetriever(folder, memory_encoder, store.ids)
+    _require_whole(store, folder, len(retriever))
+    return retriever
+
+
+def _require_whole(store: Store, folder: Path, indexed: int) -> None:
+    if indexed != len(store):
+        raise IndexCorrupt(
+            f"the index at {folder} holds {indexed} passages and its generation {len(store)}; build it anew"
+        )

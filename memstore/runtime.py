@@ -1,0 +1,42 @@
+"""Process-wide settings that only a program may choose, never an import: called by commands and benchmarks."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+from memstore.errors import ConfigError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEEP_BYTES = 1 << 30
+
+
+def tune_allocator() -> bool:
+    """Let glibc keep freed blocks up to 1 GiB instead of giving each back to the kernel.
+
+    Activations of some megabytes are allocated and freed in every layer; by default each costs page faults again.
+    Returns whether the C library took the settings (glibc only; elsewhere nothing happens).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
+
+
+def compute_dtype(device: str, name: str | None = None) -> torch.dtype:
+    """What to compute in: the named dtype, or bfloat16 where the processor multiplies it natively, else float32.
+
+    Raises:
+        ConfigError: the name is neither bfloat16 nor float32 (T5's activations overflow float16).
+    """
+    if name is not None:
+        if name not in ("bfloat16", "float32"):
+            raise ConfigError(f"dtype must be bfloat16 or float32, not {name!r} (T5's activations overflow float16)")
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32

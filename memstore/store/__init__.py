@@ -1,0 +1,49 @@
+"""The store: memories, passages and their manifests on disk. Knows arrays, never the model."""
+
+from memstore.store.check import Problem, check_generation
+from memstore.store.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
+from memstore.store.format import (
+    FORMAT_VERSION,
+    FileRef,
+    Fingerprint,
+    Generation,
+    IndexRef,
+    SegmentRef,
+    generation_path,
+    hash_file,
+    hash_folder,
+    index_path,
+    segment_path,
+)
+from memstore.store.publish import publish, remove_leftovers, sealed_segment, sync_tree
+from memstore.store.reader import Memories, Store, read_generation
+from memstore.store.writer import SegmentWriter
+
+__all__ = [
+    "CODEC_NAMES",
+    "FORMAT_VERSION",
+    "ArraySpec",
+    "Codec",
+    "FileRef",
+    "Fingerprint",
+    "Generation",
+    "IndexRef",
+    "Memories",
+    "Problem",
+    "SegmentRef",
+    "SegmentWriter",
+    "Store",
+    "check_generation",
+    "codec_from",
+    "generation_path",
+    "get_codec",
+    "hash_file",
+    "hash_folder",
+    "index_path",
+    "publish",
+    "read_generation",
+    "remove_leftovers",
+    "sealed_segment",
+    "segment_path",
+    "sync_tree",
+]

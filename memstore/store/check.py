@@ -1,0 +1,170 @@
+"""Checking a generation against its manifests, byte for byte and count for count. Knows no model.
+
+Reads everything once and keeps 20 bytes per passage in memory. Whether the memories are what the model would
+make again is the builders' `verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from memstore.errors import (
+    ChecksumMismatch,
+    CountMismatch,
+    IndexCorrupt,
+    MemstoreError,
+    MissingData,
+    StoreCorrupt,
+    StoreUnreadable,
+)
+from memstore.store import arrays
+from memstore.store.format import (
+    HASHES,
+    SEALED,
+    Generation,
+    IndexRef,
+    Seal,
+    SegmentRef,
+    hash_file,
+    ids_path,
+    index_path,
+    list_files,
+    segment_path,
+)
+from memstore.store.ids import Uint64, hash_id, open_npy, sort_hashes
+from memstore.store.reader import read_generation
+from memstore.store.segment import open_segment, read_seal
+from memstore.store.texts import PassageReader, repeated_id
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a store: the name of the error that a read of it raises, where, and what.
+
+    `where` is relative to the store: a file, a folder, or "" for the store as a whole.
+    """
+
+    kind: str
+    where: str
+    message: str
+
+
+def check_generation(store: Path, number: int | None = None) -> Iterator[Problem]:
+    """Everything wrong with a generation, by default the one in force; yields nothing for a sound one.
+
+    A damaged manifest ends the search below it, since what it says cannot be trusted.
+
+    Raises:
+        StoreNotFound: no store is at the path, or it has no such generation.
+    """
+    try:
+        generation = read_generation(store, number)
+    except (StoreCorrupt, StoreUnreadable) as error:
+        yield _problem(error, "")
+        return
+    for name in ("passages", "tokens"):
+        total = sum(getattr(s, name) for s in generation.segments)
+        if getattr(generation, name) != total:
+            message = f"the generation has {getattr(generation, name)} {name}, its segments {total}"
+            yield _problem(CountMismatch(message), "generations")
+    sound = True
+    for ref in generation.segments:
+        for problem in check_segment(store, ref):
+            sound = False
+            yield problem
+    yield from check_ids(store, generation, sound=sound)
+    if generation.index is not None:
+        yield from check_index(store, generation.number, generation.index)
+
+
+def check_segment(store: Path, ref: SegmentRef) -> Iterator[Problem]:
+    """Everything wrong with one segment: files, their checksums, then the counts inside them."""
+    folder, where = segment_path(store, ref.id), f"segments/{ref.id}"
+    try:
+        seal = read_seal(folder, ref)
+    except MemstoreError as error:
+        yield _problem(error, f"{where}/{SEALED}")
+        return
+    sound = True
+    for problem in _check_files(folder, where, seal):
+        sound = False
+        yield problem
+    if not sound:
+        return
+    try:
+        segment = open_segment(store, ref, arrays.new_context())
+        for row, (passage, expected) in enumerate(
+            zip(segment.passages, segment.passages.hashes.tolist(), strict=True)
+        ):
+            if hash_id(passage.id) != expected:
+                message = f"row {row} of {where} is {passage.id!r}, whose hash is another"
+                yield _problem(ChecksumMismatch(message), f"{where}/{HASHES}")
+    except MemstoreError as error:
+        yield _problem(error, where)
+        return
+    if (low := int(segment.lengths.min())) < 0 or (high := int(segment.lengths.max())) > seal.max_tokens:
+        message = f"lengths in {where} are {low} to {high}, outside [0, {seal.max_tokens}]"
+        yield _problem(CountMismatch(message), where)
+
+
+def check_ids(store: Path, generation: Generation, *, sound: bool) -> Iterator[Problem]:
+    """The id index: its checksum, and, when the segments are `sound`, that it fits them with no id twice."""
+    path = ids_path(store, generation.number)
+    where = path.relative_to(store).as_posix()
+    if generation.ids is None:
+        yield _problem(MissingData(f"generation {generation.number} was never published: no id index"), where)
+        return
+    try:
+        if hash_file(path) != generation.ids.sha256:
+            yield _problem(ChecksumMismatch(f"{where} is not what its generation was made with"), where)
+            return
+        index: Uint64 = open_npy(path, dtype="uint64", shape=(2, generation.passages))
+        if not sound:
+            return
+        readers = [PassageReader(segment_path(store, s.id), count=s.passages) for s in generation.segments]
+        if not np.array_equal(index, sort_hashes([r.hashes for r in readers])):
+            yield _problem(CountMismatch(f"{where} does not index exactly this generation's passages"), where)
+        if (twice := repeated_id(index, readers)) is not None:
+            yield _problem(CountMismatch(f"passage id {twice!r} is in more than one row"), where)
+    except FileNotFoundError:
+        yield _problem(MissingData(f"{where} is missing"), where)
+    except MemstoreError as error:
+        yield _problem(error, where)
+
+
+def check_index(store: Path, number: int, index: IndexRef) -> Iterator[Problem]:
+    """The files of the search indexes; lock files, which opening an index leaves, are of no account."""
+    folder = index_path(store, number)
+    where = folder.relative_to(store).as_posix()
+    found = {name for name in list_files(folder) if not name.endswith(".lock")}
+    for name in sorted(set(index.files) | found):
+        if name not in found:
+            yield _problem(MissingData(f"{where}/{name} is missing"), f"{where}/{name}")
+        elif name not in index.files:
+            yield _problem(IndexCorrupt(f"{where}/{name} is no file of this index"), f"{where}/{name}")
+        elif hash_file(folder / name) != index.files[name]:
+            yield _problem(ChecksumMismatch(f"{where}/{name} is not what was built"), f"{where}/{name}")
+
+
+def _check_files(folder: Path, where: str, seal: Seal) -> Iterator[Problem]:
+    """Each file that SEALED names, and any that it does not."""
+    found = set(list_files(folder)) - {SEALED}
+    for name in sorted(found | set(seal.files)):
+        place, path = f"{where}/{name}", folder / name
+        if name not in found:
+            yield _problem(MissingData(f"{place} is missing"), place)
+        elif name not in seal.files:
+            yield _problem(CountMismatch(f"{place} is no file of this segment"), place)
+        elif (size := path.stat().st_size) != seal.files[name].size:
+            message = f"{place} has {size} bytes instead of {seal.files[name].size}"
+            yield _problem(ChecksumMismatch(message), place)
+        elif hash_file(path) != seal.files[name].sha256:
+            yield _problem(ChecksumMismatch(f"{place} is not what was sealed: its sha256 is another"), place)
+
+
+def _problem(error: MemstoreError, where: str) -> Problem:
+    return Problem(type(error).__name__, where, str(error))

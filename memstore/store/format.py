@@ -1,0 +1,348 @@
+"""What a store is on disk: names of files, and its manifests as typed values. Knows no arrays and no model.
+
+A manifest (CURRENT, a generation, a SEALED file) is JSON in exactly one rendering that carries a sha256 of
+itself, so that any flipped byte in it is told when it is read. They refer to each other downwards: CURRENT
+holds the sha256 of a generation, a generation that of each SEALED file and index file, and SEALED that of
+every file in its segment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from memstore.errors import (
+    ChecksumMismatch,
+    ConfigError,
+    FingerprintMismatch,
+    StoreFormatError,
+    StoreUnreadable,
+)
+
+FORMAT_VERSION = 1
+SEALED = "SEALED"
+CURRENT = "CURRENT"
+MEMORY = "memory.zarr"
+PASSAGES = "passages.jsonl"
+OFFSETS = "passages.offsets.npy"  # (P + 1,) uint64: where each line of PASSAGES begins
+CHECKSUMS = "passages.crc32.npy"  # (P,) uint32: crc32 of each line, so that a read can tell a flipped byte
+HASHES = "passages.hashes.npy"  # (P,) uint64: `ids.hash_id` of each passage id, in row order
+TEMPORARY = ".tmp-"  # names that begin so are unfinished work of a killed process
+_SEGMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BLOCK = 1 << 20  # bytes hashed at a time
+_REPAIR = "Restore it from a copy, or build the store again."
+_SCALARS: dict[str, type] = {"int": int, "str": str}  # annotations whose values are checked as they are read
+_T = TypeVar("_T")
+
+
+def generation_path(store: Path, number: int) -> Path:
+    """`generations/000007.json`."""
+    return store / "generations" / f"{number:06d}.json"
+
+
+def ids_path(store: Path, number: int) -> Path:
+    """`generations/000007.ids.npy`: sorted id hashes and their rows, over the whole generation."""
+    return store / "generations" / f"{number:06d}.ids.npy"
+
+
+def segment_path(store: Path, segment_id: str) -> Path:
+    """`segments/<id>`.
+
+    Raises:
+        ConfigError: the id is not a plain file name.
+    """
+    if not _SEGMENT_ID.fullmatch(segment_id):
+        raise ConfigError(f"segment id {segment_id!r} must be letters, digits, '.', '_' and '-' only")
+    return store / "segments" / segment_id
+
+
+def index_path(store: Path, number: int) -> Path:
+    """`index/000007`: the search indexes over exactly that generation."""
+    return store / "index" / f"{number:06d}"
+
+
+def hash_bytes(data: bytes) -> str:
+    """Sha256, as hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Sha256 of a file's bytes, as hex.
+
+    Raises:
+        FileNotFoundError, StoreUnreadable: there is none; the system cannot read it.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreUnreadable(f"{path} cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """A small file's bytes.
+
+    Raises:
+        FileNotFoundError, StoreUnreadable: there is none; the system cannot read it.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreUnreadable(f"{path} cannot be read: {error}") from error
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Sha256 of every file below `folder` by relative path, lock files aside: what `IndexRef.files` holds."""
+    return {name: hash_file(folder / name) for name in list_files(folder) if not name.endswith(".lock")}
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative paths of all files below `folder`, sorted."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+
+
+def render(values: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes: sorted JSON whose `checksum` is the sha256 of the same rendering without it."""
+    body = {k: v for k, v in values.items() if k != "checksum"}
+    body["checksum"] = hash_bytes(_canonical(body))
+    return _canonical(body)
+
+
+def parse(data: bytes, *, path: Path) -> dict[str, Any]:
+    """Inverse of `render`; `path` is for the messages only.
+
+    Raises:
+        ChecksumMismatch: the bytes are not what `render` wrote.
+    """
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise ChecksumMismatch(f"{path} is damaged: not JSON ({error}). {_REPAIR}") from None
+    if not isinstance(values, dict) or render(values) != data:
+        raise ChecksumMismatch(
+            f"{path} is damaged: its bytes do not match the checksum it carries. {_REPAIR}"
+        )
+    del values["checksum"]
+    return values
+
+
+def _canonical(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, sort_keys=True, indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What made the memories. Two fingerprints are compared part by part.
+
+    Attributes:
+        encoder: sha256 over the memory encoder's weights.
+        tokenizer: sha256 of tokenizer.json.
+        memory_layers: the cut: encoder layers that made the memories.
+        dtype: what the encoder computed in, "bfloat16" or "float32".
+    """
+
+    encoder: str
+    tokenizer: str
+    memory_layers: int
+    passage_template: str
+    max_passage_tokens: int
+    d_model: int
+    dtype: str
+
+    def differences(self, other: Fingerprint) -> dict[str, tuple[object, object]]:
+        """Parts that differ, each as `(here, in other)`."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def require(self, model: Fingerprint) -> None:
+        """Check that `model` could have made these memories.
+
+        Raises:
+            FingerprintMismatch: it could not; says which parts differ.
+        """
+        if differences := self.differences(model):
+            raise FingerprintMismatch(differences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRef:
+    """A file as it was written: size in bytes and sha256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """The content of SEALED: a segment's shape, counts, and every other file of it."""
+
+    format_version: int = FORMAT_VERSION
+    segment: str
+    codec: str
+    d_model: int
+    max_tokens: int
+    shard_passages: int
+    embedding_dim: int
+    passages: int
+    tokens: int
+    files: Mapping[str, FileRef]
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        return render(dataclasses.asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, path: Path) -> Self:
+        """Inverse of `to_bytes`.
+
+        Raises:
+            ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
+        """
+        values = _versioned(parse(data, path=path), path)
+        seal = _build(cls, values, path)
+        files = {name: _build(FileRef, ref, path) for name, ref in seal.files.items()}
+        return dataclasses.replace(seal, files=files)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRef:
+    """A sealed segment as a generation names it: `seal` is SEALED's sha256, `bytes` all its files'."""
+
+    id: str
+    passages: int
+    tokens: int
+    bytes: int
+    seal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRef:
+    """The search indexes of a generation.
+
+    Attributes:
+        kind: "bm25", "dense" or "hybrid".
+        parts: settings of each part, by the name of its folder ("lexical", "dense").
+        files: sha256 by path relative to `index/<generation>`; `hash_folder` makes it.
+    """
+
+    kind: str
+    parts: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A consistent, immutable view over segments. Holds no timestamps: rebuilding gives the same bytes.
+
+    Attributes:
+        codec: name of the codec of the memories.
+        settings: how it was built (chunking, model name, ...), for people and for resuming.
+        segments: in row order: row r of the generation is in the first segment whose rows reach it.
+        deleted: ids of passages that are still in the segments but no longer in the collection.
+        passages, tokens: totals over the segments, deleted passages included.
+        retriever: what searches it, "bm25", "dense" or "hybrid".
+        made_by: versions of what wrote it (memstore, torch).
+        ids: the id index beside the generation file; `publish` fills it in.
+    """
+
+    format_version: int = FORMAT_VERSION
+    number: int
+    fingerprint: Fingerprint
+    codec: str
+    vocab_size: int
+    settings: Mapping[str, Any]
+    segments: tuple[SegmentRef, ...]
+    deleted: tuple[str, ...] = ()
+    passages: int
+    tokens: int
+    retriever: str
+    index: IndexRef | None = None
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    ids: FileRef | None = None
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        return render(dataclasses.asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, path: Path) -> Self:
+        """Inverse of `to_bytes`.
+
+        Raises:
+            ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
+        """
+        values = _versioned(parse(data, path=path), path)
+        raw = _build(cls, values | {"segments": tuple(values.get("segments", ())),
+                                    "deleted": tuple(values.get("deleted", ()))}, path)  # fmt: skip
+        return dataclasses.replace(
+            raw,
+            fingerprint=_build(Fingerprint, raw.fingerprint, path),
+            segments=tuple(_build(SegmentRef, s, path) for s in raw.segments),
+            index=None if raw.index is None else _build(IndexRef, raw.index, path),
+            ids=None if raw.ids is None else _build(FileRef, raw.ids, path),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Current:
+    """The content of CURRENT: the generation in force, and the sha256 of its file."""
+
+    format_version: int = FORMAT_VERSION
+    generation: int
+    sha256: str
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        return render(dataclasses.asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, path: Path) -> Self:
+        """Inverse of `to_bytes`.
+
+        Raises:
+            ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
+        """
+        return _build(cls, _versioned(parse(data, path=path), path), path)
+
+
+def _versioned(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise StoreFormatError(
+            f"{path} is of store format {version!r}; this memstore reads format {FORMAT_VERSION}. "
+            "Use the memstore version that wrote it, or build the store again."
+        )
+    return values
+
+
+def _build(cls: type[_T], values: Any, path: Path) -> _T:
+    """A dataclass from a mapping: unknown, missing and mistyped keys are errors."""
+    if not isinstance(values, Mapping):
+        raise StoreFormatError(f"{path}: {cls.__name__} must be an object, not {type(values).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(fields)):
+        raise StoreFormatError(f"{path}: unknown key(s) {', '.join(unknown)} in {cls.__name__}")
+    required = {name for name, f in fields.items()
+                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}  # fmt: skip
+    if missing := sorted(required - set(values)):
+        raise StoreFormatError(f"{path}: missing key(s) {', '.join(missing)} in {cls.__name__}")
+    for name, value in values.items():
+        expected = _SCALARS.get(str(fields[name].type))
+        if expected is not None and type(value) is not expected:
+            raise StoreFormatError(
+                f"{path}: {cls.__name__}.{name} must be {expected.__name__}, not {value!r}"
+            )
+    return cls(**values)

@@ -1,0 +1,177 @@
+"""Publishing: a generation comes into force over sealed segments, whole or not at all. Knows no arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, SegmentNotSealed
+from memstore.store.format import (
+    CURRENT,
+    HASHES,
+    SEALED,
+    TEMPORARY,
+    Current,
+    FileRef,
+    Generation,
+    Seal,
+    SegmentRef,
+    generation_path,
+    hash_file,
+    ids_path,
+    read_bytes,
+    segment_path,
+)
+from memstore.store.ids import save_npy, sort_hashes
+from memstore.store.texts import PassageReader, repeated_id
+
+
+def sealed_segment(store: Path, segment_id: str) -> SegmentRef | None:
+    """The segment of that id if it was sealed, else None. Reads SEALED only; `check` reads the rest.
+
+    Raises:
+        ChecksumMismatch, StoreFormatError: SEALED is damaged, or of another format version.
+        SegmentNotSealed: the folder has its final name but no SEALED.
+    """
+    folder = segment_path(store, segment_id)
+    if not folder.exists():
+        return None
+    try:
+        data = read_bytes(folder / SEALED)
+    except FileNotFoundError:
+        raise SegmentNotSealed(f"{folder} has no {SEALED} file; remove the folder and build again") from None
+    return segment_ref(folder, Seal.from_bytes(data, path=folder / SEALED))
+
+
+def publish(store: Path, generation: Generation) -> Generation:
+    """Write the generation's id index and file, then put it in force through CURRENT, each by atomic rename.
+
+    Returns:
+        The generation as it was written, with its id index filled in.
+
+    Raises:
+        ConfigError: it has no segments, or another generation of its number was published.
+        CountMismatch: its totals are not those of its segments, or two passages have the same id.
+        SegmentNotSealed, ChecksumMismatch: a segment is not the sealed one that it names.
+    """
+    if not generation.segments:
+        raise ConfigError(f"generation {generation.number} has no segments: there is nothing to publish")
+    readers = [_sealed_reader(store, ref) for ref in generation.segments]
+    _check_totals(generation)
+    _check_unpublished(store, generation)
+    hashes = sort_hashes([reader.hashes for reader in readers])
+    if (twice := repeated_id(hashes, readers)) is not None:
+        raise CountMismatch(f"passage id {twice!r} is in more than one row of generation {generation.number}")
+    path, index = generation_path(store, generation.number), ids_path(store, generation.number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = index.with_name(TEMPORARY + index.name)
+    save_npy(temporary, hashes)
+    _rename(temporary, index)
+    generation = dataclasses.replace(generation, ids=file_ref(index))
+    _write(path, generation.to_bytes())
+    _write(store / CURRENT, Current(generation=generation.number, sha256=hash_file(path)).to_bytes())
+    return generation
+
+
+def remove_leftovers(store: Path) -> list[str]:
+    """Remove unfinished work that killed processes left anywhere in a store; returns the names. Only while
+    nothing else writes to it.
+    """
+    found = [p for folder in (store, store / "segments", store / "generations", store / "index")
+             for p in sorted(folder.glob(TEMPORARY + "*"))]  # fmt: skip
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return [p.relative_to(store).as_posix() for p in found]
+
+
+def sync_tree(folder: Path) -> None:
+    """Fsync every file and folder of a tree, so that a power cut cannot undo what is then renamed."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def segment_ref(folder: Path, seal: Seal) -> SegmentRef:
+    """What a generation says of the segment sealed in `folder`."""
+    size = sum(ref.size for ref in seal.files.values()) + (folder / SEALED).stat().st_size
+    return SegmentRef(
+        id=seal.segment,
+        passages=seal.passages,
+        tokens=seal.tokens,
+        bytes=size,
+        seal=hash_file(folder / SEALED),
+    )
+
+
+def file_ref(path: Path) -> FileRef:
+    """A file's size and checksum, as it is now."""
+    return FileRef(size=path.stat().st_size, sha256=hash_file(path))
+
+
+def _sealed_reader(store: Path, ref: SegmentRef) -> PassageReader:
+    """The passages of a segment that must be the sealed one that `ref` names."""
+    found = sealed_segment(store, ref.id)
+    if found is None:
+        raise SegmentNotSealed(f"segment {ref.id!r} is not in {store}; build it before it is published")
+    if found != ref:
+        raise ChecksumMismatch(f"segment {ref.id!r} on disk is {found}, not {ref}")
+    folder = segment_path(store, ref.id)
+    seal = Seal.from_bytes(read_bytes(folder / SEALED), path=folder / SEALED)
+    if seal.files.get(HASHES) != file_ref(folder / HASHES):
+        raise ChecksumMismatch(
+            f"{folder / HASHES} is not what was sealed; remove the segment and build again"
+        )
+    return PassageReader(folder, count=ref.passages)
+
+
+def _check_unpublished(store: Path, generation: Generation) -> None:
+    """A generation that was in force never changes; publishing the same one again is harmless."""
+    try:
+        current = Current.from_bytes(read_bytes(store / CURRENT), path=store / CURRENT)
+    except FileNotFoundError:
+        return
+    if generation.number > current.generation:
+        return
+    path = generation_path(store, generation.number)
+    published = Generation.from_bytes(read_bytes(path), path=path)
+    if dataclasses.replace(published, ids=None) != dataclasses.replace(generation, ids=None):
+        raise ConfigError(
+            f"generation {generation.number} of {store} was published and never changes; "
+            f"publish number {current.generation + 1}"
+        )
+
+
+def _check_totals(generation: Generation) -> None:
+    for name in ("passages", "tokens"):
+        total = sum(getattr(s, name) for s in generation.segments)
+        if getattr(generation, name) != total:
+            raise CountMismatch(
+                f"generation {generation.number} has {getattr(generation, name)} {name}, its segments {total}"
+            )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    temporary.write_bytes(data)
+    _rename(temporary, path)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Fsync one file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""passages.jsonl: one passage per line, read by row without parsing the rest. Knows lines, never memories."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from memstore.errors import ChecksumMismatch, MissingData
+from memstore.passage import Passage
+from memstore.store.format import CHECKSUMS, HASHES, OFFSETS, PASSAGES
+from memstore.store.ids import Uint64, hash_id, open_npy, save_npy
+
+
+def to_line(passage: Passage) -> bytes:
+    """One line of JSON with its newline, the id first."""
+    values = {f.name: getattr(passage, f.name) for f in dataclasses.fields(Passage)}
+    try:
+        return json.dumps(values, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, but an escape
+        return json.dumps(values).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Passage:
+    """Inverse of `to_line`, for a line whose checksum was right."""
+    return Passage(**json.loads(line))
+
+
+class PassageWriter:
+    """Appends passages to a segment. Keeps 20 bytes of memory per passage."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / PASSAGES).write_bytes(b"")
+        self._offsets, self._checksums, self._hashes = array("Q", [0]), array("I"), array("Q")
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def extend(self, passages: Iterable[Passage]) -> None:
+        """Write the next rows."""
+        with (self._folder / PASSAGES).open("ab") as file:
+            for passage in passages:
+                line = to_line(passage)
+                file.write(line)
+                self._offsets.append(self._offsets[-1] + len(line))
+                self._checksums.append(zlib.crc32(line))
+                self._hashes.append(hash_id(passage.id))
+
+    def close(self) -> None:
+        """Write the three arrays beside the lines."""
+        save_npy(self._folder / OFFSETS, np.asarray(self._offsets, dtype=np.uint64))
+        save_npy(self._folder / CHECKSUMS, np.asarray(self._checksums, dtype=np.uint32))
+        save_npy(self._folder / HASHES, np.asarray(self._hashes, dtype=np.uint64))
+
+
+class PassageReader:
+    """Random access to a segment's passages by row. Safe to use from several threads."""
+
+    def __init__(self, folder: Path, *, count: int) -> None:
+        """Map the files.
+
+        Raises:
+            MissingData, ChecksumMismatch: a file is absent, or not of this many passages.
+        """
+        self._path = folder / PASSAGES
+        self._offsets = open_npy(folder / OFFSETS, dtype="uint64", shape=(count + 1,))
+        self._checksums = open_npy(folder / CHECKSUMS, dtype="uint32", shape=(count,))
+        self.hashes: Uint64 = open_npy(folder / HASHES, dtype="uint64", shape=(count,))
+        try:
+            self._lines = np.asarray(np.memmap(self._path, dtype=np.uint8, mode="r"))
+        except FileNotFoundError:
+            raise MissingData(f"{self._path} is missing. Run `memstore verify`.") from None
+        except ValueError:  # an empty file cannot be mapped
+            raise ChecksumMismatch(f"{self._path} is damaged: it is empty. Run `memstore verify`.") from None
+
+    def __len__(self) -> int:
+        return len(self._checksums)
+
+    def line(self, row: int) -> bytes:
+        """The bytes of a row.
+
+        Raises:
+            ChecksumMismatch: they are not what was written.
+        """
+        line = self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])].tobytes()
+        if zlib.crc32(line) != int(self._checksums[row]) or not line.endswith(b"\n"):
+            raise ChecksumMismatch(f"{self._path}: row {row} is damaged. Run `memstore verify`.")
+        return line
+
+    def passage(self, row: int) -> Passage:
+        """The passage of a row; see `line` for errors."""
+        return from_line(self.line(row))
+
+    def __iter__(self) -> Iterator[Passage]:
+        return (self.passage(row) for row in range(len(self)))
+
+
+def repeated_id(index: Uint64, readers: Sequence[PassageReader]) -> str | None:
+    """A passage id that is in more than one row, if there is one.
+
+    `index` is what `ids.sort_hashes` makes of the readers. Equal hashes are neighbours in it, so that only
+    passages whose hashes meet are read.
+    """
+    starts = np.cumsum([0, *(len(r) for r in readers)])
+    owner: dict[str, int] = {}
+    for place in np.flatnonzero(index[0, 1:] == index[0, :-1]).tolist():
+        for row in index[1, place : place + 2].tolist():
+            segment = int(np.searchsorted(starts, row, side="right")) - 1
+            passage_id = readers[segment].passage(row - int(starts[segment])).id
+            if owner.setdefault(passage_id, row) != row:
+                return passage_id
+    return None

@@ -1,0 +1,1 @@
+"""Training: so far the tokenizer of models trained from scratch."""

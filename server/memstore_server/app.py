@@ -1,0 +1,182 @@
+"""The server put together in one place: engine, service, routes, problems, middleware; and its process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from memstore_client.wire import Problem
+
+import memstore
+from memstore.errors import ConfigError
+from memstore_server import logs, problems, routes
+from memstore_server.batching import Engine, EngineStopped
+from memstore_server.middleware import BodyLimit, RequestContext
+from memstore_server.service import Service
+from memstore_server.settings import Settings, unknown_variables
+
+log = logging.getLogger(__name__)
+
+
+def create_app(answerer: Engine, settings: Settings) -> FastAPI:
+    """The HTTP application over an opened answerer. `app.state.service` is its `Service`.
+
+    Args:
+        answerer: `memstore.answer.Answerer`, or anything that does the same; used by one thread only.
+        settings: limits, defaults, sizes. `host`, `port` and what opens the answerer are not read here.
+    """
+    service = Service(answerer, settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="memstore",
+        summary="Answers questions over a large text collection from precomputed passage memories.",
+        version=memstore.__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.include_router(routes.router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+    app.add_middleware(RequestContext)  # added last, so it is outermost
+    _document_problems(app)
+    return app
+
+
+def run(settings: Settings) -> None:
+    """Opens the store and serves it until told to stop (SIGTERM or SIGINT); then drains and returns.
+
+    Prints `memstore: serving on http://HOST:PORT` to standard output when questions can be answered.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+        FingerprintMismatch: the store was not made by the model.
+        MemstoreError: anything else that opening store and model, or the warm-up, find wrong.
+    """
+    from memstore.answer import Answerer  # heavy: opens with the model's libraries
+
+    logs.configure(style=settings.log_format, level=settings.log_level)
+    for name, meant in unknown_variables(os.environ).items():
+        log.warning("%s is not a setting; did you mean %s?", name, meant)
+    with bound_socket(
+        settings.host, settings.port
+    ) as listener:  # first: a taken port should not cost a start
+        if settings.threads is not None:
+            import torch
+
+            torch.set_num_threads(settings.threads)
+        answerer = Answerer.open(settings.store, model=settings.model, device=settings.device)
+        serve(answerer, settings, listener)
+
+
+def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> None:
+    """Serves an opened answerer on a bound socket until told to stop. Raises what the warm-up raised."""
+    app = create_app(answerer, settings)
+    warm_up: Future[None] = app.state.service.warm_up
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # `logs.configure` has done it
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    server = uvicorn.Server(config)
+
+    def announce(warm_up: Future[None]) -> None:
+        if warm_up.exception() is not None:
+            server.should_exit = True
+            return
+        sys.stdout.write(f"memstore: serving on {url_of(listener)}\n")
+        sys.stdout.flush()
+
+    warm_up.add_done_callback(announce)
+    listener.listen(config.backlog)  # now, so that who reads the line above can connect
+    with _signals_stop(server):
+        server.run(sockets=[listener])
+    if warm_up.done() and not isinstance(failure := warm_up.exception(), EngineStopped | None):
+        raise failure
+
+
+@contextmanager
+def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """A TCP socket bound to the address, not yet listening; closed at the end.
+
+    Raises:
+        ConfigError: the host has no such address, or the port is taken or not permitted.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"host {host!r} is no address to listen on: {error.strerror or error}") from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host} port {port}: {error.strerror}. "
+                "Choose another --port; 0 finds a free one."
+            ) from error
+        yield listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a bound socket, with the port the system chose."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
+    """Uvicorn handles the signals while it runs, and raises them again when done; that must not kill."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _document_problems(app: FastAPI) -> None:
+    """Adds the schema of `Problem`, which no route returns but every route may reply with."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        if "Problem" not in schemas:
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(problem.pop("$defs", {}))
+            schemas["Problem"] = problem
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,303 @@
+"""The model in a thread of its own, behind a bounded queue that joins waiting questions into one batch.
+
+When the thread is free it takes all questions that wait, up to `max_batch`; `max_wait` can make it hold out
+a moment for more. Everything else that touches the engine runs in the same thread, one job at a time, because
+an engine is not thread-safe. Refuses to know HTTP and asyncio: callers get `concurrent.futures.Future`s.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from memstore.answer import Answer, Question, RankedPassage
+from memstore.errors import MemstoreError
+from memstore.passage import Passage
+from memstore_server.logs import request_id
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Overloaded(MemstoreError):  # noqa: N818 - reads as the fact it states
+    """The queue has no room for what was asked. `retry_after` estimates, in seconds, when it will."""
+
+    def __init__(self, *, asked: int, waiting: int, queue_size: int, retry_after: int) -> None:
+        super().__init__(
+            f"{waiting} of {queue_size} places are taken, {asked} needed: try again in {retry_after} s"
+        )
+        self.retry_after = retry_after
+
+
+class EngineStopped(MemstoreError):  # noqa: N818
+    """The engine thread is shutting down, has stopped, or was never started."""
+
+
+class DeadlineExceeded(MemstoreError, TimeoutError):  # noqa: N818
+    """The deadline passed before there was a result. If it passed while waiting, nothing was computed."""
+
+
+class Engine(Protocol):
+    """What the server needs of `memstore.answer.Answerer`. Called from one thread only."""
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """One answer per question. Raises RequestError for options that are impossible."""
+        ...
+
+    def retrieve(self, questions: Sequence[str], k: int) -> Sequence[Sequence[RankedPassage]]:
+        """At most `k` passages per question, best first."""
+        ...
+
+    def rerank(
+        self, question: str, passages: Sequence[Passage], *, task: str | None = None
+    ) -> Sequence[RankedPassage]:
+        """The passages with their scores, best first. Raises RequestError for a model without a scorer."""
+        ...
+
+    def passage(self, passage_id: str) -> Passage:
+        """Raises PassageNotFound."""
+        ...
+
+    def info(self) -> Mapping[str, object]:
+        """What answers: `model` and `store`, each a mapping."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[T]):
+    """A result, with the seconds its job waited in the queue and then ran."""
+
+    value: T
+    queued: float
+    ran: float
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """Work that waits. Exactly one of `question` (can be joined) and `call` (cannot) is set."""
+
+    admitted: float
+    deadline: float | None
+    request_id: str
+    question: Question | None = None
+    call: Callable[[Engine], Any] | None = None
+    future: Future[Any] = field(default_factory=Future)
+
+
+class EngineThread:
+    """Runs an engine in its own thread; admission is bounded and never blocks.
+
+    Args:
+        engine: used by this thread alone from `start` on.
+        queue_size: jobs that may wait; a question counts as one, also those that come together.
+        max_batch: questions joined into one call of `engine.answer`.
+        max_wait: seconds a question may be held back so that others can join it.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        queue_size: int,
+        max_batch: int,
+        max_wait: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine, self._clock = engine, clock
+        self._queue_size, self._max_batch, self._max_wait = queue_size, max_batch, max_wait
+        self._waiting: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._open = False
+        self._seconds_per_job = 0.0  # moving average, for advice to those refused
+        self._thread = threading.Thread(target=self._run, name="memstore-engine", daemon=True)
+
+    # --- for callers, from any thread ---
+
+    def start(self) -> None:
+        """Starts the thread. Once."""
+        self._open = True
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are admitted and run."""
+        return self._open and self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue, those given up included."""
+        return len(self._waiting)
+
+    def ask(
+        self, questions: Sequence[Question], *, deadline: float | None = None
+    ) -> list[Future[Timed[Answer]]]:
+        """Admits all the questions, or none; each may be joined with others into one batch.
+
+        Args:
+            questions: at most `queue_size`, or they can never be admitted.
+            deadline: on this thread's clock. A question still waiting then is not run.
+
+        Returns:
+            One future per question. Cancelling one that still waits takes it out. They fail with
+            DeadlineExceeded, EngineStopped, or whatever the engine raises for that question.
+
+        Raises:
+            Overloaded: there is no room.
+            EngineStopped: the thread does not take work.
+        """
+        now, asker = self._clock(), request_id.get()
+        return self._admit([_Job(now, deadline, asker, question=question) for question in questions])
+
+    def call(self, function: Callable[[Engine], T], *, deadline: float | None = None) -> Future[Timed[T]]:
+        """Admits a function to be run on the engine by itself. Arguments and errors as for `ask`."""
+        (future,) = self._admit([_Job(self._clock(), deadline, request_id.get(), call=function)])
+        return future
+
+    def close(self, *, timeout: float) -> bool:
+        """Refuses new work, fails what waits with EngineStopped, and lets what runs finish.
+
+        Returns:
+            Whether the thread ended within `timeout` seconds.
+        """
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        self._fail_waiting()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _admit(self, jobs: list[_Job]) -> list[Future[Any]]:
+        with self._changed:
+            if not self.alive:
+                raise EngineStopped("the server does not take questions: it is starting or shutting down")
+            if len(self._waiting) + len(jobs) > self._queue_size:
+                self._drop_given_up()
+            if len(self._waiting) + len(jobs) > self._queue_size:
+                raise self._overloaded(len(jobs))
+            self._waiting.extend(jobs)
+            self._changed.notify_all()
+        return [job.future for job in jobs]
+
+    def _overloaded(self, asked: int) -> Overloaded:
+        waiting = len(self._waiting)
+        seconds = max(1, math.ceil(waiting * self._seconds_per_job))
+        return Overloaded(asked=asked, waiting=waiting, queue_size=self._queue_size, retry_after=seconds)
+
+    def _drop_given_up(self) -> None:
+        self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
+
+    def _fail_waiting(self) -> None:
+        with self._changed:
+            jobs, self._waiting = self._waiting, deque()
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(EngineStopped("the server shut down before the question was begun"))
+
+    # --- the thread itself ---
+
+    def _run(self) -> None:
+        try:
+            while jobs := self._take():
+                self._serve(jobs)
+        finally:  # however the loop ends, nobody is left waiting
+            self._open = False
+            self._fail_waiting()
+
+    def _take(self) -> list[_Job]:
+        """Waits for work. One call, or the questions to be joined; empty when closing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._open)
+            if not self._open:
+                return []
+            first = self._waiting.popleft()
+            if first.call is not None:
+                return [first]
+            joined = [first, *self._take_questions(self._max_batch - 1)]
+            until = first.admitted + self._max_wait
+            while len(joined) < self._max_batch and self._open and (left := until - self._clock()) > 0:
+                self._changed.wait(left)
+                joined += self._take_questions(self._max_batch - len(joined))
+            return joined
+
+    def _take_questions(self, most: int) -> list[_Job]:
+        """Takes waiting questions in order of arrival; calls between them keep their places."""
+        taken = [job for job in self._waiting if job.question is not None][: max(most, 0)]
+        if taken:
+            self._waiting = deque(job for job in self._waiting if job not in taken)
+        return taken
+
+    def _serve(self, jobs: list[_Job]) -> None:
+        jobs = [job for job in jobs if self._begin(job)]
+        if not jobs:
+            return
+        started = self._clock()
+        token = request_id.set(",".join(dict.fromkeys(job.request_id for job in jobs)))
+        try:
+            if jobs[0].call is not None:
+                self._run_call(jobs[0])
+            else:
+                self._run_questions(jobs)
+        finally:
+            request_id.reset(token)
+        each = (self._clock() - started) / len(jobs)
+        self._seconds_per_job = (
+            each if not self._seconds_per_job else 0.8 * self._seconds_per_job + 0.2 * each
+        )
+
+    def _begin(self, job: _Job) -> bool:
+        """Whether the job is still wanted; from here on it cannot be cancelled."""
+        return job.future.set_running_or_notify_cancel() and not self._expired(job)
+
+    def _expired(self, job: _Job) -> bool:
+        if job.deadline is None or self._clock() < job.deadline:
+            return False
+        job.future.set_exception(
+            DeadlineExceeded("the deadline passed while the request waited for the model")
+        )
+        return True
+
+    def _run_call(self, job: _Job) -> None:
+        assert job.call is not None
+        started = self._clock()
+        try:
+            value = job.call(self._engine)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller, not to this thread
+            job.future.set_exception(error)
+        else:
+            self._deliver(job, value, started)
+
+    def _run_questions(self, jobs: list[_Job]) -> None:
+        """Answers the questions together; if that fails, each by itself, so that only the guilty fail."""
+        started = self._clock()
+        try:
+            answers = self._answer(jobs)
+        except Exception as error:  # noqa: BLE001 - as in `_run_call`
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+                return
+            log.warning("a batch of %d questions failed (%s): answering each by itself", len(jobs), error)
+            for job in jobs:
+                if not self._expired(job):
+                    self._run_questions([job])
+        else:
+            for job, answer in zip(jobs, answers, strict=True):
+                self._deliver(job, answer, started)
+
+    def _answer(self, jobs: Iterable[_Job]) -> Sequence[Answer]:
+        questions = [job.question for job in jobs if job.question is not None]
+        answers = self._engine.answer(questions)
+        if len(answers) != len(questions):
+            raise RuntimeError(f"the engine gave {len(answers)} answers to {len(questions)} questions")
+        return answers
+
+    def _deliver(self, job: _Job, value: object, started: float) -> None:
+        job.future.set_result(Timed(value, queued=started - job.admitted, ran=self._clock() - started))

@@ -1,0 +1,89 @@
+"""What surrounds every request, as plain ASGI: its id, its log line, the limit on its body, the last net.
+
+Knows ASGI messages. Refuses to know routes and the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from urllib.parse import quote
+
+from memstore_client.wire import REQUEST_ID_HEADER
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from memstore_server.logs import request_id
+from memstore_server.problems import problem_response
+
+log = logging.getLogger("memstore_server.access")
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # anything else could forge log lines, or fill them
+
+
+class RequestContext:
+    """Gives each request an id (the client's own if it is sane), and logs how it ended.
+
+    The id is in the reply's header and in every log line. An exception nobody foresaw ends here, as a
+    problem.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        name = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        began, status = time.monotonic(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = name
+            await send(message)
+
+        token = request_id.set(name)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:  # too late to reply with anything else; the server closes the connection
+                raise
+            await problem_response(error, path=scope["path"])(scope, receive, send_with_id)
+        finally:
+            milliseconds = (time.monotonic() - began) * 1000
+            log.info("%s %s %d %.1f ms", scope["method"], quote(scope["path"]), status, milliseconds)
+            request_id.reset(token)
+
+
+class BodyLimit:
+    """Stops reading a body that is longer than `most` bytes, announced or not."""
+
+    def __init__(self, app: ASGIApp, *, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        taken = int(announced) if announced.isdecimal() else 0
+        too_large = HTTPException(413, f"The body may have at most {self.most} bytes.")
+        received = 0
+
+        async def receive_within() -> Message:
+            nonlocal received
+            if taken > self.most:
+                raise too_large
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.most:
+                raise too_large
+            return message
+
+        await self.app(scope, receive_within, send)

@@ -1,0 +1,194 @@
+"""Every error a client can be told of, as RFC 9457 problem+json: a table of kinds, a function that chooses.
+
+The only place that knows both our exceptions and HTTP statuses. Refuses to tell a client what is inside: what
+was not foreseen is one kind, `internal`, whose cause stands in the log under the request's id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from memstore_client.wire import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
+from starlette.exceptions import HTTPException
+
+from memstore.errors import MemstoreError, PassageNotFound, RequestError, StoreCorrupt
+from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
+from memstore_server.logs import request_id
+from memstore_server.service import NotReady
+from memstore_server.translate import InvalidOptions
+
+log = logging.getLogger(__name__)
+MAX_ERRORS_TOLD = 20  # a batch may be wrong in thousands of places; the first ones say what to do
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is for the log, where such requests are usually so marked
+
+
+class ClientDisconnected(Exception):  # noqa: N818 - reads as the fact it states
+    """The client hung up before its reply was ready. There is nobody left to tell."""
+
+
+class StreamingNotOffered(MemstoreError, NotImplementedError):  # noqa: N818
+    """A request asked for a streamed answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem: what `type`, `title` and `status` say, always the same three together."""
+
+    name: str
+    status: int
+    title: str
+
+    @property
+    def type(self) -> str:
+        """The URI by which programs tell it."""
+        return f"urn:memstore:problem:{self.name}"
+
+
+UNREADABLE_BODY = Kind("unreadable-body", 400, "The body cannot be read as JSON")
+NO_SUCH_ROUTE = Kind("no-such-route", 404, "There is nothing at this address")
+PASSAGE_NOT_FOUND = Kind("passage-not-found", 404, "No such passage")
+METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "This address does not take this method")
+BODY_TOO_LARGE = Kind("body-too-large", 413, "The body is too large")
+NOT_JSON = Kind("not-json", 415, "The body is not declared as JSON")
+INVALID_REQUEST = Kind("invalid-request", 422, "The request is not valid")
+IMPOSSIBLE_REQUEST = Kind("impossible-request", 422, "The request cannot be served as asked")
+OVERLOADED = Kind("overloaded", 429, "Too many questions are waiting")
+INTERNAL = Kind("internal", 500, "The server failed")
+STORE_DAMAGED = Kind("store-damaged", 500, "The store is damaged")
+STREAMING_NOT_OFFERED = Kind("streaming-not-offered", 501, "This server does not stream answers")
+NOT_READY = Kind("not-ready", 503, "The server does not take questions now")
+DEADLINE_EXCEEDED = Kind("deadline-exceeded", 504, "The deadline passed before there was an answer")
+
+KINDS = (
+    UNREADABLE_BODY, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, NOT_JSON,
+    INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, INTERNAL, STORE_DAMAGED, STREAMING_NOT_OFFERED,
+    NOT_READY, DEADLINE_EXCEEDED,
+)  # fmt: skip
+_BY_HTTP_STATUS = {400: UNREADABLE_BODY, 404: NO_SUCH_ROUTE, 405: METHOD_NOT_ALLOWED, 413: BODY_TOO_LARGE}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A problem before it is bound to a request."""
+
+    kind: Kind
+    detail: str
+    errors: Sequence[FieldProblem] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def describe(error: Exception) -> Trouble:
+    """What to tell the client about an error: one case per policy, the unforeseen last."""
+    match error:
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException():
+            return _refused(error)
+        case PassageNotFound():
+            return Trouble(PASSAGE_NOT_FOUND, str(error))
+        case InvalidOptions():
+            return Trouble(INVALID_REQUEST, str(error), error.errors)
+        case RequestError():
+            return Trouble(IMPOSSIBLE_REQUEST, str(error))
+        case Overloaded():
+            return Trouble(OVERLOADED, str(error), headers={"Retry-After": str(error.retry_after)})
+        case NotReady() | EngineStopped():
+            return Trouble(NOT_READY, str(error), headers={"Retry-After": "1"})
+        case DeadlineExceeded():
+            return Trouble(DEADLINE_EXCEEDED, str(error))
+        case StreamingNotOffered():
+            return Trouble(STREAMING_NOT_OFFERED, str(error))
+        case StoreCorrupt():
+            return Trouble(STORE_DAMAGED, "The server's log names the damage under this request's id.")
+        case _:
+            return Trouble(INTERNAL, "The server's log names the cause under this request's id.")
+
+
+def problem(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str]]:
+    """The problem to reply with, and its headers; logs the cause if the server is at fault."""
+    trouble = describe(error)
+    if trouble.kind.status == 500:
+        log.error("%s: %s", trouble.kind.name, error, exc_info=error)
+    body = Problem(
+        type=trouble.kind.type,
+        title=trouble.kind.title,
+        status=trouble.kind.status,
+        detail=trouble.detail,
+        instance=path,
+        request_id=request_id.get(),
+        errors=list(trouble.errors),
+    )
+    return body, trouble.headers
+
+
+def problem_response(error: Exception, *, path: str) -> Response:
+    """The reply to a request that ended in `error`."""
+    body, headers = problem(error, path=path)
+    content = json.dumps(body.model_dump())  # ASCII: also lone surrogates of a wrong request can be told
+    return Response(content, status_code=body.status, media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers))
+
+
+def install(app: FastAPI) -> None:
+    """Makes the app reply to errors with problems. The unforeseen are caught further out, in middleware."""
+
+    async def reply(request: Request, error: Exception) -> Response:
+        return problem_response(error, path=request.url.path)
+
+    async def nobody_listens(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    for handled in (RequestValidationError, HTTPException, MemstoreError):
+        app.add_exception_handler(handled, reply)
+    app.add_exception_handler(ClientDisconnected, nobody_listens)
+
+
+def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route for the OpenAPI document: these kinds, and the default that every route has."""
+    schema = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    replies: dict[int | str, dict[str, Any]] = {}
+    for kind in sorted(kinds, key=lambda kind: kind.status):
+        said = replies.get(kind.status)
+        description = f"{said['description']}, or: {kind.title}" if said else kind.title
+        replies[kind.status] = {"description": description, "content": schema}
+    replies["default"] = {"description": "Any other problem", "content": schema}
+    return replies
+
+
+def _refused(error: HTTPException) -> Trouble:
+    """What the framework or the middleware refused before a handler ran."""
+    kind = _BY_HTTP_STATUS.get(error.status_code, INTERNAL)
+    details = {
+        UNREADABLE_BODY: "The body is not JSON text in UTF-8.",
+        NO_SUCH_ROUTE: "See /docs for what there is.",
+        METHOD_NOT_ALLOWED: f"Allowed: {(error.headers or {}).get('Allow', 'see /docs')}.",
+    }
+    return Trouble(kind, details.get(kind, error.detail), headers=error.headers or {})
+
+
+def _invalid(error: RequestValidationError) -> Trouble:
+    """Each wrong part by its place. The values themselves are not repeated."""
+    errors: list[dict[str, Any]] = list(error.errors())
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        where = first["loc"][-1]
+        return Trouble(UNREADABLE_BODY, f"Not JSON, at character {where}: {first['ctx']['error']}.")
+    if first["type"] == "model_attributes_type" and isinstance(error.body, bytes):
+        return Trouble(NOT_JSON, "Send the header `Content-Type: application/json`.")
+    told = [_field_problem(one) for one in errors[:MAX_ERRORS_TOLD]]
+    detail = "; ".join(f"{one.pointer[2:] or 'body'}: {one.detail}" for one in told[:3])
+    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+    return Trouble(INVALID_REQUEST, detail + more, told)
+
+
+def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    """A JSON pointer (RFC 6901) into the body as a URI fragment, and pydantic's message."""
+    place = [str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"] if part != "body"]
+    message = "this key is not known" if error["type"] == "extra_forbidden" else str(error["msg"])
+    return FieldProblem(pointer="#/" + "/".join(place), detail=message.removeprefix("Value error, "))

@@ -1,0 +1,125 @@
+"""The routes: each takes a wire request, awaits the service, returns a wire reply. No work is done here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from memstore_client import wire
+
+from memstore_server import problems
+from memstore_server.logs import request_id
+from memstore_server.service import Service
+
+T = TypeVar("T")
+router = APIRouter()
+
+_QUEUED = (problems.NOT_READY, problems.OVERLOADED)
+_POSTED = (
+    *_QUEUED, problems.DEADLINE_EXCEEDED, problems.UNREADABLE_BODY, problems.BODY_TOO_LARGE,
+    problems.NOT_JSON, problems.INVALID_REQUEST, problems.IMPOSSIBLE_REQUEST, problems.INTERNAL,
+)  # fmt: skip
+
+
+def service_of(request: Request) -> Service:
+    """The service of the app that got the request."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(service_of)]
+
+
+@router.post(
+    "/answer", tags=["questions"], responses=problems.documented(*_POSTED, problems.STREAMING_NOT_OFFERED)
+)
+async def answer(asked: wire.AnswerRequest, request: Request, service: ServiceOf) -> wire.AnswerReply:
+    """Answer a question from the store, or from passages of your own.
+
+    Retrieves `retrieve_k` passages, reranks them, and reads the best `keep_k`. The reply says what was read,
+    how long each stage took, and what FiD would have computed for the same.
+    """
+    if asked.stream:
+        raise problems.StreamingNotOffered("leave `stream` out: streaming comes with the serving release")
+    return await _unless_disconnected(request, service.answer(asked))
+
+
+@router.post("/answer/batch", tags=["questions"], responses=problems.documented(*_POSTED))
+async def answer_batch(
+    asked: wire.AnswerBatchRequest, request: Request, service: ServiceOf
+) -> wire.AnswerBatchReply:
+    """Answer several questions. One that cannot be answered has a problem in its place."""
+    outcomes = await _unless_disconnected(request, service.answer_batch(asked))
+    items = [
+        wire.BatchItem(problem=problems.problem(outcome, path=request.url.path)[0])
+        if isinstance(outcome, Exception)
+        else wire.BatchItem(answer=outcome)
+        for outcome in outcomes
+    ]
+    return wire.AnswerBatchReply(items=items, request_id=request_id.get())
+
+
+@router.post("/retrieve", tags=["passages"], responses=problems.documented(*_POSTED))
+async def retrieve(asked: wire.RetrieveRequest, request: Request, service: ServiceOf) -> wire.RetrieveReply:
+    """Find passages for a question, best first, without reading them."""
+    return await _unless_disconnected(request, service.retrieve(asked))
+
+
+@router.post("/rerank", tags=["passages"], responses=problems.documented(*_POSTED))
+async def rerank(asked: wire.RerankRequest, request: Request, service: ServiceOf) -> wire.RerankReply:
+    """Score passages of your own for a question, best first."""
+    return await _unless_disconnected(request, service.rerank(asked))
+
+
+@router.get(
+    "/passages/{passage_id:path}",
+    tags=["passages"],
+    responses=problems.documented(*_QUEUED, problems.PASSAGE_NOT_FOUND, problems.INTERNAL),
+)
+async def passage(passage_id: str, request: Request, service: ServiceOf) -> wire.PassageReply:
+    """A passage of the store by its id, as replies name it."""
+    return await _unless_disconnected(request, service.passage(passage_id))
+
+
+@router.get("/health", tags=["server"], responses=problems.documented())
+async def health() -> wire.HealthReply:
+    """The process is alive. Says nothing about the model: see /ready."""
+    return wire.HealthReply()
+
+
+@router.get("/ready", tags=["server"], responses=problems.documented(problems.NOT_READY))
+async def ready(service: ServiceOf) -> wire.ReadyReply:
+    """Questions can be answered: a warm-up answer has succeeded, and the server is not shutting down."""
+    service.require_ready()
+    return wire.ReadyReply()
+
+
+@router.get("/info", tags=["server"], responses=problems.documented())
+async def info(service: ServiceOf) -> wire.InfoReply:
+    """The model and store that answer, and the limits and defaults of requests."""
+    return service.info
+
+
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits `work`; if the client hangs up first, cancels it: what has not begun leaves the queue.
+
+    Raises:
+        ClientDisconnected: the client hung up.
+    """
+    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise problems.ClientDisconnected
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the client has hung up. To be called when the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

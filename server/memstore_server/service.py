@@ -1,0 +1,209 @@
+"""What the routes offer, without HTTP: awaits the engine thread, and knows whether the server is ready.
+
+A question's way: checked and translated, admitted to the queue, awaited until its deadline, translated back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from memstore_client import wire
+
+from memstore.answer import Answer, Question
+from memstore.errors import MemstoreError
+from memstore_server import translate
+from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
+from memstore_server.logs import request_id
+from memstore_server.settings import Settings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+WARM_UP_QUESTION = (
+    "What is the history of the world?"  # common words: a store of any English text has passages for it
+)
+
+
+class NotReady(MemstoreError):  # noqa: N818 - reads as the fact it states
+    """The warm-up answer has not succeeded yet, or failed, or the server is shutting down."""
+
+
+class Service:
+    """Answers wire requests with an engine that runs in its own thread.
+
+    Args:
+        engine: opened, and from now on left alone by everybody else.
+        settings: limits, defaults, and the sizes of queue and batch.
+
+    Attributes:
+        info: what answers, and what is allowed.
+        warm_up: done when the warm-up answer has ended, well or with its error; done in the engine's thread.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.settings = settings
+        self.info = translate.info(engine.info(), settings)
+        self._thread = EngineThread(
+            engine,
+            queue_size=settings.queue_size,
+            max_batch=settings.max_batch,
+            max_wait=settings.max_wait_ms / 1000,
+        )
+        self.warm_up: Future[None] = Future()
+        self._state = "is starting: the warm-up answer is not there yet"
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Starts the engine's thread and asks it the warm-up question; does not wait for the answer."""
+        self._thread.start()
+        asked = Question(
+            text=WARM_UP_QUESTION,
+            retrieve_k=self.settings.retrieve_k,
+            keep_k=self.settings.keep_k,
+            max_new_tokens=self.settings.max_new_tokens,
+            num_beams=self.settings.num_beams,
+        )
+        (warm,) = self._thread.ask([asked])
+        warm.add_done_callback(self._warmed)
+
+    def close(self) -> None:
+        """Refuses new work, lets what runs finish (at most `drain_seconds`), ends the thread. Blocks."""
+        self._state = "is shutting down"
+        if not self._thread.close(timeout=self.settings.drain_seconds):
+            log.warning(
+                "the model did not finish within %s s and is left behind", self.settings.drain_seconds
+            )
+
+    def require_ready(self) -> None:
+        """Raises NotReady, saying why, unless questions can be answered."""
+        if self._state or not self._thread.alive:
+            raise NotReady(f"the server {self._state or 'has lost its engine thread: restart it'}")
+
+    def _warmed(self, warm: Future[Timed[Answer]]) -> None:
+        error = warm.exception()
+        if error is None:
+            self._state = "" if self._thread.alive else self._state
+            log.info("warm-up answered in %.0f ms", warm.result().ran * 1000)
+            self.warm_up.set_result(None)
+            return
+        if not isinstance(error, EngineStopped):
+            self._state = "cannot answer: the warm-up failed, its log says why"
+            log.error("the warm-up answer failed", exc_info=error)
+        self.warm_up.set_exception(error)
+
+    # --- requests ---
+
+    async def answer(self, asked: wire.AnswerRequest) -> wire.AnswerReply:
+        """One answer. Raises what `translate.question`, `EngineThread.ask` and the engine raise."""
+        began = time.monotonic()
+        self.require_ready()
+        question = translate.question(asked, self.settings)
+        deadline = _deadline(began, asked.deadline_ms)
+        (outcome,) = await _all(self._thread.ask([question], deadline=deadline), deadline)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return self._answered(outcome, began)
+
+    async def answer_batch(self, asked: wire.AnswerBatchRequest) -> list[wire.AnswerReply | Exception]:
+        """Per question its answer, or the error that is its alone; errors of the whole request are raised."""
+        began = time.monotonic()
+        self.require_ready()
+        questions = translate.questions(asked, self.settings)
+        deadline = _deadline(began, asked.deadline_ms)
+        outcomes = await _all(self._thread.ask(questions, deadline=deadline), deadline)
+        for outcome in outcomes:
+            if isinstance(outcome, DeadlineExceeded | EngineStopped):
+                raise outcome
+        return [one if isinstance(one, Exception) else self._answered(one, began) for one in outcomes]
+
+    async def retrieve(self, asked: wire.RetrieveRequest) -> wire.RetrieveReply:
+        """Passages for a question, best first."""
+        k = translate.retrieve_k(asked, self.settings)
+        (ranking,), milliseconds = await self._call(
+            lambda engine: engine.retrieve([asked.question], k), "retrieve", asked.deadline_ms
+        )
+        return wire.RetrieveReply(
+            passages=translate.ranked(ranking),
+            milliseconds=milliseconds,
+            store=translate.store_summary(self.info),
+            request_id=request_id.get(),
+        )
+
+    async def rerank(self, asked: wire.RerankRequest) -> wire.RerankReply:
+        """The caller's passages, scored, best first."""
+        passages = translate.rerank_passages(asked, self.settings)
+        ranking, milliseconds = await self._call(
+            lambda engine: engine.rerank(asked.question, passages, task=asked.task),
+            "rerank",
+            asked.deadline_ms,
+        )
+        return wire.RerankReply(
+            passages=translate.ranked(ranking),
+            milliseconds=milliseconds,
+            model=translate.model_summary(self.info),
+            request_id=request_id.get(),
+        )
+
+    async def passage(self, passage_id: str) -> wire.PassageReply:
+        """A passage of the store. Raises PassageNotFound."""
+        found, _ = await self._call(lambda engine: engine.passage(passage_id), "passage", None)
+        return translate.passage(found)
+
+    async def _call(
+        self, function: Callable[[Engine], T], stage: str, deadline_ms: int | None
+    ) -> tuple[T, dict[str, float]]:
+        """Runs a function on the engine in its thread; the result, and the milliseconds it took."""
+        began = time.monotonic()
+        self.require_ready()
+        deadline = _deadline(began, deadline_ms)
+        (outcome,) = await _all([self._thread.call(function, deadline=deadline)], deadline)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome.value, {stage: outcome.ran * 1000, **_server_milliseconds(outcome.queued, began)}
+
+    def _answered(self, outcome: Timed[Answer], began: float) -> wire.AnswerReply:
+        return translate.answer(
+            outcome.value,
+            self.info,
+            milliseconds=_server_milliseconds(outcome.queued, began),
+            request_id=request_id.get(),
+        )
+
+
+def _deadline(began: float, milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else began + milliseconds / 1000
+
+
+def _server_milliseconds(queued: float, began: float) -> dict[str, float]:
+    return {"queue": queued * 1000, "total": (time.monotonic() - began) * 1000}
+
+
+async def _all(futures: Sequence[Future[Timed[T]]], deadline: float | None) -> list[Timed[T] | Exception]:
+    """Waits for all, until the deadline; whatever ends the waiting, what has not begun is then given up."""
+    left = None if deadline is None else deadline - time.monotonic()
+    waited = [asyncio.wrap_future(future) for future in futures]
+    try:
+        _, late = await asyncio.wait(waited, timeout=left)
+        outcomes = [_outcome(one) for one in waited if one.done()]
+    finally:
+        for future, one in zip(futures, waited, strict=True):
+            future.cancel()
+            if not one.cancel() and not one.cancelled():
+                one.exception()  # seen, even if nobody waits for it any more
+    if late:
+        raise DeadlineExceeded("the deadline passed before the model had finished")
+    return outcomes
+
+
+def _outcome(done: asyncio.Future[Timed[T]]) -> Timed[T] | Exception:
+    error = done.exception()
+    if error is None:
+        return done.result()
+    if isinstance(error, Exception):
+        return error
+    raise error

@@ -1,0 +1,122 @@
+"""Settings of `memstore serve`: each a flag, or a `MEMSTORE_*` variable; a flag wins.
+
+Knows names, types and limits. Refuses to know what is done with them, and reads nothing at import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from memstore.errors import ConfigError
+
+PREFIX = "MEMSTORE_"
+
+
+class Settings(BaseSettings):
+    """How to serve a store. Build it with `Settings.load`, which names what is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, protected_namespaces=()
+    )
+
+    store: Path = Field(description="Folder of the store.")
+    model: str | None = Field(
+        default=None,
+        description="Checkpoint folder or hub id; by default the model the store was built with.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    device: str = Field(default="cpu", description="Where the model runs: cpu, cuda, cuda:1, ...")
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of the model on a CPU; by default all."
+    )
+
+    max_batch: int = Field(default=8, ge=1, description="Questions answered together at most.")
+    max_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=10_000,
+        description="Milliseconds a question is held back for others to join it.",
+    )
+    queue_size: int = Field(
+        default=64, ge=1, description="Questions that may wait; beyond that the reply is 429."
+    )
+    drain_seconds: float = Field(
+        default=10.0, ge=0, description="Time to finish what runs when told to stop."
+    )
+
+    retrieve_k: int = Field(default=40, ge=1, description="Passages retrieved where a request does not say.")
+    keep_k: int = Field(default=10, ge=1, description="Passages read where a request does not say.")
+    max_new_tokens: int = Field(
+        default=32, ge=1, description="Tokens of an answer where a request does not say."
+    )
+    num_beams: int = Field(default=1, ge=1, description="Beams where a request does not say; 1 is greedy.")
+
+    max_retrieve_k: int = Field(
+        default=200, ge=1, description="Most passages a request may retrieve or bring."
+    )
+    max_keep_k: int = Field(default=100, ge=1, description="Most passages a request may have read.")
+    max_new_tokens_limit: int = Field(default=256, ge=1, description="Most tokens a request may ask for.")
+    max_num_beams: int = Field(default=8, ge=1, description="Most beams a request may ask for.")
+    max_body_bytes: int = Field(default=4_000_000, ge=1_000, description="Size limit of a request's body.")
+
+    log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least log level."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        at_most = [
+            ("keep_k", "retrieve_k"), ("retrieve_k", "max_retrieve_k"), ("keep_k", "max_keep_k"),
+            ("max_new_tokens", "max_new_tokens_limit"), ("num_beams", "max_num_beams"),
+        ]  # fmt: skip
+        for small, large in at_most:
+            if getattr(self, small) > getattr(self, large):
+                raise ValueError(
+                    f"{small} ({getattr(self, small)}) must be at most {large} ({getattr(self, large)})"
+                )
+        return self
+
+    @classmethod
+    def load(cls, **flags: Any) -> Settings:
+        """Settings from flags, then `MEMSTORE_*` variables, then defaults. A flag that is None was not given.
+
+        Raises:
+            ConfigError: a value is wrong, contradicts another, or is missing; names the key and the value.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(dict(one)) for one in error.errors())) from error
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """`MEMSTORE_*` variables that are no setting but resemble one, each with the one it resembles."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    suspects = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
+    resembling = (
+        (name, difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)) for name in suspects
+    )
+    return {name: matches[0] for name, matches in resembling if matches}
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """One line: which setting, how it is given, its value, what is wrong."""
+    if not error["loc"]:  # a contradiction between two settings; the message names both
+        return str(error["msg"]).removeprefix("Value error, ")
+    name = str(error["loc"][0])
+    spelled = f"{name} (--{name.replace('_', '-')} or {PREFIX}{name.upper()})"
+    if error["type"] == "missing":
+        return f"{spelled} is not given"
+    if error["type"] == "extra_forbidden":
+        return f"{name} is not a setting of the server"
+    return f"{spelled} is {error['input']!r}: {error['msg']}"

@@ -1,0 +1,196 @@
+"""From wire to engine and back: pure functions between what travels and what the engine takes and gives.
+
+Knows both sides' values and the server's limits. Refuses to know HTTP, threads and time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from memstore_client import wire
+
+import memstore
+from memstore.answer import Answer, Question, RankedPassage
+from memstore.errors import RequestError
+from memstore.passage import Passage
+from memstore_server.settings import Settings
+
+
+class InvalidOptions(RequestError):  # noqa: N818 - reads as the fact it states
+    """Options beyond what this server allows. `errors` holds each, with its place in the request."""
+
+    def __init__(self, errors: Sequence[wire.FieldProblem]) -> None:
+        super().__init__("; ".join(f"{error.pointer[2:]}: {error.detail}" for error in errors))
+        self.errors = tuple(errors)
+
+
+# --- requests --------------------------------------------------------------------------------------------
+
+
+def question(asked: wire.QuestionInput, settings: Settings, *, place: str = "#") -> Question:
+    """The engine's question, with the server's defaults filled in.
+
+    Args:
+        asked: what the client sent, valid in itself.
+        settings: defaults and limits.
+        place: JSON pointer of `asked` in the request, for messages.
+
+    Raises:
+        InvalidOptions: an option is beyond the limits, or contradicts a default.
+    """
+    own = asked.passages
+    retrieve_k = len(own) if own is not None else asked.retrieve_k or settings.retrieve_k
+    keep_k = asked.keep_k or min(settings.keep_k, retrieve_k)
+    max_new_tokens = asked.max_new_tokens or settings.max_new_tokens
+    num_beams = asked.num_beams or settings.num_beams
+    limits = [
+        ("passages" if own is not None else "retrieve_k", retrieve_k, settings.max_retrieve_k),
+        ("keep_k", keep_k, min(settings.max_keep_k, retrieve_k)),
+        ("max_new_tokens", max_new_tokens, settings.max_new_tokens_limit),
+        ("num_beams", num_beams, settings.max_num_beams),
+    ]
+    _require_within(limits, place=place)
+    return Question(
+        text=asked.question,
+        task=asked.task,
+        retrieve_k=retrieve_k,
+        keep_k=keep_k,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        passages=None if own is None else tuple(passages(own)),
+    )
+
+
+def questions(asked: wire.AnswerBatchRequest, settings: Settings) -> list[Question]:
+    """The engine's questions.
+
+    Raises:
+        InvalidOptions: more questions than could ever be admitted, or one that is not possible.
+    """
+    _require_within([("questions", len(asked.questions), settings.queue_size)])
+    return [question(one, settings, place=f"#/questions/{at}") for at, one in enumerate(asked.questions)]
+
+
+def retrieve_k(asked: wire.RetrieveRequest, settings: Settings) -> int:
+    """How many passages to retrieve. Raises InvalidOptions beyond the limit."""
+    wanted = asked.retrieve_k or settings.retrieve_k
+    _require_within([("retrieve_k", wanted, settings.max_retrieve_k)])
+    return wanted
+
+
+def rerank_passages(asked: wire.RerankRequest, settings: Settings) -> list[Passage]:
+    """The passages to score. Raises InvalidOptions beyond the limit."""
+    _require_within([("passages", len(asked.passages), settings.max_retrieve_k)])
+    return passages(asked.passages)
+
+
+def passages(own: Sequence[wire.PassageInput]) -> list[Passage]:
+    """The caller's own passages, each a document of its own."""
+    return [
+        Passage(
+            id=name, document_id=name, title=one.title, text=one.text, url=one.url, start=0, end=len(one.text)
+        )
+        for name, one in zip(wire.own_ids(own), own, strict=True)
+    ]
+
+
+def _require_within(limits: Iterable[tuple[str, int, int]], *, place: str = "#") -> None:
+    errors = [
+        wire.FieldProblem(
+            pointer=f"{place}/{name}", detail=f"{value} is more than {most}, the most allowed here"
+        )
+        for name, value, most in limits
+        if value > most
+    ]
+    if errors:
+        raise InvalidOptions(errors)
+
+
+# --- replies ---------------------------------------------------------------------------------------------
+
+
+def ranked(ranking: Iterable[RankedPassage]) -> list[wire.RankedPassageReply]:
+    """Passages as found and scored."""
+    return [
+        wire.RankedPassageReply(
+            id=one.passage.id,
+            title=one.passage.title,
+            text=one.passage.text,
+            url=one.passage.url,
+            retrieval_rank=one.retrieval_rank,
+            retrieval_score=one.retrieval_score,
+            rerank_score=one.rerank_score,
+            kept=one.kept,
+        )
+        for one in ranking
+    ]
+
+
+def answer(
+    given: Answer, info: wire.InfoReply, *, milliseconds: Mapping[str, float], request_id: str
+) -> wire.AnswerReply:
+    """An answer with what it cost; `milliseconds` are the server's own stages, added to the engine's."""
+    usage = wire.UsageReply(
+        milliseconds={**given.usage.milliseconds, **milliseconds},
+        bytes_read=given.usage.bytes_read,
+        flops=given.usage.flops,
+        fid_flops=given.usage.fid_flops,
+        questions_in_batch=given.usage.questions_in_batch,
+    )
+    return wire.AnswerReply(
+        answer=given.text,
+        score=given.score,
+        passages=ranked(given.passages),
+        usage=usage,
+        model=model_summary(info),
+        store=store_summary(info),
+        request_id=request_id,
+    )
+
+
+def passage(found: Passage) -> wire.PassageReply:
+    """A passage of the store."""
+    return wire.PassageReply(**dataclasses.asdict(found))
+
+
+def info(told: Mapping[str, object], settings: Settings) -> wire.InfoReply:
+    """What serves and what it allows, from `Answerer.info` and the settings."""
+    model, store = _mapping(told["model"]), _mapping(told["store"])
+    return wire.InfoReply(
+        version=memstore.__version__,
+        model=wire.ModelInfo(**model),
+        store=wire.StoreInfo(**store),
+        limits=wire.Limits(
+            question_characters=wire.MAX_QUESTION_CHARACTERS,
+            retrieve_k=settings.max_retrieve_k,
+            keep_k=settings.max_keep_k,
+            max_new_tokens=settings.max_new_tokens_limit,
+            num_beams=settings.max_num_beams,
+            batch_questions=settings.queue_size,
+            body_bytes=settings.max_body_bytes,
+        ),
+        defaults=wire.Defaults(
+            retrieve_k=settings.retrieve_k,
+            keep_k=settings.keep_k,
+            max_new_tokens=settings.max_new_tokens,
+            num_beams=settings.num_beams,
+        ),
+    )
+
+
+def model_summary(told: wire.InfoReply) -> wire.ModelSummary:
+    """Which model answered, and whether it was ever trained."""
+    return wire.ModelSummary(name=told.model.name, trained=told.model.trained, system=told.model.system)
+
+
+def store_summary(told: wire.InfoReply) -> wire.StoreSummary:
+    """Which memories were read."""
+    return wire.StoreSummary(generation=told.store.generation, passages=told.store.passages)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"Answerer.info() must hold a mapping here, not {type(value).__name__}")
+    return value

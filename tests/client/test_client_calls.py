@@ -1,0 +1,159 @@
+"""What each method sends and returns, for both clients, through httpx's transport seam: no socket."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from memstore_client import AsyncClient, BadRequest, Client, PassageInput, QuestionInput
+
+RANKED = {
+    "id": "7:0", "title": "Otter", "text": "Otters.", "url": "", "retrieval_rank": 1, "retrieval_score": 2.0,
+    "rerank_score": None, "kept": True,
+}  # fmt: skip
+MODEL = {"name": "m", "trained": False, "system": "glimmer"}
+STORE = {"generation": 1, "passages": 5}
+USAGE = {
+    "milliseconds": {"total": 2.0},
+    "bytes_read": 1,
+    "flops": {},
+    "fid_flops": 1.0,
+    "questions_in_batch": 1,
+}
+ANSWER = {
+    "answer": "yes", "score": -1.0, "passages": [RANKED], "usage": USAGE, "model": MODEL, "store": STORE,
+    "request_id": "r",
+}  # fmt: skip
+REPLIES: dict[str, dict[str, Any]] = {
+    "/answer": ANSWER,
+    "/answer/batch": {"items": [{"answer": ANSWER, "problem": None}], "request_id": "r"},
+    "/retrieve": {"passages": [RANKED], "milliseconds": {}, "store": STORE, "request_id": "r"},
+    "/rerank": {"passages": [RANKED], "milliseconds": {}, "model": MODEL, "request_id": "r"},
+    "/health": {"status": "alive"},
+    "/ready": {"status": "ready"},
+    "/info": {
+        "version": "1",
+        "model": {**MODEL, "alpha": 1.0, "beta": 1.0, "dtype": "f", "parameters": 1, "fingerprint": "x"},
+        "store": {**STORE, "codec": "int8", "retriever": "bm25"},
+        "limits": {
+            "question_characters": 1, "retrieve_k": 1, "keep_k": 1, "max_new_tokens": 1, "num_beams": 1,
+            "batch_questions": 1, "body_bytes": 1,
+        },
+        "defaults": {"retrieve_k": 1, "keep_k": 1, "max_new_tokens": 1, "num_beams": 1},
+    },
+}  # fmt: skip
+PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1}
+
+Face = Callable[[Callable[[Any], Any]], tuple[httpx.Request, Any]]
+
+
+def respond(requests: list[httpx.Request]) -> Callable[[httpx.Request], httpx.Response]:
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(200, json=REPLIES.get(request.url.path.removeprefix("/base"), PASSAGE))
+
+    return handle
+
+
+@pytest.fixture(params=["blocking", "awaited"])
+def ask(request: pytest.FixtureRequest) -> Face:
+    """`ask(lambda client: client.info())`: the request that was sent, and what the method returned."""
+
+    def blocking(call: Callable[[Client], Any]) -> tuple[httpx.Request, Any]:
+        sent: list[httpx.Request] = []
+        with Client("http://m/base/", transport=httpx.MockTransport(respond(sent))) as client:
+            result = call(client)
+        return sent[0], result
+
+    def awaited(call: Callable[[AsyncClient], Any]) -> tuple[httpx.Request, Any]:
+        async def run() -> tuple[httpx.Request, Any]:
+            sent: list[httpx.Request] = []
+            async with AsyncClient("http://m/base/", transport=httpx.MockTransport(respond(sent))) as client:
+                result = await call(client)
+            return sent[0], result
+
+        return asyncio.run(run())
+
+    return blocking if request.param == "blocking" else awaited
+
+
+OPTIONS = {"task": "nq", "retrieve_k": 5, "keep_k": 2, "max_new_tokens": 3, "num_beams": 4, "deadline_ms": 6}
+TABLE = [
+    (lambda c: c.answer("why?"), "POST", "/answer", {"question": "why?"}),
+    (lambda c: c.answer("why?", **OPTIONS), "POST", "/answer", {"question": "why?", **OPTIONS}),
+    (
+        lambda c: c.answer("why?", passages=(PassageInput(text="a"),)),
+        "POST", "/answer", {"question": "why?", "passages": [{"text": "a"}]},
+    ),
+    (
+        lambda c: c.answer_batch(["a", QuestionInput(question="b", keep_k=1)], deadline_ms=9),
+        "POST", "/answer/batch",
+        {"questions": [{"question": "a"}, {"question": "b", "keep_k": 1}], "deadline_ms": 9},
+    ),
+    (lambda c: c.retrieve("why?", retrieve_k=3), "POST", "/retrieve", {"question": "why?", "retrieve_k": 3}),
+    (
+        lambda c: c.rerank("why?", [PassageInput(text="a", id="x")], task="nq"),
+        "POST", "/rerank", {"question": "why?", "passages": [{"text": "a", "id": "x"}], "task": "nq"},
+    ),
+    (lambda c: c.passage("7:0"), "GET", "/passages/7%3A0", None),
+    (lambda c: c.passage("a/b?c#d%é"), "GET", "/passages/a%2Fb%3Fc%23d%25%C3%A9", None),
+    (lambda c: c.passage(".."), "GET", "/passages/%2E%2E", None),
+    (lambda c: c.health(), "GET", "/health", None),
+    (lambda c: c.ready(), "GET", "/ready", None),
+    (lambda c: c.info(), "GET", "/info", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "method", "path", "body"), TABLE)
+def test_what_is_sent(ask: Face, call, method: str, path: str, body: dict | None) -> None:
+    sent, _ = ask(call)
+    assert (sent.method, sent.url.raw_path.decode()) == (method, "/base" + path)
+    assert (json.loads(sent.content) if sent.content else None) == body
+    assert sent.headers.get("content-type") == ("application/json" if body else None)
+
+
+def test_what_is_returned(ask: Face) -> None:
+    _, answer = ask(lambda c: c.answer("why?"))
+    assert (answer.answer, answer.model.trained, answer.passages[0].retrieval_score) == ("yes", False, 2.0)
+    assert answer.model_dump() == ANSWER
+    _, batch = ask(lambda c: c.answer_batch(["a"]))
+    assert batch.model_dump() == REPLIES["/answer/batch"]
+    assert ask(lambda c: c.retrieve("a"))[1].model_dump() == REPLIES["/retrieve"]
+    assert ask(lambda c: c.rerank("a", [PassageInput(text="a")]))[1].model_dump() == REPLIES["/rerank"]
+    assert ask(lambda c: c.passage("p"))[1].model_dump() == PASSAGE
+    assert ask(lambda c: c.health())[1].status == "alive"
+    assert ask(lambda c: c.ready())[1] is True
+    assert ask(lambda c: c.info())[1].store.codec == "int8"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.answer(" "), "question: String should have at least 1 character"),
+        (lambda c: c.answer("x" * 2_001), "question: String should have at most 2000 characters"),
+        (lambda c: c.answer("a", retrieve_k=1, keep_k=2), "keep_k (2) must be at most retrieve_k (1)"),
+        (lambda c: c.answer_batch([]), "questions: List should have at least 1 item"),
+        (lambda c: c.rerank("a", [PassageInput(text="a", id="x")] * 2), "two passages have the id 'x'"),
+    ],
+)
+def test_a_wrong_request_is_not_sent(ask: Face, call, message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        ask(call)
+    assert message in str(caught.value)
+    assert caught.value.status is None
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def signatures(kind: type) -> dict[str, str]:
+        public = {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+        return {name: str(inspect.signature(value)) for name, value in public.items()}
+
+    assert signatures(Client) == signatures(AsyncClient)
+    assert set(signatures(Client)) == {
+        "answer", "answer_batch", "retrieve", "rerank", "passage", "health", "ready", "info", "close",
+    }  # fmt: skip

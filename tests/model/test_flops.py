@@ -1,0 +1,184 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from memstore import decode, flops
+from memstore.config import ModelConfig
+from memstore.errors import ConfigError
+from memstore.model import MemoryModel
+from memstore.packed import Tokens
+from memstore.rerank import select
+
+BASE = ModelConfig(  # eos is outside the vocabulary: answers are as long as they may be
+    vocab_size=96,
+    d_model=32,
+    d_kv=8,
+    d_ff=48,
+    num_heads=3,
+    num_layers=6,
+    num_decoder_layers=2,
+    eos_token_id=96,
+)
+CONFIGS = {
+    "glimmer": BASE.replace(alpha=2 / 3, beta=1 / 4),
+    "glimmer-copy": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True),
+    "lumen-relu": BASE.replace(system="lumen", alpha=1 / 2, feed_forward="relu", tie_word_embeddings=True),
+    "fid": BASE.replace(system="fid", alpha=1.0, copy_head=True),
+}
+
+
+def counted(work: Callable[[], object]) -> tuple[object, int]:
+    """What `work` returns, and the operations torch counts in it; attention unfused, so that it sees them."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        result = work()
+    return result, counter.get_total_flops()
+
+
+def run(
+    config: ModelConfig, *, question: int, passages: list[int], keep: int, new_tokens: int, num_beams: int
+):
+    """Operations torch counts in each stage of one answer, and the lengths of the passages kept."""
+    model = MemoryModel(config)
+    model.initialise(0)
+    model.eval()
+    spent = {}
+    tokens = Tokens.of([[(7 * p + i) % 90 for i in range(p)] for p in passages])
+    q, spent["question"] = counted(lambda: model.encode_question(Tokens.of([list(range(question))])))
+    memories, spent["passages"] = counted(lambda: model.encode_passages(tokens))
+    question_of = torch.zeros(len(passages), dtype=torch.int64)
+    live, spent["live_a"] = counted(lambda: model.live_a(q, memories, question_of))
+    kept = torch.arange(len(passages))
+    if config.has_scorer:
+        scores, scoring = counted(lambda: model.score(live))
+        spent["live_a"] += scoring
+        kept = select(scores, question_of, keep)
+    encoded, spent["live_b"] = counted(lambda: model.live_b(live.take(kept)))
+    _, spent["cross"] = counted(lambda: model.start(encoded, capacity=1))
+    answers, decoding = counted(
+        lambda: decode.generate(model, encoded, max_new_tokens=new_tokens, num_beams=num_beams)
+    )
+    assert answers[0].steps == new_tokens
+    spent["steps"] = decoding - spent["cross"]
+    return spent, [passages[r] for r in kept]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_each_stage_is_what_torch_counts(name, num_beams):
+    config, passages, new_tokens = CONFIGS[name], [11] * 5, 6
+    spent, kept = run(
+        config, question=7, passages=passages, keep=2, new_tokens=new_tokens, num_beams=num_beams
+    )
+    said = flops.answer_flops(
+        config,
+        question_tokens=7,
+        passage_tokens=passages,
+        kept_tokens=kept,
+        new_tokens=new_tokens,
+        num_beams=num_beams,
+        precomputed=False,
+    )
+    assert {stage: getattr(said, stage) for stage in spent} == spent
+    assert said.total == sum(spent.values())
+    assert said.decode == spent["cross"] + spent["steps"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ragged_rows_cost_no_less_and_little_more(name):
+    """Attention pads rows to the longest; linear layers do not."""
+    config, passages = CONFIGS[name], [3, 12, 7, 9, 5]
+    spent, kept = run(config, question=4, passages=passages, keep=3, new_tokens=4, num_beams=1)
+    said = flops.answer_flops(
+        config, question_tokens=4, passage_tokens=passages, kept_tokens=kept, new_tokens=4, precomputed=False
+    )
+    for stage, count in spent.items():
+        assert getattr(said, stage) <= count <= 1.15 * getattr(said, stage), stage
+    assert (said.question, said.cross, said.steps) == (spent["question"], spent["cross"], spent["steps"])
+
+
+def test_fid_is_the_whole_encoder_over_every_row():
+    glimmer, lengths = CONFIGS["glimmer-copy"], [11] * 5
+    spent, _ = run(CONFIGS["fid"], question=7, passages=lengths, keep=5, new_tokens=6, num_beams=1)
+    said = flops.fid_flops(glimmer, question_tokens=7, passage_tokens=lengths, new_tokens=6)
+    assert said.total == sum(spent.values())
+    assert said.question == said.passages == said.live_a == 0
+
+
+def test_precomputed_memories_save_exactly_their_encoding():
+    config = CONFIGS["glimmer"]
+    question = {"question_tokens": 7, "passage_tokens": [11, 5], "kept_tokens": [5], "new_tokens": 3}
+    live = flops.answer_flops(config, **question, precomputed=False)
+    stored = flops.answer_flops(config, **question)
+    assert live.passages == flops.memory_flops(config, [11, 5]) > 0 == stored.passages
+    assert live.total - stored.total == live.passages
+    assert stored.to_dict() == {
+        "question": stored.question,
+        "live_a": stored.live_a,
+        "live_b": stored.live_b,
+        "decode": stored.decode,
+    }
+
+
+def test_a_question_without_passages_is_a_row_of_its_own():
+    config = CONFIGS["glimmer"]
+    none = flops.answer_flops(config, question_tokens=7, passage_tokens=[], kept_tokens=[], new_tokens=3)
+    empty = flops.answer_flops(config, question_tokens=7, passage_tokens=[0], kept_tokens=[0], new_tokens=3)
+    assert none == empty
+    assert none.live_b > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_those_of_the_matrices(name):
+    config = CONFIGS[name]
+    model = MemoryModel(config)
+
+    def matrices(*modules: torch.nn.Module) -> int:
+        return sum(
+            p.numel()
+            for module in modules
+            for part, p in module.named_parameters()
+            if p.ndim == 2 and "table" not in part
+        )
+
+    said = flops.stage_parameters(config)
+    a = config.num_live_a_layers
+    cross = matrices(*(block.cross.kv for block in model.decoder.blocks))
+    head = config.vocab_size * config.d_model
+    copy_key = matrices(model.copy_head.key) if model.copy_head else 0
+    copy_rest = matrices(model.copy_head) - copy_key if model.copy_head else 0
+    scorer = matrices(model.scorer) if model.scorer else 0
+    assert said.passages == said.question == matrices(model.memory_encoder)
+    assert said.live_a == matrices(*model.live.blocks[:a]) + scorer
+    assert said.live_b == matrices(*model.live.blocks[a:])
+    assert said.cross == cross + copy_key
+    assert said.steps == matrices(model.decoder) - cross + head + copy_rest
+
+
+def test_bytes_by_hand():
+    config = BASE.replace(num_layers=3, alpha=2 / 3, beta=1 / 2, num_decoder_layers=1, copy_head=True)
+    said = flops.answer_bytes(
+        config, question_tokens=2, passage_tokens=[3, 4], kept_tokens=[4], new_tokens=2, num_beams=3
+    )
+    layer = 4 * 32 * 24 + 3 * 32 * 48  # q, k, v, o; gated feed-forward
+    caches = 6 * (2 * 24 + 32)  # 6 tokens kept: keys and values, copy keys
+    own = 3 * 2 * 24 * (1 + 2)  # 3 beams; 1 position, then 2
+    step = layer + 2 * 32 * 24 + 96 * 32 + 32 * 32 + 32  # cross q and o, vocabulary, copy query and gate
+    assert said.question == 2 * (layer + 2 * 2 * 32)
+    assert said.passages == 0
+    assert said.live_a == 2 * (layer + 32 + 2 * 11 * 32)  # two rows of 5 and 6 tokens in and out
+    assert said.live_b == 2 * (layer + 2 * 6 * 32)
+    assert said.cross == 2 * (2 * 32 * 24 + 32 * 32 + 6 * 32 + caches)
+    assert said.steps == 2 * (2 * (step + caches) + own)
+
+
+@pytest.mark.parametrize(
+    ("passages", "kept", "message"),
+    [([3], [3, 4], "2 passages kept of 1"), ([3], [], "0 passages kept of 1"), ([-1], [-1], "negative")],
+)
+def test_impossible_counts_are_refused(passages, kept, message):
+    for count in (flops.answer_flops, flops.answer_bytes):
+        with pytest.raises(ConfigError, match=message):
+            count(BASE, question_tokens=3, passage_tokens=passages, kept_tokens=kept, new_tokens=1)

@@ -1,0 +1,123 @@
+"""The layers against plain formulas written out here; against stock T5 they are held in test_model_stock."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from memstore.layers import CrossAttention, EncoderStack, FeedForward, RelativeBias, RMSNorm, SelfAttention
+from memstore.packed import Layout
+from tests import tiny
+
+
+def bucket(distance: int, *, bidirectional: bool, buckets: int = 32, max_distance: int = 128) -> int:
+    """T5's bucket of `key - query`, one distance at a time."""
+    base = 0
+    if bidirectional:
+        buckets //= 2
+        base = buckets if distance > 0 else 0
+        distance = abs(distance)
+    else:
+        distance = max(-distance, 0)
+    exact = buckets // 2
+    if distance < exact:
+        return base + distance
+    far = exact + int(math.log(distance / exact) / math.log(max_distance / exact) * (buckets - exact))
+    return base + min(far, buckets - 1)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 7), (7, 7), (3, 150), (150, 150)])
+def test_relative_bias(bidirectional: bool, queries: int, keys: int) -> None:
+    bias = RelativeBias(tiny.config(), bidirectional=bidirectional)
+    with torch.no_grad():
+        bias.table.weight.copy_(torch.arange(32)[:, None].expand(32, 3))  # the value is the bucket
+        made = bias(queries, keys)
+    want = [
+        [bucket(k - (keys - queries + q), bidirectional=bidirectional) for k in range(keys)]
+        for q in range(queries)
+    ]
+    assert made.shape == (1, 3, queries, keys)
+    assert made[0, 0].tolist() == want
+    assert made[0, 2].tolist() == want
+
+
+def test_rms_norm_does_not_subtract_the_mean() -> None:
+    norm = RMSNorm(tiny.config(d_model=2))
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0]))
+        y = norm(torch.tensor([[3.0, 4.0]]))
+    torch.testing.assert_close(y, torch.tensor([[3.0, 8.0]]) / math.sqrt(12.5))
+
+
+@pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
+def test_feed_forward(kind: str) -> None:
+    layer = FeedForward(tiny.config(feed_forward=kind)).eval()
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if kind == "relu":
+            h = (x @ layer.wi.weight.T).clamp_min(0)
+        else:
+            g, linear = x @ layer.wi.weight[:64].T, x @ layer.wi.weight[64:].T
+            h = 0.5 * g * (1 + torch.tanh(math.sqrt(2 / math.pi) * (g + 0.044715 * g**3))) * linear
+        torch.testing.assert_close(layer(x), h @ layer.wo.weight.T)
+
+
+def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`(H, Q, d)` over `(H, K, d)`, unscaled, as T5 has it: `(Q, H * d)`."""
+    weights = (q @ k.transpose(1, 2) + bias).softmax(-1)
+    return (weights @ v).transpose(0, 1).flatten(1)
+
+
+def test_self_attention_on_ragged_rows_equals_plain_attention_row_by_row() -> None:
+    torch.manual_seed(0)
+    config = tiny.config()
+    layer, table = SelfAttention(config).eval(), RelativeBias(config, bidirectional=True)
+    stack = EncoderStack(config, 1).eval()
+    stack.blocks[0].attention, stack.bias = layer, table
+    layout = Layout([4, 1, 0, 6])
+    x = torch.randn(layout.tokens, 32)
+    padding = layout.key_mask(x.device)
+    assert padding is not None
+    with torch.no_grad():
+        bias = table(6, 6).masked_fill(~padding[:, None, None], -1e9)
+        got = layer(x, layout, bias)
+        for row, y in zip(x.split([4, 1, 0, 6]), got.split([4, 1, 0, 6]), strict=True):
+            n = len(row)
+            if n == 0:
+                continue
+            q, k, v = (row @ w.T for w in layer.qkv.weight.chunk(3))
+            q, k, v = (t.view(n, 3, 8).transpose(0, 1) for t in (q, k, v))
+            torch.testing.assert_close(y, plain_attention(q, k, v, table(n, n)[0]) @ layer.o.weight.T)
+
+
+@pytest.mark.parametrize("lengths", [[5, 5], [5, 2]], ids=["even", "ragged"])
+def test_cross_attention_shares_a_questions_keys_among_its_beams(lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    layer = CrossAttention(tiny.config()).eval()
+    layout = Layout(lengths)
+    encoded = torch.randn(layout.tokens, 32)
+    x = torch.randn(2 * 3, 2, 32)  # two questions of three beams, two positions each
+    mask = layout.key_mask(x.device)
+    additive = None if mask is None else torch.zeros(mask.shape).masked_fill(~mask, -1e9)[:, None, None]
+    with torch.no_grad():
+        keys, values = layer.keys_values(encoded, layout)
+        got = layer(x, keys, values, additive)
+        for n in range(6):
+            row = encoded.split(lengths)[n // 3]
+            k, v = ((row @ w.T).view(-1, 3, 8).transpose(0, 1) for w in layer.kv.weight.chunk(2))
+            q = (x[n] @ layer.q.weight.T).view(2, 3, 8).transpose(0, 1)
+            torch.testing.assert_close(got[n], plain_attention(q, k, v, torch.zeros(())) @ layer.o.weight.T)
+
+
+def test_a_stack_in_two_parts_is_the_stack() -> None:
+    torch.manual_seed(0)
+    stack = EncoderStack(tiny.config(), 3).eval()
+    layout = Layout([4, 2])
+    x = torch.randn(6, 32)
+    with torch.no_grad():
+        parts = stack(stack(x, layout, last=1), layout, first=1)
+        assert torch.equal(parts, stack(x, layout))
+        assert torch.equal(stack(x, layout, last=0), x)

@@ -1,0 +1,207 @@
+"""What holds for our model whatever its weights: batches equal singles, stages compose, gradients flow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from memstore.model import Encoded, MemoryModel
+from memstore.packed import Packed, Rows, Tokens
+from tests import tiny
+
+SYSTEMS = ["fid", "lumen", "glimmer"]
+QUESTIONS = [7, 1, 4]  # tokens of three questions
+PASSAGES = [5, 40, 0, 1, 12, 0]  # tokens of their passages; some have none
+QUESTION_OF = torch.tensor([0, 0, 0, 1, 2, 2])
+
+
+def make(system: str, **changes: object) -> MemoryModel:
+    return tiny.model(system=system, **({"alpha": 1.0} if system == "fid" else {}) | changes)
+
+
+def run(model: MemoryModel, questions: list[Tensor], passages: list[Tensor], question_of: Tensor) -> Rows:
+    encoded = model.encode_question(Tokens.of(questions))
+    return model.live_a(encoded, model.encode_passages(Tokens.of(passages)), question_of)
+
+
+def inputs() -> tuple[list[Tensor], list[Tensor], Tensor]:
+    targets = torch.stack(tiny.token_rows([5] * len(QUESTIONS), seed=2))
+    return tiny.token_rows(QUESTIONS), tiny.token_rows(PASSAGES, seed=1), targets
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copy_head", [False, True], ids=["plain", "copy"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_batch_equals_singles(system: str, copy_head: bool) -> None:
+    model = make(system, copy_head=copy_head)
+    questions, passages, targets = inputs()
+    rows = run(model, questions, passages, QUESTION_OF)
+    encoded = model.live_b(rows)
+    log_probs = model.log_probs(encoded, targets)
+    parts = encoded.states.split(encoded.layout.lengths.tolist())
+    for b, question in enumerate(questions):
+        own = [p for p, q in zip(passages, QUESTION_OF.tolist(), strict=True) if q == b]
+        one = run(model, [question], own, torch.zeros(len(own), dtype=torch.int64))
+        one_encoded = model.live_b(one)
+        close(parts[b], one_encoded.states)
+        close(log_probs[b], model.log_probs(one_encoded, targets[b : b + 1])[0])
+        if system == "glimmer":
+            close(model.score(rows)[QUESTION_OF.eq(b)], model.score(one))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_encoding_in_a_batch_equals_encoding_alone(system: str) -> None:
+    model = make(system)
+    rows = tiny.token_rows(PASSAGES)
+    for encode in (model.encode_passages, model.encode_question):
+        batch = encode(Tokens.of(rows))
+        assert batch.layout.lengths.tolist() == PASSAGES
+        close(batch.states, torch.cat([encode(Tokens.of([row])).states for row in rows]))
+
+
+@torch.no_grad()
+def test_no_passages_at_all_is_a_question_answered_alone() -> None:
+    model = make("glimmer", copy_head=True)
+    question, targets = tiny.token_rows([6]), tiny.token_rows([4], seed=1)[0][None]
+    log_probs = model.log_probs(
+        model.live_b(run(model, question, tiny.token_rows([0]), torch.tensor([0]))), targets
+    )
+    close(log_probs.exp().sum(-1), torch.ones(1, 4))
+
+
+@torch.no_grad()
+def test_lumen_trains_its_questions_and_leaves_its_memories() -> None:
+    model = make("lumen")
+    tokens = Tokens.of(tiny.token_rows([9, 3]))
+    memories, questions = model.encode_passages(tokens).states, model.encode_question(tokens).states
+    assert torch.equal(memories, questions)  # the copies begin equal
+    assert model.question_encoder is not None
+    for p in [*model.question_encoder.parameters(), model.embedding.weight]:
+        p.mul_(1.5)
+    assert torch.equal(model.encode_passages(tokens).states, memories)
+    assert not torch.allclose(model.encode_question(tokens).states, questions)
+
+
+@torch.no_grad()
+def test_glimmer_encodes_question_and_passage_alike() -> None:
+    model = make("glimmer")
+    tokens = Tokens.of(tiny.token_rows([9, 3]))
+    assert torch.equal(model.encode_passages(tokens).states, model.encode_question(tokens).states)
+
+
+def test_only_glimmer_has_a_scorer() -> None:
+    assert [make(system).scorer is not None for system in SYSTEMS] == [False, False, True]
+
+
+@torch.no_grad()
+def test_a_score_is_one_linear_map_of_the_rows_first_token() -> None:
+    model = make("glimmer")
+    questions, passages, _ = inputs()
+    rows = run(model, questions, passages, QUESTION_OF)
+    assert model.scorer is not None
+    first = [part[0] for part in rows.states.split(rows.layout.lengths.tolist())]
+    close(model.score(rows), torch.stack([model.scorer.weight[0] @ x for x in first]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3, 4, 5], [2, 0, 3, 5], [1, 4]], ids=str)
+def test_taking_rows_equals_running_only_them(kept: list[int]) -> None:
+    model = make("glimmer")
+    questions, passages, _ = inputs()
+    index = torch.tensor(kept)
+    taken = model.live_b(run(model, questions, passages, QUESTION_OF).take(index))
+    alone = model.live_b(run(model, questions, [passages[i] for i in kept], QUESTION_OF[index]))
+    close(taken.states, alone.states)
+    assert torch.equal(taken.token_ids, alone.token_ids)
+    assert torch.equal(taken.from_passage, alone.from_passage)
+    assert taken.layout.lengths.tolist() == alone.layout.lengths.tolist()
+
+
+@torch.no_grad()
+def test_memories_through_a_store_are_memories() -> None:
+    """`live_a` sees states, ids and lengths only: the same ones from elsewhere give the same rows."""
+    model = make("glimmer")
+    questions, passages, _ = inputs()
+    direct = run(model, questions, passages, QUESTION_OF)
+    memories = model.encode_passages(Tokens.of(passages))
+    stored = Packed(memories.states.clone(), Tokens.of(passages).ids, Tokens.of(passages).layout)
+    again = model.live_a(model.encode_question(Tokens.of(questions)), stored, QUESTION_OF)
+    assert torch.equal(again.states, direct.states)
+
+
+def encode(model: MemoryModel) -> tuple[Encoded, Tensor]:
+    questions, passages, targets = inputs()
+    return model.live_b(run(model, questions, passages, QUESTION_OF)), targets
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copy_head", [False, True], ids=["plain", "copy"])
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [1, 4]], ids=str)
+def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], copy_head: bool) -> None:
+    model = make("glimmer", copy_head=copy_head)
+    encoded, targets = encode(model)
+    inputs = torch.cat([torch.zeros_like(targets[:, :1]), targets[:, :-1]], 1)  # 0 starts the decoder
+    generation = model.start(encoded, capacity=8)
+    steps = [model.step(part, generation) for part in inputs.split(sizes, dim=1)]
+    close(torch.cat(steps, 1), model.log_probs(encoded, targets))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_gradients_reach_every_parameter_that_takes_part(system: str) -> None:
+    model = make(system, copy_head=True, embedding_dim=8).train()
+    torch.manual_seed(0)
+    questions, passages, targets = inputs()
+    memories = model.encode_passages(Tokens.of(passages))
+    rows = model.live_a(model.encode_question(Tokens.of(questions)), memories, QUESTION_OF)
+    loss = -model.log_probs(model.live_b(rows), targets).gather(-1, targets[..., None]).mean()
+    loss = loss + model.embed(memories).square()[:, 0].sum()
+    if system == "glimmer":
+        loss = loss + model.score(rows).mean()
+    loss.backward()
+    still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    bad = {n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()}
+    unused = {"fid": {"memory_encoder.bias.table.weight"}, "lumen": set(), "glimmer": set()}
+    assert (still, bad) == (unused[system], set())
+
+
+@torch.no_grad()
+def test_embeddings_are_pooled_projected_and_of_unit_length() -> None:
+    model = make("glimmer", embedding_dim=8)
+    packed = model.encode_passages(Tokens.of(tiny.token_rows([5, 0, 2])))
+    vectors = model.embed(packed)
+    assert vectors.dtype == torch.float32
+    assert model.projection is not None
+    pooled = torch.stack([packed.states[:5].mean(0), torch.zeros(32), packed.states[5:].mean(0)])
+    projected = pooled @ model.projection.weight.T
+    close(vectors, projected / projected.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    close(vectors.norm(dim=1), torch.tensor([1.0, 0.0, 1.0]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_bfloat16_follows_float32(system: str) -> None:
+    model = make(system, copy_head=True)
+    encoded, targets = encode(model)
+    want = model.log_probs(encoded, targets)
+    half, _ = encode(model.bfloat16())
+    assert half.states.dtype == torch.bfloat16
+    got = model.log_probs(half, targets)
+    assert got.dtype == torch.float32
+    assert (got - want).abs().mean() < 0.04
+    close(got.exp().sum(-1), torch.ones(len(QUESTIONS), 5))
+
+
+def test_initialising_is_the_same_every_time_and_depends_on_the_seed() -> None:
+    first, again, other = MemoryModel(tiny.config()), MemoryModel(tiny.config()), MemoryModel(tiny.config())
+    first.initialise(0)
+    again.initialise(0)
+    other.initialise(1)
+    for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert torch.equal(a, c) == name.endswith("norm.weight"), name

@@ -1,0 +1,145 @@
+"""Templates, limits, and the tokenizer's fingerprint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from memstore.errors import CheckpointMismatch, ConfigError, RequestError
+from memstore.passage import Passage
+from memstore.tokens import TextTokenizer, fill
+from tests import tiny
+
+EOS = 1
+
+
+def ids(text: str) -> list[int]:
+    return list(tiny.tokenizer().encode(text, add_special_tokens=False).ids)
+
+
+def passage(title: str, text: str) -> Passage:
+    return Passage(id="d:0", document_id="d", title=title, text=text)
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "filled"),
+    [
+        ("{title}: {text}", {"title": "Nile", "text": "river"}, "Nile: river"),
+        ("{text}", {"title": "Nile", "text": "{title}"}, "{title}"),  # a value is never a template
+        ('{"q": "{question}"}', {"question": "who"}, '{"q": "who"}'),
+        ("{question} {unknown} {}", {"question": r"\1 \g<0>"}, r"\1 \g<0> {unknown} {}"),
+        ("{question} {question}", {"question": "a"}, "a a"),
+    ],
+)
+def test_fill(template: str, values: dict[str, str], filled: str) -> None:
+    assert fill(template, values) == filled
+
+
+def test_passages_are_the_filled_template_and_eos() -> None:
+    tokens = tiny.text_tokenizer()
+    rows = tokens.passages([passage("Nile", "the longest river"), passage("", "")])
+    assert [r.tolist() for r in rows] == [
+        [*ids("title: Nile context: the longest river"), EOS],
+        [*ids("title:  context: "), EOS],
+    ]
+    assert {r.dtype for r in rows} == {np.dtype(np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("words", "length", "truncated"), [(45, 46, 0), (47, 48, 0), (48, 48, 1), (500, 48, 1)]
+)
+def test_long_passages_lose_their_end_and_are_counted(words: int, length: int, truncated: int) -> None:
+    tokens = tiny.text_tokenizer(passage_template="{text}")  # at most 48 tokens
+    got = tokens.encode_passages([passage("", " ".join(["the"] * words)), passage("", "river")])
+    assert got.ids[0].tolist() == ids("the") * (length - 1) + [EOS]
+    assert got.truncated == truncated
+
+
+def test_questions_have_no_eos_and_are_cut_at_the_end() -> None:
+    tokens = tiny.text_tokenizer(question_template="question: {question}")  # at most 16 tokens
+    rows = tokens.questions(["who was born", "the " * 2000])
+    assert [r.tolist() for r in rows] == [ids("question: who was born"), ids("question:") + ids("the") * 15]
+    assert {r.dtype for r in rows} == {np.dtype(np.int32)}
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n\t", "?!...", "Ünï çødé 東京 🜁", "\x00", "a" * 2000, "</s><pad>"]
+)
+def test_no_question_is_empty_too_long_or_out_of_the_vocabulary(text: str) -> None:
+    (row,) = tiny.text_tokenizer().questions([text])
+    assert 1 <= len(row) <= 16
+    assert ((row >= 0) & (row < tiny.VOCAB_SIZE)).all()
+
+
+def test_a_question_of_nothing_is_one_token() -> None:
+    assert tiny.text_tokenizer().questions([""])[0].tolist() == [EOS]
+
+
+def test_each_task_has_its_template() -> None:
+    tokens = tiny.text_tokenizer(tasks={"fact": "is {question}"}, question_template="what {question}")
+    rows = tokens.questions(["Paris", "Paris"], tasks=["fact", None])
+    assert [r.tolist() for r in rows] == [ids("is Paris"), ids("what Paris")]
+    assert tokens.questions(["Paris"], "where {question}")[0].tolist() == ids("where Paris")
+
+
+def test_an_unknown_task_is_told() -> None:
+    with pytest.raises(RequestError, match=r"no task 'x'; it knows: fact"):
+        tiny.text_tokenizer(tasks={"fact": "is {question}"}).questions(["a"], tasks=["x"])
+    with pytest.raises(RequestError, match=r"no task 'x'; it knows: none"):
+        tiny.text_tokenizer().questions(["a"], tasks=["x"])
+
+
+def test_a_task_without_a_place_for_the_question_is_refused() -> None:
+    with pytest.raises(ConfigError, match="task 'fact'"):
+        tiny.config(tasks={"fact": "is it?"})
+
+
+def test_answers_end_with_eos() -> None:
+    rows = tiny.text_tokenizer().encode_answers(["Nile", "", "the " * 30], max_tokens=4)
+    assert [r.tolist() for r in rows] == [[*ids("Nile"), EOS], [EOS], ids("the") * 3 + [EOS]]
+
+
+@pytest.mark.parametrize("text", ["the river Nile", "O'Neil, 42%", "who was born in Paris?"])
+def test_decoding_undoes_encoding(text: str) -> None:
+    tokens = tiny.text_tokenizer()
+    assert tokens.decode(tokens.encode_answers([text], max_tokens=64)[0]) == text
+
+
+def test_decoding_drops_specials_and_unused_ids() -> None:
+    tokens = tiny.text_tokenizer()
+    unused = tiny.VOCAB_SIZE - 1
+    assert tokens.decode([0, *ids("Nile"), unused, EOS, 0]) == "Nile"
+    assert tokens.decode([]) == ""
+
+
+def test_nothing_to_encode() -> None:
+    tokens = tiny.text_tokenizer()
+    assert (tokens.passages([]), tokens.questions([]), tokens.encode_answers([], max_tokens=4)) == (
+        [],
+        [],
+        [],
+    )
+
+
+def test_settings_of_padding_and_truncation_do_not_count() -> None:
+    changed = tiny.tokenizer()
+    changed.enable_truncation(2)
+    changed.enable_padding(length=50)
+    tokens = TextTokenizer(changed, tiny.config())
+    assert tokens.fingerprint == tiny.text_tokenizer().fingerprint
+    assert tokens.questions(["who was born in Paris"])[0].tolist() == ids("who was born in Paris")
+    assert changed.truncation is not None  # the caller's tokenizer stays as it was
+
+
+def test_the_fingerprint_is_the_vocabularys_and_survives_json() -> None:
+    tokens = tiny.text_tokenizer()
+    assert TextTokenizer(Tokenizer.from_str(tokens.json), tiny.config()).fingerprint == tokens.fingerprint
+    other = tiny.tokenizer()
+    other.add_tokens(["Rome"])
+    assert TextTokenizer(other, tiny.config()).fingerprint != tokens.fingerprint
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused() -> None:
+    with pytest.raises(CheckpointMismatch, match="not the model's tokenizer"):
+        tiny.text_tokenizer(vocab_size=100)

@@ -1,0 +1,63 @@
+"""A small corpus, an encoder of word counts, and rankings given by hand, for all tests of retrieval."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from memstore.passage import Passage
+from memstore.retrieve import Hit
+
+SUBJECTS = ["Nile", "Danube", "Everest", "Berlin", "Ångström", "Curie", "Москва", "東京", "Baikal", "Mozart"]
+KINDS = ["river", "mountain", "city", "chemist", "lake", "composer"]
+
+
+def passage(row: int, title: str, text: str) -> Passage:
+    return Passage(id=f"p{row}", document_id=f"d{row}", title=title, text=text)
+
+
+def corpus(size: int = 60) -> list[Passage]:
+    """Passages of ragged lengths, all different."""
+    made = []
+    for row in range(size):
+        subject, kind = SUBJECTS[row % len(SUBJECTS)], KINDS[(row // 3) % len(KINDS)]
+        text = f"{subject} and the {kind} number{row}. " + f"It is {kind} of year {1900 + row}. " * (row % 4)
+        made.append(passage(row, subject, text))
+    return made
+
+
+def ids_of(passages: Sequence[Passage]) -> Callable[[Sequence[int]], list[str]]:
+    return lambda rows: [passages[row].id for row in rows]
+
+
+class WordEncoder:
+    """Counts of hashed words: texts that share words are near."""
+
+    name, dim = "memory", 32
+
+    def encode_questions(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                vector[zlib.crc32(word.encode()) % self.dim] += 1
+        return vectors
+
+    def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
+        return self.encode_questions([f"{p.title} {p.text}" for p in passages])
+
+
+class FixedRanking:
+    """A retriever that gives every question the same ranking, and notes how deep it was asked."""
+
+    kind = "bm25"
+
+    def __init__(self, *ids: str) -> None:
+        self.ids, self.asked = ids, list[int]()
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+        self.asked.append(k)
+        return [[Hit(i, -float(rank)) for rank, i in enumerate(self.ids)][:k] for _ in questions]

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from memstore_server.app import create_app
+from memstore_server.settings import Settings
+
+from tests.server.fakes import PATIENCE, FakeEngine
+
+Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def serving(engine: FakeEngine) -> Serving:
+    """`async with serving(max_batch=2) as http:` an app over the fake engine, warmed up."""
+
+    @asynccontextmanager
+    async def serve(*, wait: bool = True, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(engine, Settings.load(store=Path("store"), drain_seconds=PATIENCE, **settings))
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app):
+            if wait:
+                await asyncio.wait_for(asyncio.wrap_future(app.state.service.warm_up), PATIENCE)
+                engine.begun.acquire(timeout=PATIENCE)
+                engine.batches.clear()
+            async with httpx.AsyncClient(transport=transport, base_url="http://memstore") as http:
+                try:
+                    yield http
+                finally:
+                    engine.gate.set()
+
+    return serve

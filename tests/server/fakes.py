@@ -1,0 +1,92 @@
+"""A fake engine small enough to read: answers at once, or when a gate opens, and notes what it was asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from memstore_server.logs import request_id
+
+from memstore.answer import Answer, Question, RankedPassage, Usage
+from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
+from memstore.passage import Passage
+
+PATIENCE = 10.0  # seconds until a test that would hang fails instead
+
+OTTERS = Passage("7:0", "7", "Otter", "Otters hold hands.", "https://example.org/otter", 0, 18)
+SLASH = Passage("a/b:1", "a/b", "Slash", "An id with a slash.", "", 20, 39)
+
+
+class FakeEngine:
+    """A question's text says what happens: "impossible", "broken" and "damaged" fail, others are answered."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.ids: list[str] = []  # the request id in force during each batch
+        self.questions: list[Question] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+        self.trained = True
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        self.batches.append([q.text for q in questions])
+        self.ids.append(request_id.get())
+        self.questions += questions
+        self.begun.release()
+        assert self.gate.wait(PATIENCE), "nobody opened the gate"
+        for text in [q.text for q in questions]:
+            if text.startswith("impossible"):
+                raise RequestError("the model knows no task 'juggling'")
+            if text.startswith("broken"):
+                raise RuntimeError("secret path /srv/model")
+            if text.startswith("damaged"):
+                raise ChecksumMismatch("secret path /srv/store")
+        return [self._answer(q, len(questions)) for q in questions]
+
+    def _answer(self, question: Question, batch: int) -> Answer:
+        passages = question.passages or (OTTERS, SLASH)
+        ranked = tuple(
+            RankedPassage(
+                passage=p,
+                retrieval_rank=at + 1,
+                retrieval_score=2.5 - at,
+                rerank_score=-0.5 - at,
+                kept=at == 0,
+            )
+            for at, p in enumerate(passages)
+        )
+        usage = Usage(
+            milliseconds={"live_a": 1.5}, bytes_read=64, flops={"live_a": 10.0}, fid_flops=100.0,
+            questions_in_batch=batch,
+        )  # fmt: skip
+        return Answer(text=question.text + "!", score=-1.25, passages=ranked, usage=usage)
+
+    def retrieve(self, questions: Sequence[str], k: int) -> list[list[RankedPassage]]:
+        found = [
+            RankedPassage(passage=OTTERS, retrieval_rank=1, retrieval_score=2.5),
+            RankedPassage(passage=SLASH, retrieval_rank=2, retrieval_score=1.5),
+        ]
+        return [found[:k] if any(map(str.isalnum, question)) else [] for question in questions]
+
+    def rerank(
+        self, question: str, passages: Sequence[Passage], *, task: str | None = None
+    ) -> list[RankedPassage]:
+        return [RankedPassage(passage=p, rerank_score=float(-at)) for at, p in enumerate(reversed(passages))]
+
+    def passage(self, passage_id: str) -> Passage:
+        for one in (OTTERS, SLASH):
+            if one.id == passage_id:
+                return one
+        raise PassageNotFound(passage_id)
+
+    def info(self) -> dict[str, object]:
+        return {
+            "model": {
+                "name": "fake", "trained": self.trained, "system": "glimmer", "alpha": 0.5, "beta": 0.25,
+                "dtype": "float32", "parameters": 3, "tasks": ["nq"], "fingerprint": "f00d",
+            },
+            "store": {
+                "path": "/srv/store", "generation": 4, "passages": 2, "codec": "int8", "retriever": "bm25",
+            },
+        }  # fmt: skip

@@ -1,0 +1,225 @@
+"""The engine thread alone: no HTTP, no sleeps; gates decide what happens when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import wait
+
+import pytest
+from memstore_server.batching import DeadlineExceeded, EngineStopped, EngineThread, Overloaded
+from memstore_server.logs import request_id
+
+from memstore.answer import Question
+from memstore.errors import RequestError
+from tests.server.fakes import PATIENCE, FakeEngine
+
+
+class Threads:
+    """Makes engine threads over one fake engine, and closes them after the test."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine, self.made = engine, []
+
+    def __call__(self, *, queue_size=10, max_batch=8, max_wait=0.0, **more) -> EngineThread:
+        thread = EngineThread(
+            self.engine, queue_size=queue_size, max_batch=max_batch, max_wait=max_wait, **more
+        )
+        thread.start()
+        self.made.append(thread)
+        return thread
+
+
+@pytest.fixture
+def threads(engine: FakeEngine) -> Iterator[Threads]:
+    made = Threads(engine)
+    yield made
+    engine.gate.set()
+    assert all(thread.close(timeout=PATIENCE) for thread in made.made)
+
+
+def questions(*texts: str) -> list[Question]:
+    return [Question(text=text) for text in texts]
+
+
+def keep_busy(thread: EngineThread, engine: FakeEngine):
+    """The engine is inside a batch of its own, until the gate opens."""
+    engine.gate.clear()
+    (busy,) = thread.ask(questions("busy"))
+    assert engine.begun.acquire(timeout=PATIENCE)
+    return busy
+
+
+def test_questions_that_wait_are_joined(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads()
+    busy = keep_busy(thread, engine)
+    waiting = [thread.ask(questions(text))[0] for text in "bcd"]
+    engine.gate.set()
+    assert [f.result(PATIENCE).value.text for f in [busy, *waiting]] == ["busy!", "b!", "c!", "d!"]
+    assert engine.batches == [["busy"], ["b", "c", "d"]]
+    assert [f.result().value.usage.questions_in_batch for f in waiting] == [3, 3, 3]
+
+
+def test_a_batch_has_at_most_max_batch_questions(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads(max_batch=2)
+    keep_busy(thread, engine)
+    waiting = thread.ask(questions("b", "c", "d"))
+    engine.gate.set()
+    wait(waiting, PATIENCE)
+    assert engine.batches == [["busy"], ["b", "c"], ["d"]]
+
+
+def test_a_question_is_held_back_until_the_batch_is_full(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads(max_batch=2, max_wait=PATIENCE)
+    first, second = *thread.ask(questions("a")), *thread.ask(questions("b"))
+    assert (first.result(PATIENCE / 2).value.text, second.result(PATIENCE / 2).value.text) == ("a!", "b!")
+    assert engine.batches == [["a", "b"]]
+
+
+def test_a_question_held_back_alone_is_answered_after_max_wait(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads(max_batch=2, max_wait=0.001)
+    (alone,) = thread.ask(questions("a"))
+    assert alone.result(PATIENCE).value.text == "a!"
+
+
+def test_calls_run_in_the_same_thread_and_keep_their_place(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads()
+    keep_busy(thread, engine)
+    before = thread.ask(questions("b"))
+    call = thread.call(lambda e: (threading.current_thread().name, [list(b) for b in e.batches]))
+    after = thread.ask(questions("c"))
+    engine.gate.set()
+    name, batches_so_far = call.result(PATIENCE).value
+    wait([*before, *after], PATIENCE)
+    assert name == "memstore-engine"
+    assert batches_so_far == [["busy"], ["b", "c"]]
+
+
+def test_an_error_of_a_call_is_its_callers(threads: Threads) -> None:
+    thread = threads()
+    failed = thread.call(lambda engine: engine.passage("nowhere"))
+    assert type(failed.exception(PATIENCE)).__name__ == "PassageNotFound"
+    assert thread.call(lambda engine: 5).result(PATIENCE).value == 5
+
+
+def test_a_full_queue_refuses_at_once_and_all_or_nothing(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads(queue_size=2)
+    keep_busy(thread, engine)
+    thread.ask(questions("b"))
+    with pytest.raises(Overloaded, match=r"1 of 2 places are taken, 2 needed: try again in 1 s"):
+        thread.ask(questions("c", "d"))
+    (admitted,) = thread.ask(questions("e"))
+    with pytest.raises(Overloaded):
+        thread.call(lambda engine: None)
+    engine.gate.set()
+    admitted.result(PATIENCE)
+    assert engine.batches == [["busy"], ["b", "e"]]
+
+
+def test_a_cancelled_question_is_not_computed_and_gives_up_its_place(
+    threads: Threads, engine: FakeEngine
+) -> None:
+    thread = threads(queue_size=2)
+    keep_busy(thread, engine)
+    gone, kept = thread.ask(questions("gone", "kept"))
+    assert gone.cancel()
+    (late,) = thread.ask(questions("late"))
+    engine.gate.set()
+    wait([kept, late], PATIENCE)
+    assert engine.batches == [["busy"], ["kept", "late"]]
+
+
+def test_cancelled_while_in_the_queue_with_room_is_not_computed(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads()
+    keep_busy(thread, engine)
+    gone, kept = thread.ask(questions("gone", "kept"))
+    gone.cancel()
+    engine.gate.set()
+    kept.result(PATIENCE)
+    assert engine.batches == [["busy"], ["kept"]]
+
+
+@pytest.mark.parametrize(("text", "error"), [("impossible", RequestError), ("broken", RuntimeError)])
+def test_a_bad_question_fails_alone(threads: Threads, engine: FakeEngine, text: str, error: type) -> None:
+    thread = threads()
+    keep_busy(thread, engine)
+    good, bad, other = thread.ask(questions("good", text, "other"))
+    engine.gate.set()
+    assert (good.result(PATIENCE).value.text, other.result(PATIENCE).value.text) == ("good!", "other!")
+    assert type(bad.exception(PATIENCE)) is error
+    assert engine.batches == [["busy"], ["good", text, "other"], ["good"], [text], ["other"]]
+
+
+def test_too_few_answers_are_an_error_not_a_shift(threads: Threads, engine: FakeEngine) -> None:
+    engine.answer = lambda questions: []
+    (failed,) = threads().ask(questions("a"))
+    with pytest.raises(RuntimeError, match="the engine gave 0 answers to 1 questions"):
+        failed.result(PATIENCE)
+
+
+def test_a_question_whose_deadline_passed_while_waiting_is_not_run(
+    threads: Threads, engine: FakeEngine
+) -> None:
+    now = [100.0]
+    thread = threads(clock=lambda: now[0])
+    keep_busy(thread, engine)
+    late, in_time, no_hurry = (
+        *thread.ask(questions("late"), deadline=101.0),
+        *thread.ask(questions("in time"), deadline=103.0),
+        *thread.ask(questions("no hurry")),
+    )
+    late_call = thread.call(lambda engine: None, deadline=101.0)
+    now[0] = 102.0
+    engine.gate.set()
+    assert isinstance(late.exception(PATIENCE), DeadlineExceeded)
+    assert isinstance(late_call.exception(PATIENCE), DeadlineExceeded)
+    assert in_time.result(PATIENCE).queued == 2.0
+    no_hurry.result(PATIENCE)
+    assert engine.batches == [["busy"], ["in time", "no hurry"]]
+
+
+def test_closing_finishes_what_runs_and_fails_what_waits(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads()
+    busy = keep_busy(thread, engine)
+    (waiting,) = thread.ask(questions("waiting"))
+    closer = threading.Thread(target=thread.close, kwargs={"timeout": PATIENCE})
+    closer.start()
+    assert isinstance(waiting.exception(PATIENCE), EngineStopped)
+    with pytest.raises(EngineStopped):
+        thread.ask(questions("new"))
+    assert not busy.done()
+    engine.gate.set()
+    closer.join(PATIENCE)
+    assert busy.result(PATIENCE).value.text == "busy!"
+    assert not thread.alive
+    assert engine.batches == [["busy"]]
+
+
+def test_closing_does_not_wait_for_ever(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads()
+    keep_busy(thread, engine)
+    assert thread.close(timeout=0.001) is False
+    engine.gate.set()
+    assert thread.close(timeout=PATIENCE) is True
+
+
+def test_a_thread_that_was_not_started_takes_nothing(engine: FakeEngine) -> None:
+    thread = EngineThread(engine, queue_size=1, max_batch=1)
+    with pytest.raises(EngineStopped):
+        thread.ask(questions("a"))
+    assert thread.close(timeout=0)
+
+
+def test_the_engine_runs_under_the_ids_of_the_requests_it_serves(
+    threads: Threads, engine: FakeEngine
+) -> None:
+    thread = threads()
+    keep_busy(thread, engine)
+    asked = []
+    for name in ("one", "two", "two"):
+        token = request_id.set(name)
+        asked += thread.ask(questions(name))
+        request_id.reset(token)
+    engine.gate.set()
+    wait(asked, PATIENCE)
+    assert engine.ids == ["-", "one,two"]

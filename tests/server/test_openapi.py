@@ -1,0 +1,84 @@
+"""The OpenAPI document: whole, and honest about problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from memstore_client.wire import AnswerReply, Problem
+from memstore_server.app import create_app
+from memstore_server.settings import Settings
+
+from tests.server.fakes import FakeEngine
+
+OPERATIONS = {
+    ("post", "/answer"), ("post", "/answer/batch"), ("post", "/retrieve"), ("post", "/rerank"),
+    ("get", "/passages/{passage_id}"), ("get", "/health"), ("get", "/ready"), ("get", "/info"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def document(engine: FakeEngine) -> dict:
+    return create_app(engine, Settings.load(store="store")).openapi()
+
+
+def references(part: object) -> Iterator[str]:
+    if isinstance(part, dict):
+        if "$ref" in part:
+            yield part["$ref"]
+        for value in part.values():
+            yield from references(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from references(value)
+
+
+def operations(document: dict) -> dict[tuple[str, str], dict]:
+    return {(verb, path): op for path, verbs in document["paths"].items() for verb, op in verbs.items()}
+
+
+def test_it_lists_every_route_and_each_says_what_it_does(document: dict) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert set(operations(document)) == OPERATIONS
+    for operation in operations(document).values():
+        assert operation["description"]
+    assert len({operation["operationId"] for operation in operations(document).values()}) == len(OPERATIONS)
+
+
+def test_every_reference_leads_somewhere(document: dict) -> None:
+    schemas = document["components"]["schemas"]
+    found = set(references(document))
+    assert "#/components/schemas/Problem" in found
+    for reference in found:
+        assert reference.removeprefix("#/components/schemas/") in schemas
+    assert "HTTPValidationError" not in schemas
+
+
+def test_every_operation_lists_its_problems(document: dict) -> None:
+    for (verb, path), operation in operations(document).items():
+        failures = {status: reply for status, reply in operation["responses"].items() if status != "200"}
+        expected = {"default"}
+        if verb == "post":
+            expected |= {"400", "413", "415", "422", "429", "500", "503", "504"}
+        if path == "/answer":
+            expected |= {"501"}
+        if path == "/passages/{passage_id}":
+            expected |= {"404", "429", "500", "503"}
+        if path == "/ready":
+            expected |= {"503"}
+        assert set(failures) == expected, path
+        for reply in failures.values():
+            assert reply["description"]
+            assert list(reply["content"]) == ["application/problem+json"]
+
+
+def test_schemas_are_those_of_the_wire(document: dict) -> None:
+    schemas = document["components"]["schemas"]
+    assert set(schemas["Problem"]["properties"]) == set(Problem.model_fields)
+    assert set(schemas["AnswerReply"]["properties"]) == set(AnswerReply.model_fields)
+    assert schemas["AnswerRequest"]["additionalProperties"] is False
+
+
+def test_it_is_the_same_when_asked_twice(engine: FakeEngine) -> None:
+    app = create_app(engine, Settings.load(store="store"))
+    assert app.openapi() == app.openapi()

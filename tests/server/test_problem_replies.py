@@ -1,0 +1,179 @@
+"""Every error a client can meet: what it sends, the status, the type, and a piece of the detail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from memstore_server.problems import KINDS
+
+pytestmark = pytest.mark.anyio
+
+LONG = "x" * 2_001
+OWN = [{"text": "a"}, {"text": "b"}]
+
+
+def post(path: str, body: Any = None, **more: Any) -> dict[str, Any]:
+    sent = {"json": body} if body is not None else {}
+    return {"method": "POST", "url": path, **sent, **more}
+
+
+def raw(content: bytes, media_type: str = "application/json") -> dict[str, Any]:
+    return post("/answer", content=content, headers={"Content-Type": media_type})
+
+
+def ask(**options: Any) -> dict[str, Any]:
+    return post("/answer", {"question": "why?", **options})
+
+
+TABLE = [
+    # addresses and methods
+    ({"method": "GET", "url": "/nowhere"}, 404, "no-such-route", "See /docs"),
+    ({"method": "GET", "url": "/answer"}, 405, "method-not-allowed", "Allowed: POST."),
+    ({"method": "DELETE", "url": "/passages/7:0"}, 405, "method-not-allowed", "Allowed: GET."),
+    (post("/answer/", {"question": "why?"}), 404, "no-such-route", ""),
+    ({"method": "GET", "url": "/passages/nope"}, 404, "passage-not-found", "no passage with id 'nope'"),
+    ({"method": "GET", "url": "/passages/"}, 404, "passage-not-found", "no passage with id ''"),
+    # bodies
+    (raw(b'{"question": '), 400, "unreadable-body", "Not JSON, at character 13"),
+    (raw(b'{"question": "\xff"}'), 400, "unreadable-body", "not JSON text in UTF-8"),
+    (raw(b"[" * 100_000), 400, "unreadable-body", "not JSON text"),
+    (raw(b'{"question": "why?"}', "text/plain"), 415, "not-json", "Content-Type: application/json"),
+    (raw(b"question=why", "application/x-www-form-urlencoded"), 415, "not-json", ""),
+    (raw(b""), 422, "invalid-request", "body: Field required"),
+    (raw(b"null"), 422, "invalid-request", ""),
+    (raw(b"[1]"), 422, "invalid-request", ""),
+    (raw(b'{"question": "why?", "retrieve_k": 1e999}'), 422, "invalid-request", "retrieve_k"),
+    (raw(b'{"question": "why?", "retrieve_k": ' + b"9" * 5_000 + b"}"), 400, "unreadable-body", ""),
+    (raw(b'{"question": "\\ud800"}'), 422, "invalid-request", "question"),
+    (raw(b'{"\\ud800": 1, "question": "why?"}'), 422, "invalid-request", ""),
+    (ask(task="x" * 5_000), 413, "body-too-large", "at most 4000 bytes"),
+    # questions and options
+    (post("/answer", {}), 422, "invalid-request", "question: Field required"),
+    (post("/answer", {"question": " \n"}), 422, "invalid-request", "question: String should have at least 1"),
+    (post("/answer", {"question": LONG}), 422, "invalid-request", "question: String should have at most"),
+    (post("/answer", {"question": 5}), 422, "invalid-request", "question: "),
+    (ask(retreive_k=5), 422, "invalid-request", "retreive_k: this key is not known"),
+    (ask(retrieve_k="5"), 422, "invalid-request", "retrieve_k: "),
+    (ask(retrieve_k=True), 422, "invalid-request", "retrieve_k: "),
+    (ask(retrieve_k=0), 422, "invalid-request", "retrieve_k: Input should be greater than or equal to 1"),
+    (ask(retrieve_k=201), 422, "invalid-request", "retrieve_k: 201 is more than 200, the most allowed here"),
+    (ask(retrieve_k=200, keep_k=101), 422, "invalid-request", "keep_k: 101 is more than 100"),
+    (ask(keep_k=41), 422, "invalid-request", "keep_k: 41 is more than 40"),
+    (ask(retrieve_k=5, keep_k=6), 422, "invalid-request", "keep_k (6) must be at most retrieve_k (5)"),
+    (ask(max_new_tokens=257), 422, "invalid-request", "max_new_tokens: 257 is more than 256"),
+    (ask(num_beams=9), 422, "invalid-request", "num_beams: 9 is more than 8"),
+    (ask(deadline_ms=0), 422, "invalid-request", "deadline_ms: "),
+    (ask(deadline_ms=-5), 422, "invalid-request", "deadline_ms: "),
+    (ask(stream="yes"), 422, "invalid-request", "stream: "),
+    (ask(stream=True), 501, "streaming-not-offered", "serving release"),
+    (ask(passages=[]), 422, "invalid-request", "passages: "),
+    (ask(passages=[{"text": " "}]), 422, "invalid-request", "passages/0/text: "),
+    (ask(passages=[{"text": "a", "score": 1}]), 422, "invalid-request", "passages/0/score: this key is not"),
+    (ask(passages=OWN, retrieve_k=2), 422, "invalid-request", "retrieve_k has no meaning with passages"),
+    (ask(passages=OWN, keep_k=3), 422, "invalid-request", "keep_k (3) must be at most the number"),
+    (ask(passages=[{"text": "a"}, {"text": "b", "id": "own:0"}]), 422, "invalid-request", "the id 'own:0'"),
+    (ask(passages=[{"text": "a"}] * 201), 422, "invalid-request", "passages: 201 is more than 200"),
+    (post("/answer/batch", {"questions": []}), 422, "invalid-request", "questions: "),
+    (post("/answer/batch", {"questions": [{"question": "a"}] * 65}), 422, "invalid-request", "65 is more"),
+    (
+        post("/answer/batch", {"questions": [{"question": "a"}, {"question": "b", "num_beams": 9}]}),
+        422, "invalid-request", "questions/1/num_beams: 9 is more than 8",
+    ),
+    (
+        post("/answer/batch", {"questions": [{"question": "a", "stream": False}]}),
+        422, "invalid-request", "questions/0/stream: this key is not known",
+    ),
+    (post("/retrieve", {"question": "a", "retrieve_k": 999}), 422, "invalid-request", "999 is more than 200"),
+    (post("/rerank", {"question": "a", "passages": [{"text": "a"}] * 201}), 422, "invalid-request", "201 is"),
+    (post("/rerank", {"question": "a"}), 422, "invalid-request", "passages: Field required"),
+    # the engine
+    (post("/answer", {"question": "impossible"}), 422, "impossible-request", "no task 'juggling'"),
+    (post("/answer", {"question": "broken"}), 500, "internal", "The server's log names the cause"),
+    (post("/answer", {"question": "damaged"}), 500, "store-damaged", "The server's log names the damage"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "status", "name", "detail"), TABLE)
+async def test_every_error_is_a_problem(serving, request_, status: int, name: str, detail: str) -> None:
+    small = {"max_body_bytes": 4_000} if status == 413 else {}
+    async with serving(**small) as http:
+        request = http.build_request(**request_)
+        request.headers["X-Request-ID"] = "me-3"
+        response = await http.send(request)
+    told = response.json()
+    assert (response.status_code, told["type"]) == (status, f"urn:memstore:problem:{name}")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"] == told["request_id"] == "me-3"
+    assert set(told) == {"type", "title", "status", "detail", "instance", "request_id", "errors"}
+    assert told["status"] == status
+    assert told["instance"] == request.url.path
+    assert detail in told["detail"]
+    assert bool(told["errors"]) == (name == "invalid-request")
+    for secret in ("secret", "/srv", "Traceback", "File "):
+        assert secret not in response.text
+
+
+async def test_each_wrong_part_is_pointed_at(serving) -> None:
+    body = {"questions": [{"question": "a"}, {"question": "", "a/b~": 1, "retrieve_k": 0, "keep_k": 0}]}
+    async with serving() as http:
+        told = (await http.post("/answer/batch", json=body)).json()
+    assert {one["pointer"] for one in told["errors"]} == {
+        "#/questions/1/question", "#/questions/1/retrieve_k", "#/questions/1/keep_k", "#/questions/1/a~1b~0",
+    }  # fmt: skip
+    assert told["detail"].endswith("; and 1 more")
+
+
+async def test_a_thousand_wrong_parts_are_not_all_told(serving) -> None:
+    async with serving() as http:
+        told = (
+            await http.post("/answer", json={"question": "a", **{f"k{i}": 0 for i in range(1_000)}})
+        ).json()
+    assert len(told["errors"]) == 20
+    assert told["detail"].endswith("; and 997 more")
+
+
+async def test_a_body_without_length_is_limited_too(serving) -> None:
+    sent = 0
+
+    async def endless():
+        nonlocal sent
+        while True:
+            sent += 1_000
+            yield b" " * 1_000
+
+    async with serving(max_body_bytes=10_000) as http:
+        headers = {"Content-Type": "application/json"}
+        response = await http.post("/answer", content=endless(), headers=headers)
+    assert response.status_code == 413
+    assert sent <= 12_000
+
+
+async def test_405_keeps_its_allow_header(serving) -> None:
+    async with serving() as http:
+        response = await http.get("/answer")
+    assert response.headers["allow"] == "POST"
+
+
+async def test_an_unforeseen_error_is_logged_with_its_cause_and_request_id(serving, caplog) -> None:
+    from memstore_server.logs import RequestIdFilter
+
+    caplog.handler.addFilter(RequestIdFilter())
+    async with serving() as http:
+        await http.post("/answer", json={"question": "broken"}, headers={"X-Request-ID": "me-4"})
+    (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert record.request_id == "me-4"
+    assert "secret path /srv/model" in str(record.exc_info[1])
+
+
+async def test_an_error_outside_all_handlers_is_still_a_problem(serving, engine) -> None:
+    engine.passage = lambda passage_id: "not a passage"  # the translation fails, which nobody foresaw
+    async with serving() as http:
+        response = await http.get("/passages/7:0")
+    assert (response.status_code, response.json()["type"]) == (500, "urn:memstore:problem:internal")
+
+
+def test_kinds_are_distinct() -> None:
+    assert len({kind.type for kind in KINDS}) == len(KINDS) == 14
+    untested = {kind.name for kind in KINDS} - {name for _, _, name, _ in TABLE}
+    assert untested == {"overloaded", "not-ready", "deadline-exceeded"}  # in test_serving_life.py

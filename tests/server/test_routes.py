@@ -1,0 +1,202 @@
+"""Each route's reply, to the last key."""
+
+from __future__ import annotations
+
+import pytest
+from memstore_server.service import WARM_UP_QUESTION
+
+from memstore.answer import Question
+from memstore.passage import Passage
+from tests.server.fakes import OTTERS, FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+OTTER = {"id": "7:0", "title": "Otter", "text": "Otters hold hands.", "url": "https://example.org/otter"}
+SLASH = {"id": "a/b:1", "title": "Slash", "text": "An id with a slash.", "url": ""}
+MODEL = {"name": "fake", "trained": True, "system": "glimmer"}
+STORE = {"generation": 4, "passages": 2}
+
+
+def without_times(reply: dict) -> dict:
+    """The reply with the server's own times checked and removed."""
+    milliseconds = reply.get("usage", reply)["milliseconds"]
+    assert 0 <= milliseconds.pop("queue") <= milliseconds.pop("total")
+    return reply
+
+
+async def test_answer(serving) -> None:
+    async with serving() as http:
+        response = await http.post("/answer", json={"question": " why? "}, headers={"X-Request-ID": "me-1"})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert without_times(response.json()) == {
+        "answer": "why?!",
+        "score": -1.25,
+        "passages": [
+            {**OTTER, "retrieval_rank": 1, "retrieval_score": 2.5, "rerank_score": -0.5, "kept": True},
+            {**SLASH, "retrieval_rank": 2, "retrieval_score": 1.5, "rerank_score": -1.5, "kept": False},
+        ],
+        "usage": {
+            "milliseconds": {"live_a": 1.5},
+            "bytes_read": 64,
+            "flops": {"live_a": 10.0},
+            "fid_flops": 100.0,
+            "questions_in_batch": 1,
+        },
+        "model": MODEL,
+        "store": STORE,
+        "request_id": "me-1",
+    }
+
+
+async def test_an_untrained_model_is_told_with_every_answer(serving, engine: FakeEngine) -> None:
+    engine.trained = False
+    async with serving() as http:
+        reply = (await http.post("/answer", json={"question": "why?"})).json()
+    assert reply["model"]["trained"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}),
+        ({"retrieve_k": 5}, {"retrieve_k": 5, "keep_k": 5}),
+        ({"retrieve_k": 200, "keep_k": 100}, {"retrieve_k": 200, "keep_k": 100}),
+        ({"keep_k": 40}, {"retrieve_k": 40, "keep_k": 40}),
+        ({"max_new_tokens": 256, "num_beams": 8}, {"max_new_tokens": 256, "num_beams": 8}),
+        ({"task": "nq", "deadline_ms": 60_000, "stream": False}, {"task": "nq"}),
+    ],
+)
+async def test_options_reach_the_engine(serving, engine: FakeEngine, options: dict, asked: dict) -> None:
+    async with serving() as http:
+        response = await http.post("/answer", json={"question": "why?", **options})
+    assert response.status_code == 200
+    assert engine.questions[-1] == Question(text="why?", **asked)
+
+
+async def test_passages_of_the_callers_own(serving, engine: FakeEngine) -> None:
+    own = [{"text": " Grass is green. "}, {"text": "Sky.", "title": "Sky", "id": "x", "url": "u"}]
+    async with serving() as http:
+        reply = (await http.post("/answer", json={"question": "why?", "passages": own})).json()
+    grass = Passage("own:0", "own:0", "", "Grass is green.", "", 0, 15)
+    sky = Passage("x", "x", "Sky", "Sky.", "u", 0, 4)
+    assert engine.questions[-1] == Question(text="why?", retrieve_k=2, keep_k=2, passages=(grass, sky))
+    assert [passage["id"] for passage in reply["passages"]] == ["own:0", "x"]
+
+
+async def test_the_longest_question_and_odd_ones_are_answered(serving) -> None:
+    async with serving() as http:
+        for text in ("x" * 2_000, "?!", "чому небо синє", "为什么", "\u202e\x00why", "🦦"):
+            response = await http.post("/answer", json={"question": text})
+            assert (response.status_code, response.json()["answer"]) == (200, text + "!")
+
+
+async def test_the_warm_up_question_asks_with_the_defaults(serving, engine: FakeEngine) -> None:
+    async with serving(retrieve_k=30, keep_k=3, max_new_tokens=9, num_beams=2):
+        assert engine.questions == [
+            Question(text=WARM_UP_QUESTION, retrieve_k=30, keep_k=3, max_new_tokens=9, num_beams=2)
+        ]
+
+
+async def test_a_batch_is_answered_in_order_and_a_bad_question_alone_has_a_problem(serving) -> None:
+    asked = [{"question": "a"}, {"question": "impossible"}, {"question": "c", "keep_k": 1}]
+    async with serving() as http:
+        response = await http.post(
+            "/answer/batch", json={"questions": asked}, headers={"X-Request-ID": "me-2"}
+        )
+    reply = response.json()
+    assert response.status_code == 200
+    assert reply["request_id"] == "me-2"
+    assert [item["answer"] and item["answer"]["answer"] for item in reply["items"]] == ["a!", None, "c!"]
+    assert reply["items"][0]["problem"] is None
+    assert reply["items"][1]["problem"] == {
+        "type": "urn:memstore:problem:impossible-request",
+        "title": "The request cannot be served as asked",
+        "status": 422,
+        "detail": "the model knows no task 'juggling'",
+        "instance": "/answer/batch",
+        "request_id": "me-2",
+        "errors": [],
+    }
+
+
+async def test_retrieve(serving) -> None:
+    async with serving() as http:
+        reply = (await http.post("/retrieve", json={"question": "why?", "retrieve_k": 1})).json()
+        nothing = (await http.post("/retrieve", json={"question": "?!"})).json()
+    assert reply["milliseconds"].pop("retrieve") >= 0
+    del reply["request_id"]
+    assert without_times(reply) == {
+        "passages": [
+            {**OTTER, "retrieval_rank": 1, "retrieval_score": 2.5, "rerank_score": None, "kept": False}
+        ],
+        "milliseconds": {},
+        "store": STORE,
+    }
+    assert nothing["passages"] == []
+
+
+async def test_rerank(serving) -> None:
+    asked = {"question": "why?", "passages": [{"text": "a"}, {"text": "b", "id": "b"}]}
+    async with serving() as http:
+        reply = (await http.post("/rerank", json=asked)).json()
+    assert [(one["id"], one["rerank_score"]) for one in reply["passages"]] == [("b", 0.0), ("own:0", -1.0)]
+    assert reply["model"] == MODEL
+
+
+@pytest.mark.parametrize("address", ["/passages/a/b:1", "/passages/a%2Fb%3A1"])
+async def test_passage_whose_id_has_a_slash(serving, address: str) -> None:
+    async with serving() as http:
+        reply = (await http.get(address)).json()
+    assert reply == {**SLASH, "document_id": "a/b", "start": 20, "end": 39}
+
+
+async def test_health_ready_and_docs(serving) -> None:
+    async with serving() as http:
+        assert (await http.get("/health")).json() == {"status": "alive"}
+        assert (await http.get("/ready")).json() == {"status": "ready"}
+        docs = await http.get("/docs")
+    assert docs.status_code == 200
+    assert docs.headers["content-type"].startswith("text/html")
+
+
+async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
+    async with serving(max_retrieve_k=50, queue_size=7) as http:
+        response = await http.get("/info")
+    told = response.json()
+    assert told["model"] == {
+        **MODEL, "alpha": 0.5, "beta": 0.25, "dtype": "float32", "parameters": 3, "tasks": ["nq"],
+        "fingerprint": "f00d",
+    }  # fmt: skip
+    assert told["store"] == {**STORE, "codec": "int8", "retriever": "bm25"}
+    assert told["limits"] == {
+        "question_characters": 2_000, "retrieve_k": 50, "keep_k": 100, "max_new_tokens": 256, "num_beams": 8,
+        "batch_questions": 7, "body_bytes": 4_000_000,
+    }  # fmt: skip
+    assert told["defaults"] == {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}
+    assert "/srv" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("abc-1.2:3_4", True),
+        ("x" * 64, True),
+        ("x" * 65, False),
+        ("a b", False),
+        ("a\tb", False),
+        ("", False),
+    ],
+)
+async def test_a_sane_request_id_is_kept_and_another_replaced(serving, given: str, kept: bool) -> None:
+    async with serving() as http:
+        response = await http.get("/health", headers={"X-Request-ID": given})
+    name = response.headers["X-Request-ID"]
+    assert (name == given) is kept
+    assert kept or len(name) == 32
+
+
+async def test_passage_text_is_that_of_the_engine(serving) -> None:
+    async with serving() as http:
+        reply = (await http.get("/passages/7:0")).json()
+    assert (reply["text"], reply["start"], reply["end"]) == (OTTERS.text, OTTERS.start, OTTERS.end)

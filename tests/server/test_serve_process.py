@@ -1,0 +1,111 @@
+"""A real server: uvicorn on a free port, started, asked and stopped as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from memstore_client import Client
+from memstore_server import logs
+from memstore_server.app import bound_socket, run, url_of
+from memstore_server.settings import Settings
+
+from memstore.answer import Answerer
+from memstore.errors import ConfigError, FingerprintMismatch
+
+ROOT = Path(__file__).parents[2]
+SERVE = """
+import sys
+from memstore_server import logs
+from memstore_server.app import bound_socket, serve
+from memstore_server.settings import Settings
+from tests.server.fakes import FakeEngine
+
+settings = Settings.load(store="store", port=0, drain_seconds=5)
+logs.configure(style=settings.log_format, level=settings.log_level)
+engine = FakeEngine()
+if "--broken" in sys.argv:
+    engine.trained, engine.answer = False, lambda questions: (_ for _ in ()).throw(MemoryError("too large"))
+with bound_socket(settings.host, settings.port) as listener:
+    serve(engine, settings, listener)
+"""
+
+
+def served(*arguments: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", SERVE, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def test_it_says_where_it_serves_answers_and_stops_cleanly() -> None:
+    with served() as process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("memstore: serving on http://127.0.0.1:"), process.stderr.read()
+            with Client(line.split()[-1]) as client:
+                assert client.ready() is True
+                reply = client.answer("why?")
+                assert reply.answer == "why?!"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, logged = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert f"[{reply.request_id}] POST /answer 200" in logged
+    assert "Traceback" not in logged
+
+
+def test_a_failed_warm_up_ends_the_process_with_its_error() -> None:
+    with served("--broken") as process:
+        out, logged = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == ""
+    assert logged.strip().endswith("MemoryError: too large")
+
+
+def test_a_taken_port_is_a_mistake_of_the_user() -> None:
+    with bound_socket("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"
+        ):
+            bound_socket("127.0.0.1", port).__enter__()
+
+
+def test_a_host_that_is_none_is_a_mistake_of_the_user() -> None:
+    with pytest.raises(ConfigError, match="host 'not an address' is no address to listen on"):
+        bound_socket("not an address", 0).__enter__()
+
+
+def test_addresses_are_told_as_urls() -> None:
+    class Bound:
+        def __init__(self, *name: object) -> None:
+            self.getsockname = lambda: name
+
+    assert url_of(Bound("127.0.0.1", 80)) == "http://127.0.0.1:80"
+    assert url_of(Bound("::1", 80, 0, 0)) == "http://[::1]:80"
+
+
+def test_run_opens_first_and_serves_nothing_that_does_not_fit(monkeypatch, capsys) -> None:
+    asked = []
+
+    def refuse(store: Path, *, model: str | None, device: str) -> None:
+        asked.append((store, model, device))
+        raise FingerprintMismatch({"memory_layers": (8, 6)})
+
+    monkeypatch.setattr(Answerer, "open", refuse)
+    monkeypatch.setattr(logs, "configure", lambda **style: asked.append(style))
+    with pytest.raises(FingerprintMismatch, match="memory_layers: store has 8, model has 6"):
+        run(Settings.load(store="s", model="m", port=0, log_format="json", log_level="warning"))
+    assert asked == [{"style": "json", "level": "warning"}, (Path("s"), "m", "cpu")]
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,217 @@
+"""Starting, being ready, being too busy, giving up, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import httpx
+import pytest
+from memstore_server.app import create_app
+from memstore_server.batching import EngineStopped
+from memstore_server.service import WARM_UP_QUESTION
+from memstore_server.settings import Settings
+
+from tests.server.fakes import PATIENCE, FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+
+async def until_begun(engine: FakeEngine) -> None:
+    assert await asyncio.to_thread(engine.begun.acquire, timeout=PATIENCE)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Lets the other tasks run until the condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - gives way, does not wait
+            await asyncio.sleep(0)
+
+
+def start(http: httpx.AsyncClient, path: str, body: object) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(http.post(path, json=body))
+
+
+async def start_and_queue(http, path: str, body: object, *, waiting: int) -> asyncio.Task[httpx.Response]:
+    """Sends a request and returns when it waits in the queue as one of `waiting`."""
+    task = start(http, path, body)
+    thread = http._transport.app.state.service._thread
+    await until(lambda: thread.waiting >= waiting)
+    return task
+
+
+async def keep_busy(http: httpx.AsyncClient, engine: FakeEngine) -> asyncio.Task[httpx.Response]:
+    engine.gate.clear()
+    task = start(http, "/answer", {"question": "busy"})
+    await until_begun(engine)
+    return task
+
+
+def told(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["type"].removeprefix("urn:memstore:problem:")
+
+
+async def test_not_ready_until_the_warm_up_is_answered(serving, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    async with serving(wait=False) as http:
+        await until_begun(engine)
+        assert engine.batches == [[WARM_UP_QUESTION]]
+        for response in (
+            await http.get("/ready"),
+            await http.post("/answer", json={"question": "why?"}),
+            await http.get("/passages/7:0"),
+        ):
+            assert told(response) == (503, "not-ready")
+            assert "is starting" in response.json()["detail"]
+            assert response.headers["retry-after"] == "1"
+        assert (await http.get("/health")).status_code == 200
+        assert (await http.get("/info")).status_code == 200
+        engine.gate.set()
+        await asyncio.wrap_future(http._transport.app.state.service.warm_up)
+        assert (await http.get("/ready")).status_code == 200
+    assert engine.batches == [[WARM_UP_QUESTION]]
+
+
+async def test_never_ready_when_the_warm_up_fails(engine: FakeEngine, caplog) -> None:
+    def fail(questions):
+        raise RuntimeError("no memory")
+
+    engine.answer = fail
+    app = create_app(engine, Settings.load(store="store"))
+    async with app.router.lifespan_context(app):
+        with pytest.raises(RuntimeError, match="no memory"):
+            await asyncio.wrap_future(app.state.service.warm_up)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://m") as http:
+            response = await http.get("/ready")
+    assert told(response) == (503, "not-ready")
+    assert "the warm-up failed" in response.json()["detail"]
+    assert "no memory" in caplog.text
+    assert "no memory" not in response.text
+
+
+async def test_requests_that_wait_are_answered_together(serving, engine: FakeEngine) -> None:
+    async with serving() as http:
+        busy = await keep_busy(http, engine)
+        one = await start_and_queue(http, "/answer", {"question": "one"}, waiting=1)
+        two = await start_and_queue(
+            http, "/answer/batch", {"questions": [{"question": "two"}, {"question": "impossible"}]}, waiting=3
+        )
+        engine.gate.set()
+        replies = [response.json() for response in await asyncio.gather(busy, one, two)]
+    assert engine.batches[:2] == [["busy"], ["one", "two", "impossible"]]
+    assert [replies[0]["answer"], replies[1]["answer"], replies[2]["items"][0]["answer"]["answer"]] == [
+        "busy!", "one!", "two!",
+    ]  # fmt: skip
+    assert replies[2]["items"][1]["problem"]["status"] == 422
+    assert replies[1]["usage"]["milliseconds"]["queue"] > 0
+
+
+async def test_a_full_queue_is_told_at_once(serving, engine: FakeEngine) -> None:
+    async with serving(queue_size=2) as http:
+        busy = await keep_busy(http, engine)
+        waiting = await start_and_queue(http, "/answer", {"question": "waits"}, waiting=1)
+        batch = await http.post("/answer/batch", json={"questions": [{"question": "a"}, {"question": "b"}]})
+        assert told(batch) == (429, "overloaded")
+        assert int(batch.headers["retry-after"]) >= 1
+        also = await start_and_queue(http, "/answer", {"question": "also"}, waiting=2)
+        for response in (
+            await http.post("/answer", json={"question": "c"}),
+            await http.post("/retrieve", json={"question": "c"}),
+        ):
+            assert told(response) == (429, "overloaded")
+        engine.gate.set()
+        assert [(await task).status_code for task in (busy, waiting, also)] == [200, 200, 200]
+    assert engine.batches == [["busy"], ["waits", "also"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/answer", {"question": "late"}),
+        ("/answer/batch", {"questions": [{"question": "late"}, {"question": "late too"}]}),
+        ("/retrieve", {"question": "late"}),
+        ("/rerank", {"question": "late", "passages": [{"text": "a"}]}),
+    ],
+)
+async def test_a_deadline_that_passes_in_the_queue(
+    serving, engine: FakeEngine, path: str, body: dict
+) -> None:
+    async with serving() as http:
+        busy = await keep_busy(http, engine)
+        response = await http.post(path, json={**body, "deadline_ms": 1})
+        assert told(response) == (504, "deadline-exceeded")
+        engine.gate.set()
+        assert (await busy).status_code == 200
+        assert (await http.post("/answer", json={"question": "next"})).status_code == 200
+    assert engine.batches == [["busy"], ["next"]]
+
+
+async def test_a_deadline_that_passes_while_the_model_runs(serving, engine: FakeEngine) -> None:
+    async with serving() as http:
+        engine.gate.clear()
+        response = await http.post("/answer", json={"question": "slow", "deadline_ms": 20})
+        assert told(response) == (504, "deadline-exceeded")
+        engine.gate.set()
+        assert (await http.post("/answer", json={"question": "next"})).status_code == 200
+
+
+async def test_a_client_that_hangs_up_while_waiting_is_not_answered(
+    serving, engine: FakeEngine, caplog
+) -> None:
+    caplog.set_level("INFO")
+    async with serving() as http:
+        busy = await keep_busy(http, engine)
+        app = http._transport.app
+        messages = asyncio.Queue()
+        body = json.dumps({"question": "gone"}).encode()
+        messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+            "path": "/answer", "raw_path": b"/answer", "query_string": b"", "root_path": "", "scheme": "http",
+            "headers": [(b"content-type", b"application/json")], "server": ("m", 80), "client": ("c", 1),
+        }  # fmt: skip
+        request = asyncio.create_task(app(scope, messages.get, send))
+        thread = app.state.service._thread
+        await until(lambda: thread.waiting)
+        messages.put_nowait({"type": "http.disconnect"})
+        await request
+        assert sent[0]["status"] == 499
+        engine.gate.set()
+        await busy
+        assert (await http.post("/answer", json={"question": "next"})).status_code == 200
+    assert engine.batches == [["busy"], ["next"]]
+    assert "POST /answer 499" in caplog.text
+
+
+async def test_stopping_finishes_what_runs_and_refuses_the_rest(engine: FakeEngine) -> None:
+    app = create_app(engine, Settings.load(store="store", drain_seconds=PATIENCE))
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://m")
+    async with http, asyncio.timeout(2 * PATIENCE), app.router.lifespan_context(app):
+        await asyncio.wrap_future(app.state.service.warm_up)
+        await until_begun(engine)
+        busy = await keep_busy(http, engine)
+        waiting = await start_and_queue(http, "/answer", {"question": "waits"}, waiting=1)
+        stopping = asyncio.create_task(asyncio.to_thread(app.state.service.close))
+        assert told(await waiting) == (503, "not-ready")
+        refused = await http.get("/ready")
+        assert told(refused) == (503, "not-ready")
+        assert "is shutting down" in refused.json()["detail"]
+        engine.gate.set()
+        await stopping
+        assert (await busy).json()["answer"] == "busy!"
+
+
+async def test_stopping_before_the_warm_up_began_is_no_failure(engine: FakeEngine, caplog) -> None:
+    service = create_app(engine, Settings.load(store="store")).state.service
+    never_begun = Future()
+    never_begun.set_exception(EngineStopped("the server shut down"))
+    service._warmed(never_begun)
+    assert isinstance(service.warm_up.exception(), EngineStopped)
+    assert not caplog.records
