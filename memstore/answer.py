@@ -151,7 +151,7 @@ class Answerer:
     # --- the story ----------------------------------------------------------------------------------------------
 
     def _read(self, questions: Sequence[Question], found: Sequence[Sequence[RankedPassage]], stages: Stages) -> _Read:
-        question_of = torch.tensor([i for i, hits in enumerate(found) for _ in hits or [None]])  # (R,)
+        question_of = torch.tensor([i for i, hits in enumerate(found) for _ in range(max(1, len(hits)))])  # (R,)
         with stages("load"):
             memories, bytes_read = self._memories(questions, found)
         with stages("question"):
@@ -165,7 +165,10 @@ class Answerer:
             encoded = self.model.live_b(live.take(kept))
         with stages("decode"):
             limits, beams = [q.max_new_tokens for q in questions], questions[0].num_beams
-            decoded = decode.generate(self.model, encoded, max_new_tokens=limits, num_beams=beams)
+            padding = [self.model.config.pad_token_id]
+            decoded = decode.generate(
+                self.model, encoded, max_new_tokens=limits, num_beams=beams, banned=padding
+            )
         return _Read(memories, bytes_read, scores, kept, decoded)
 
     # --- public -------------------------------------------------------------------------------------------------
@@ -292,7 +295,8 @@ class Answerer:
 
     def _encode(self, passages: Sequence[Passage]) -> Packed:
         """Memories of passages that are not in the store, through the store's codec: a passage reads the same
-        whether it was stored or brought along."""
+        whether it was stored or brought along.
+        """
         tokens = Tokens.of([torch.from_numpy(ids) for ids in self.tokenizer.passages(passages)])
         memories = self.model.encode_passages(tokens.to(self.model.device))
         states = self.codec.decode(self.codec.encode(memories.states), dtype=self.model.dtype, device=self.model.device)
@@ -309,7 +313,8 @@ class Answerer:
         if brought:
             parts.append(self._encode(brought))
         parts.append(_empty_memory(self.model))
-        order, next_stored, next_brought = [], 0, len(stored)
+        order: list[int] = []
+        next_stored, next_brought = 0, len(stored)
         per_token = loaded.bytes_read / max(1, parts[0].layout.tokens)
         bytes_read = []
         for q, hits in zip(questions, found, strict=True):

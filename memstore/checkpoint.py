@@ -41,6 +41,7 @@ DEFAULT = "default"  # the model that comes with the package
 DTYPES = (torch.float32, torch.bfloat16)  # T5 activations overflow float16
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _UNTRAINED_SEED = 0
+_UNSEEN_SETTINGS = ("feed_forward", "layer_norm_epsilon", "relative_attention_max_distance", "eos_token_id")
 
 
 def default_checkpoint() -> Path:
@@ -164,13 +165,14 @@ def fingerprint(
 
     Args:
         model: its memory encoder and the embedding that passages use are hashed as float32 values, which is
-            exact, so the hash is the same before saving and after loading, and tells nothing of the rest.
+            exact, so the hash is the same before saving and after loading, and tells nothing of the rest;
+            with them those settings of the encoder that the shapes do not show.
         tokenizer: its tokenizer.
         dtype: what memories are computed in; the parameters' dtype, if None.
     """
     config = model.config
     return Fingerprint(
-        encoder=_hash(_memory_parameters(model)),
+        encoder=_hash({name: getattr(config, name) for name in _UNSEEN_SETTINGS}, _memory_parameters(model)),
         tokenizer=tokenizer.fingerprint,
         memory_layers=config.num_memory_layers,
         passage_template=config.passage_template,
@@ -186,17 +188,19 @@ def fingerprint(
 def resolve(path_or_id: str | Path) -> Path:
     """The folder of a checkpoint: the path, the package's own for "default", or a snapshot from the hub.
 
+    A folder here that is called "default" is read as "./default".
+
     Raises:
         CheckpointNotFound: neither a folder nor a hub id that can be had.
     """
+    if path_or_id == DEFAULT:
+        return default_checkpoint()
     path = Path(path_or_id)
     if path.is_dir():
         return path
     if path.exists():
         raise CheckpointNotFound(f"{path} is a file; a checkpoint is a folder that holds {CONFIG}")
     name = str(path_or_id)
-    if name == DEFAULT:
-        return default_checkpoint()
     if not isinstance(path_or_id, str) or not _HUB_ID.fullmatch(name):
         raise CheckpointNotFound(f"there is no checkpoint folder at {path}")
     import huggingface_hub  # only who names a hub id pays for the import
@@ -335,8 +339,8 @@ def _memory_parameters(model: MemoryModel) -> Iterator[tuple[str, Tensor]]:
         yield from sorted(model.memory_encoder.state_dict(prefix="memory_encoder.").items())
 
 
-def _hash(parameters: Iterator[tuple[str, Tensor]]) -> str:
-    digest = hashlib.sha256()
+def _hash(settings: Mapping[str, object], parameters: Iterator[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, p in parameters:
         digest.update(f"{name} {tuple(p.shape)}\n".encode())
         digest.update(p.detach().to("cpu", torch.float32).contiguous().numpy().data)

@@ -42,6 +42,7 @@ def generate(
     max_new_tokens: int | Sequence[int],
     num_beams: int = 1,
     length_penalty: float = 1.0,
+    banned: Sequence[int] = (),
 ) -> list[Decoded]:
     """Answer each of B questions: greedily, or by beam search with more than one beam.
 
@@ -51,6 +52,7 @@ def generate(
         max_new_tokens: tokens an answer may have, eos included; for all questions or for each of them.
         num_beams: hypotheses kept per question.
         length_penalty: beam search ranks finished hypotheses by `score / tokens ** length_penalty`.
+        banned: token ids that no answer may hold, such as padding; scores are not normalised anew.
 
     Returns:
         One answer per question, in order.
@@ -65,8 +67,10 @@ def generate(
     if not limits:
         return []
     if num_beams == 1:
-        return greedy(model, encoded, limits=limits)
-    return beam_search(model, encoded, limits=limits, num_beams=num_beams, length_penalty=length_penalty)
+        return greedy(model, encoded, limits=limits, banned=banned)
+    return beam_search(
+        model, encoded, limits=limits, num_beams=num_beams, length_penalty=length_penalty, banned=banned
+    )
 
 
 def _limits(max_new_tokens: int | Sequence[int], encoded: Encoded) -> list[int]:
@@ -82,6 +86,13 @@ def _limits(max_new_tokens: int | Sequence[int], encoded: Encoded) -> list[int]:
         if not encoded.layout.lengths[question]:
             raise RequestError(f"question {question} has no tokens to read, its own or a passage's")
     return limits
+
+
+def _allowed(log_probs: Tensor, banned: Sequence[int]) -> Tensor:
+    """Log-probabilities `(..., V)` with the banned tokens' at minus infinity."""
+    if banned:
+        log_probs[..., list(banned)] = -torch.inf
+    return log_probs
 
 
 # --- greedy ---------------------------------------------------------------------------------------------
@@ -114,7 +125,9 @@ class _Line:
 
 
 @torch.inference_mode()
-def greedy(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int]) -> list[Decoded]:
+def greedy(
+    model: MemoryModel, encoded: Encoded, *, limits: Sequence[int], banned: Sequence[int] = ()
+) -> list[Decoded]:
     """The most probable token at each step; of equal ones the lower id.
 
     Questions that are done leave the batch once they make up half of it: a departure copies the cross keys
@@ -131,7 +144,7 @@ def greedy(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int]) -> li
     generation = model.start(encoded, capacity=max(limits))
     ids = torch.full((len(live), 1), model.config.decoder_start_token_id, device=encoded.states.device)
     while True:
-        best, token = model.step(ids, generation)[:, -1].max(dim=-1)  # (rows,), (rows,)
+        best, token = _allowed(model.step(ids, generation)[:, -1], banned).max(dim=-1)  # (rows,), (rows,)
         for line, t, log_prob in zip(live, token.tolist(), best.tolist(), strict=True):
             if not line.done:
                 line.extend(t, log_prob, eos)
@@ -257,6 +270,7 @@ def beam_search(
     limits: Sequence[int],
     num_beams: int,
     length_penalty: float = 1.0,
+    banned: Sequence[int] = (),
 ) -> list[Decoded]:
     """The best finished hypothesis of each question, by `score / tokens ** length_penalty`.
 
@@ -268,6 +282,7 @@ def beam_search(
         limits: tokens per answer, eos included; B of them, at least 1 each.
         num_beams: hypotheses kept per question.
         length_penalty: above 0 favours long answers, below 0 short ones.
+        banned: token ids that no answer may hold.
     """
     c = model.config
     device = encoded.states.device
@@ -276,7 +291,8 @@ def beam_search(
     generation = model.start(encoded, capacity=max(limits), beams=num_beams)
     ids = torch.full((len(live) * num_beams, 1), c.decoder_start_token_id, device=device)
     while True:
-        log_probs = model.step(ids, generation).view(len(live), num_beams, -1)  # (B, beams, V): one position
+        log_probs = _allowed(model.step(ids, generation), banned)
+        log_probs = log_probs.view(len(live), num_beams, -1)  # (B, beams, V): one position
         scores = torch.tensor([[r.score for r in s.running] for s in live], device=device)  # (B, beams)
         _advance(live, scores[:, :, None] + log_probs)
         staying = [question for question, search in enumerate(live) if not search.done]

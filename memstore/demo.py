@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -26,8 +27,13 @@ QUESTIONS = (
 _READY = "memstore: serving on "
 
 
-def run(out: Path, *, keep_serving: bool) -> None:
+def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, Any]]) -> None:
     """Build, serve, ask, print. Stops the server at the end unless `keep_serving`.
+
+    Args:
+        out: the store.
+        keep_serving: leave the server running until control-C.
+        ask: a server's address and a question to the reply, over HTTP.
 
     Raises:
         MemstoreError: a step failed; the step's own output says why.
@@ -41,7 +47,10 @@ def run(out: Path, *, keep_serving: bool) -> None:
     console.print("\n[bold]2. serve[/] it on a free port")
     with _server([*command, "serve", "--store", str(out), "--port", "0", "--log-level", "warning"]) as (process, url):
         console.print(f"serving on {url}\n\n[bold]3. ask[/] five questions over HTTP")
-        _ask(url, console)
+        for question in QUESTIONS:
+            reply = ask(url, question)
+            console.print(f"\n[bold]{question}[/]")
+            show_answer(reply, most_passages=3)
         again = f"memstore ask '...' --store {out}"
         if keep_serving:
             console.print(f"\nStill serving on {url} (control-C stops it). Ask more from another terminal:")
@@ -49,16 +58,6 @@ def run(out: Path, *, keep_serving: bool) -> None:
             process.wait()
     console.print("\nAsk more:", f"  .venv/bin/{again}", "Or serve it, with the API's page at /docs:", sep="\n", markup=False)
     console.print(f"  .venv/bin/memstore serve --store {out}", markup=False)
-
-
-def _ask(url: str, console: Console) -> None:
-    from memstore_client import Client
-
-    with Client(url, timeout=120) as client:
-        for question in QUESTIONS:
-            reply = client.answer(question)
-            console.print(f"\n[bold]{question}[/]")
-            show_answer(reply.model_dump(), most_passages=3)
 
 
 @contextmanager

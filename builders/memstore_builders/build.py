@@ -12,6 +12,7 @@ What exists under its final name is complete, so resuming is: skip what exists. 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -341,8 +342,6 @@ def _generation(job: _Job, segments: list[SegmentRef], **more: Any) -> Generatio
 
 def _digest(job: _Job) -> str:
     """What makes two builds the same: settings and fingerprint."""
-    import hashlib
-
     values = json.dumps({"settings": job.settings, "fingerprint": asdict(job.fingerprint)}, sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
 

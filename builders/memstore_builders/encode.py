@@ -68,7 +68,7 @@ class PassageEncoder:
         embeddings = np.zeros((len(ids), self.model.config.embedding_dim), np.float32) if self.embed else None
         for batch in length_batches([len(i) for i in ids], self.batch_tokens):
             memories = self.forward([ids[i] for i in batch])
-            parts = memories.states.cpu().split(memories.layout.lengths.tolist())
+            parts = torch.split(memories.states.cpu(), memories.layout.lengths.tolist())
             for i, part in zip(batch, parts, strict=True):
                 states[i] = part
             if embeddings is not None:

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from memstore.errors import DiskSpaceError
 from memstore.passage import Passage
 from memstore.store import Codec, SegmentWriter
@@ -101,8 +103,6 @@ def _write_sample(
         )
         vectors = encoded.embeddings
         if dim and vectors is None:
-            import numpy as np
-
             vectors = np.zeros((len(passages), dim), np.float32)
         writer.write_shard(passages, encoded.token_ids, encoded.states, vectors)
         reference = writer.seal()

@@ -7,9 +7,16 @@ import time
 from typing import Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichBars
-from rich.progress import ProgressColumn
 from rich.text import Text
 
 HEARTBEAT_SECONDS = 10.0
@@ -110,7 +117,7 @@ class Lines:
         line += f"  {rate:,.0f}/s"
         if self._total and rate and self._done < self._total:
             line += f"  {(self._total - self._done) / rate / 60:.1f} min left"
-        print(line, file=self._stream, flush=True)  # noqa: T201 - this is the log line
+        print(line, file=self._stream, flush=True)
 
 
 def for_people() -> Progress:

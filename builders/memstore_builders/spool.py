@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -52,7 +52,7 @@ class Spool:
             values = json.loads((folder / "spool.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreFormatError(f"no finished spool in {folder}: {error}") from error
-        self.counts = SpoolCounts(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        self.counts = SpoolCounts(**values | {k: tuple(values[k]) for k in ("errors", "formats")})
         self._path = folder / "spool.jsonl"
         self._offsets = np.load(folder / "spool.offsets.npy", mmap_mode="r")  # (kept,) where each kept line begins
 
@@ -70,8 +70,8 @@ class Spool:
 
     def sample(self, count: int) -> list[Passage]:
         """Up to `count` passages, evenly spread over the collection."""
-        rows = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)) if len(self) else []
-        return [passage for row in rows for passage in self.read(int(row), int(row) + 1)]
+        rows = {round(r) for r in np.linspace(0, len(self) - 1, min(count, len(self)))}
+        return [passage for row in sorted(rows) for passage in self.read(row, row + 1)]
 
 
 def write_spool(corpus: Corpus, folder: Path, *, tick: Callable[[int], None] = lambda _: None) -> Spool:
@@ -129,7 +129,7 @@ def _line(p: Passage) -> bytes:
     return json.dumps(values).encode("ascii") + b"\n"
 
 
-def _record(partitions: list[BinaryIO], passage: Passage, row: int) -> None:
+def _record(partitions: Sequence[BinaryIO], passage: Passage, row: int) -> None:
     """Write the hashes of the passage's words and of its id: twice, where the two fall into different partitions."""
     text = hashlib.blake2b(f"{passage.title}\0{passage.text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
     name = hashlib.blake2b(passage.id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -168,7 +168,9 @@ def _repeats(records: np.ndarray, key: str) -> np.ndarray:
 
 
 def _lines_at(folder: Path, rows: np.ndarray) -> Iterator[Passage]:
-    offsets = np.memmap(folder / "offsets.raw", dtype="<u8", mode="r") if len(rows) else []
+    if not len(rows):
+        return
+    offsets = np.memmap(folder / "offsets.raw", dtype="<u8", mode="r")
     with (folder / "spool.jsonl").open("rb") as file:
         for row in rows:
             file.seek(int(offsets[int(row)]))

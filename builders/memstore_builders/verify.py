@@ -103,8 +103,8 @@ def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[fl
     made = encoder.encode(passages)
     codec = store.codec
     largest, problems = 0.0, []
-    parts = stored.states.split(stored.lengths.tolist())
-    tokens = stored.token_ids.split(stored.lengths.tolist())
+    parts = torch.split(stored.states, stored.lengths.tolist())
+    tokens = torch.split(stored.token_ids, stored.lengths.tolist())
     for passage, old, old_ids, states, new_ids in zip(passages, parts, tokens, made.states, made.token_ids, strict=True):
         if old_ids.tolist() != new_ids.tolist():
             problems.append(_mismatch(passage.id, "its token ids are not those of its text"))

@@ -7,7 +7,7 @@ inside a shard. No TensorStore exception leaves this file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,25 +31,25 @@ class ArrayLayout:
 
     Attributes:
         chunk: passages per chunk, what one read decodes.
-        shard: passages per shard, what one file holds; the same as `chunk` for an array without shards.
+        shard: passages per shard, what one file holds; 0 for an array without shards, a file per chunk.
     """
 
     dtype: str
     shape: tuple[int, ...]
     chunk: int
-    shard: int
+    shard: int = 0
 
     def metadata(self) -> dict[str, Any]:
         """The Zarr v3 metadata of the array."""
         codecs = _inner_codecs(self.dtype)
-        if self.shard != self.chunk:
+        if self.shard:
             codecs = [{"name": "sharding_indexed", "configuration": {
                 "chunk_shape": [self.chunk, *self.shape[1:]],
                 "codecs": codecs,
                 "index_codecs": [_bytes("uint64"), {"name": "crc32c"}],
                 "index_location": "end",
             }}]  # fmt: skip
-        grid = {"chunk_shape": [self.shard, *self.shape[1:]]}
+        grid = {"chunk_shape": [self.shard or self.chunk, *self.shape[1:]]}
         return {
             "zarr_format": 3, "node_type": "array", "shape": list(self.shape), "data_type": self.dtype,
             "chunk_grid": {"name": "regular", "configuration": grid},
@@ -125,6 +125,23 @@ def result(future: Any, path: Path) -> npt.NDArray[Any]:
         return np.asarray(future.result())
     except ValueError as error:
         raise_named(error, path)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStoreArray:
+    """A sharded array read by TensorStore; a `ChunkSource`."""
+
+    path: Path
+    array: Any
+
+    def begin(self, rows: npt.NDArray[np.int64]) -> Any:
+        """Begin to read the chunks of rows."""
+        # Whole chunks: asking for less of them made TensorStore copy row by row (3.7 ms instead of 2.5).
+        return self.array[rows].read()
+
+    def finish(self, begun: Any) -> Iterator[npt.NDArray[Any]]:
+        """The chunk of each row."""
+        yield from result(begun, self.path)
 
 
 def raise_named(error: ValueError, path: Path) -> NoReturn:

@@ -21,7 +21,6 @@ from memstore.errors import (
     StoreCorrupt,
     StoreUnreadable,
 )
-from memstore.store import arrays
 from memstore.store.format import (
     HASHES,
     SEALED,
@@ -37,7 +36,7 @@ from memstore.store.format import (
 )
 from memstore.store.ids import Uint64, hash_id, open_npy, sort_hashes
 from memstore.store.reader import read_generation
-from memstore.store.segment import open_segment, read_seal
+from memstore.store.segment import Readers, open_segment, read_seal
 from memstore.store.texts import PassageReader, repeated_id
 
 
@@ -96,7 +95,7 @@ def check_segment(store: Path, ref: SegmentRef) -> Iterator[Problem]:
     if not sound:
         return
     try:
-        segment = open_segment(store, ref, arrays.new_context())
+        segment = open_segment(store, ref, Readers())
         for row, (passage, expected) in enumerate(
             zip(segment.passages, segment.passages.hashes.tolist(), strict=True)
         ):

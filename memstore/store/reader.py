@@ -28,7 +28,6 @@ from memstore.errors import (
     StoreNotFound,
 )
 from memstore.passage import Passage
-from memstore.store import arrays
 from memstore.store.codec import Codec
 from memstore.store.format import (
     CURRENT,
@@ -42,7 +41,7 @@ from memstore.store.format import (
     read_bytes,
 )
 from memstore.store.ids import Uint64, candidates, open_npy, sort_hashes
-from memstore.store.segment import Segment, open_segment
+from memstore.store.segment import Engine, Readers, Segment, open_segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +65,11 @@ class Store:
     """One generation of a store, open for reading. Safe to use from several threads.
 
     Segments are opened when a read first touches them. Memory: 4 bytes per passage of opened segments
-    (lengths), and a cache of `arrays.CACHE_BYTES`; passages and id index are memory-mapped.
+    (lengths), the indexes of the shards used last, and a cache of `arrays.CACHE_BYTES`; passages and id
+    index are memory-mapped.
     """
 
-    def __init__(self, path: Path, generation: Generation) -> None:
+    def __init__(self, path: Path, generation: Generation, *, engine: Engine = "direct") -> None:
         """View `generation`, which need not be published: an index is built over it before it is.
 
         `Store.open` is for everybody else.
@@ -78,21 +78,23 @@ class Store:
         self._bounds = [0, *itertools.accumulate(s.passages for s in generation.segments)]
         self._starts = np.asarray(self._bounds, dtype=np.int64)
         self._deleted = frozenset(generation.deleted)
-        self._context = arrays.new_context()
+        self._readers = Readers(engine=engine)
         self._segments: dict[int, Segment] = {}
         self._ids: Uint64 | None = None
         self._ids_verified = False
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, path: Path | str, *, generation: int | None = None) -> Self:
+    def open(cls, path: Path | str, *, generation: int | None = None, engine: Engine = "direct") -> Self:
         """Open a store at the generation in force, or at a numbered one.
+
+        `engine` is what reads memories: `shards` ("direct"), or TensorStore, which gives the same.
 
         Raises:
             StoreNotFound: no store is at `path`, or it has no such generation.
             ChecksumMismatch, MissingData, StoreFormatError: a manifest is damaged, absent, or not understood.
         """
-        store = cls(Path(path), read_generation(Path(path), generation))
+        store = cls(Path(path), read_generation(Path(path), generation), engine=engine)
         store._index()
         return store
 
@@ -177,13 +179,13 @@ class Store:
             step = segment.seal.shard_passages
             for first in range(0, segment.seal.passages, step):
                 last = min(first + step, segment.seal.passages)
-                yield segment.result("embeddings", segment.read("embeddings", slice(first, last)))
+                yield segment.read_embeddings(first, last)
 
     def _segment(self, number: int) -> Segment:
         with self._lock:
             if number not in self._segments:
                 ref = self.generation.segments[number]
-                self._segments[number] = open_segment(self.path, ref, self._context)
+                self._segments[number] = open_segment(self.path, ref, self._readers)
             return self._segments[number]
 
     def _locate(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -240,23 +242,22 @@ class Store:
         segment = self._segment(number)
         rows = locals_[places]
         lengths = segment.lengths[rows].astype(np.int64)
-        # Whole chunks: asking for less of them made TensorStore copy row by row (3.7 ms instead of 2.5).
-        futures = {name: segment.read(name, rows) for name in segment.names()}
-        return _Read(segment, places, lengths, futures)
+        return _Read(
+            segment, places, lengths, {n: source.begin(rows) for n, source in segment.memory.items()}
+        )
 
     def _pack(self, reads: Sequence[_Read], lengths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-        """Wait for the reads, and put each passage at its place without padding: (T, ...) per array."""
-        ends = np.cumsum(lengths)
-        total = int(lengths.sum())
-        first = self._segment(0)
-        packed = {n: np.empty((total, *first.arrays[n].shape[2:]), first.arrays[n].dtype.numpy_dtype)
-                  for n in first.names()}  # fmt: skip
+        """Finish the reads, and put each passage at its place without padding: (T, ...) per array."""
+        ends, total = np.cumsum(lengths).tolist(), int(lengths.sum())
+        packed = {n: np.empty((total, *spec.shape[1:]), dtype=spec.dtype)
+                  for n, spec in self._segment(0).specs.items()}  # fmt: skip
         for read in reads:
-            for name, future in read.futures.items():
-                padded = read.segment.result(name, future)  # (n, max_tokens, ...)
-                for values, place in zip(padded, read.places.tolist(), strict=True):
-                    end, length = int(ends[place]), int(lengths[place])
-                    packed[name][end - length : end] = values[:length]
+            for name, begun in read.begun.items():
+                chunks = read.segment.memory[name].finish(begun)  # n of (max_tokens, ...)
+                for place, length, chunk in zip(
+                    read.places.tolist(), read.lengths.tolist(), chunks, strict=True
+                ):
+                    packed[name][ends[place] - length : ends[place]] = chunk[:length]
         return packed
 
 
@@ -267,7 +268,7 @@ class _Read:
     segment: Segment
     places: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
-    futures: dict[str, Any]
+    begun: dict[str, Any]
 
 
 def read_generation(store: Path, number: int | None = None) -> Generation:

@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from memstore.errors import ChecksumMismatch, CountMismatch, MissingData, SegmentNotSealed
 from memstore.store import arrays
-from memstore.store.codec import Codec, codec_from
+from memstore.store.codec import ArraySpec, Codec, codec_from
 from memstore.store.format import MEMORY, SEALED, Seal, SegmentRef, hash_bytes, read_bytes, segment_path
+from memstore.store.shards import ShardCache, ShardedArray
 from memstore.store.texts import PassageReader
 
+Engine = Literal["direct", "tensorstore"]
 
-@dataclass(frozen=True, slots=True)
+
+class ChunkSource(Protocol):
+    """An array of one chunk per passage. Two implementations give the same values and errors."""
+
+    def begin(self, rows: npt.NDArray[np.int64]) -> Any:
+        """Begin to fetch the chunks of rows."""
+        ...
+
+    def finish(self, begun: Any) -> Iterator[npt.NDArray[Any]]:
+        """The chunk of each row.
+
+        Raises:
+            MissingData, ChecksumMismatch, StoreUnreadable: one is absent, damaged, or not readable; here or
+                in `begin`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readers:
+    """What the segments of one store share: which engine reads memories, and the caches."""
+
+    engine: Engine = "direct"
+    context: Any = field(default_factory=arrays.new_context)
+    shards: ShardCache = field(default_factory=ShardCache)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """What `open_segment` returns.
 
     Attributes:
         lengths: (P,) int32, tokens per passage.
-        arrays: TensorStores by name: the codec's, and token_ids; and embeddings, if the segment has them.
+        memory: the arrays that hold a memory, by name: the codec's, and token_ids.
+        specs: those arrays' type and shape per passage.
     """
 
     path: Path
@@ -31,23 +62,16 @@ class Segment:
     codec: Codec
     passages: PassageReader
     lengths: npt.NDArray[np.int32]
-    arrays: dict[str, Any]
+    memory: Mapping[str, ChunkSource]
+    specs: Mapping[str, ArraySpec]
+    embeddings: Any
 
-    def names(self) -> tuple[str, ...]:
-        """The arrays that hold a memory."""
-        specs = self.codec.arrays(d_model=self.seal.d_model, max_tokens=self.seal.max_tokens)
-        return (*(spec.name for spec in specs), "token_ids")
-
-    def read(self, name: str, selection: Any) -> Any:
-        """Begin to read a part of an array; `result` waits for it."""
-        return self.arrays[name][selection].read()
-
-    def result(self, name: str, future: Any) -> npt.NDArray[Any]:
-        """Wait for what `read` began; see `memstore.store.arrays.result` for errors."""
-        return arrays.result(future, self.path / MEMORY / name)
+    def read_embeddings(self, first: int, last: int) -> npt.NDArray[np.float32]:
+        """Vectors (n, dim) of some rows; see `memstore.store.arrays.result` for errors."""
+        return arrays.result(self.embeddings[first:last].read(), self.path / MEMORY / "embeddings")
 
 
-def open_segment(store: Path, ref: SegmentRef, context: Any) -> Segment:
+def open_segment(store: Path, ref: SegmentRef, readers: Readers) -> Segment:
     """Open a segment, checking the manifests, the arrays' metadata and the lengths; reads no memories.
 
     Raises:
@@ -60,24 +84,35 @@ def open_segment(store: Path, ref: SegmentRef, context: Any) -> Segment:
     seal = read_seal(folder, ref)
     group = json.loads(_read_checked(folder, seal, f"{MEMORY}/zarr.json"))
     codec = codec_from(group["attributes"]["codec"])
-    specs = codec.arrays(d_model=seal.d_model, max_tokens=seal.max_tokens)
-    names = [
-        *(spec.name for spec in specs),
-        "token_ids",
-        "lengths",
-        *(["embeddings"] * bool(seal.embedding_dim)),
-    ]
-    opened: dict[str, Any] = {}
-    for name in names:
-        metadata = _read_checked(folder, seal, f"{MEMORY}/{name}/zarr.json")
-        opened[name] = arrays.open_array(folder / MEMORY / name, metadata, context)
+    specs = {spec.name: spec for spec in codec.arrays(d_model=seal.d_model, max_tokens=seal.max_tokens)}
+    opened, metadata = {}, {}
+    for name in [*specs, "token_ids", "lengths", *(["embeddings"] if seal.embedding_dim else [])]:
+        data = _read_checked(folder, seal, f"{MEMORY}/{name}/zarr.json")
+        opened[name] = arrays.open_array(folder / MEMORY / name, data, readers.context)
+        metadata[name] = json.loads(data)
+    specs["token_ids"] = ArraySpec("token_ids", metadata["token_ids"]["data_type"], (seal.max_tokens,))
     lengths = arrays.result(opened["lengths"].read(), folder / MEMORY / "lengths")
     if len(lengths) != ref.passages or int(lengths.sum(dtype=np.int64)) != ref.tokens:
         raise CountMismatch(
             f"{folder}: the lengths are of {len(lengths)} passages and {lengths.sum(dtype=np.int64)} tokens, "
             f"the manifest says {ref.passages} and {ref.tokens}"
         )
-    return Segment(folder, seal, codec, PassageReader(folder, count=ref.passages), lengths, opened)
+    return Segment(
+        path=folder,
+        seal=seal,
+        codec=codec,
+        passages=PassageReader(folder, count=ref.passages),
+        lengths=lengths,
+        memory={n: _source(folder / MEMORY / n, spec, seal, readers, opened[n]) for n, spec in specs.items()},
+        specs=specs,
+        embeddings=opened.get("embeddings"),
+    )
+
+
+def _source(path: Path, spec: ArraySpec, seal: Seal, readers: Readers, array: Any) -> ChunkSource:
+    if readers.engine == "tensorstore":
+        return arrays.TensorStoreArray(path, array)
+    return ShardedArray(str(path), spec.dtype, spec.shape, seal.shard_passages, readers.shards)
 
 
 def read_seal(folder: Path, ref: SegmentRef) -> Seal:

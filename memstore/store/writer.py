@@ -97,10 +97,10 @@ class SegmentWriter:
             "token_ids",
             ArrayLayout(dtype=self._token_dtype, shape=(count, self._max_tokens), chunk=1, shard=shard),
         )
-        yield "lengths", ArrayLayout(dtype="int32", shape=(count,), chunk=shard, shard=shard)
+        yield "lengths", ArrayLayout(dtype="int32", shape=(count,), chunk=shard)
         if self._embedding_dim:
             shape = (count, self._embedding_dim)
-            yield "embeddings", ArrayLayout(dtype="float32", shape=shape, chunk=shard, shard=shard)
+            yield "embeddings", ArrayLayout(dtype="float32", shape=shape, chunk=shard)
 
     def __enter__(self) -> SegmentWriter:
         return self

@@ -16,10 +16,10 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from memstore_client.wire import Problem
 
 import memstore
 from memstore.errors import ConfigError
+from memstore_client.wire import Problem
 from memstore_server import logs, problems, routes
 from memstore_server.batching import Engine, EngineStopped
 from memstore_server.middleware import BodyLimit, RequestContext

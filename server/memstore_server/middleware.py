@@ -11,11 +11,11 @@ import time
 import uuid
 from urllib.parse import quote
 
-from memstore_client.wire import REQUEST_ID_HEADER
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from memstore_client.wire import REQUEST_ID_HEADER
 from memstore_server.logs import request_id
 from memstore_server.problems import problem_response
 

@@ -15,10 +15,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from memstore_client.wire import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 from starlette.exceptions import HTTPException
 
 from memstore.errors import MemstoreError, PassageNotFound, RequestError, StoreCorrupt
+from memstore_client.wire import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
 from memstore_server.logs import request_id
 from memstore_server.service import NotReady

@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from memstore_client import wire
 
+from memstore_client import wire
 from memstore_server import problems
 from memstore_server.logs import request_id
 from memstore_server.service import Service

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from memstore_client import wire
-
 from memstore.answer import Answer, Question
 from memstore.errors import MemstoreError
+from memstore_client import wire
 from memstore_server import translate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
 from memstore_server.logs import request_id

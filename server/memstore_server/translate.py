@@ -9,12 +9,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from memstore_client import wire
-
 import memstore
 from memstore.answer import Answer, Question, RankedPassage
 from memstore.errors import RequestError
 from memstore.passage import Passage
+from memstore_client import wire
 from memstore_server.settings import Settings
 
 

@@ -7,9 +7,9 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from memstore_builders.corpus import CorpusCounts, open_corpus
 
 from memstore.errors import CorpusFormatError, CorpusNotFound
+from memstore_builders.corpus import CorpusCounts, open_corpus
 
 
 def document(document_id: str, text: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from memstore_builders import formats, streams
-from memstore_builders.corpus import ERRORS_KEPT, open_corpus
 
 from memstore.errors import ConfigError, CorpusError, CorpusNotFound, CorpusUnreadable
+from memstore_builders import formats, streams
+from memstore_builders.corpus import ERRORS_KEPT, open_corpus
 
 GOOD = b'{"id": "good", "text": "Good."}'
 GOOD_KILT = b'{"wikipedia_id": "good", "wikipedia_title": "T", "text": ["Good."]}'

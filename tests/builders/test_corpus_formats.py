@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from memstore_builders.corpus import EMPTY, open_corpus
-from memstore_builders.formats import FORMATS
 
 from memstore.errors import CorpusFormatError
 from memstore.passage import Passage
+from memstore_builders.corpus import EMPTY, open_corpus
+from memstore_builders.formats import FORMATS
 
 
 def rows(*records: object) -> bytes:

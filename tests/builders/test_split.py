@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from memstore_builders.split import count_words, split_document
 
 from memstore.errors import ConfigError
 from memstore.passage import Document, Passage
+from memstore_builders.split import count_words, split_document
 
 
 def texts(text: str, max_words: int) -> list[str]:

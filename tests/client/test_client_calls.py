@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from memstore_client import AsyncClient, BadRequest, Client, PassageInput, QuestionInput
 
 RANKED = {

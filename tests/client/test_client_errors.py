@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from memstore_client import (
     AsyncClient,
     BadRequest,

@@ -84,10 +84,12 @@ def test_an_untrained_model_needs_no_weights_and_is_always_the_same(tmp_path: Pa
 
 def test_the_default_is_the_packages_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_checkpoint().is_relative_to(Path(memstore.checkpoint.__file__).parent)
-    monkeypatch.setattr(
-        memstore.checkpoint, "default_checkpoint", lambda: tiny.save_checkpoint(tmp_path, name="mine")
-    )
+    tiny.save_checkpoint(tmp_path / "packaged", name="mine")
+    tiny.save_checkpoint(tmp_path / "default", name="another")
+    monkeypatch.setattr(memstore.checkpoint, "default_checkpoint", lambda: tmp_path / "packaged")
+    monkeypatch.chdir(tmp_path)
     assert load("default")[0].config.name == "mine"
+    assert load("./default")[0].config.name == "another"
 
 
 # --- every way of being broken ----------------------------------------------------------------------
@@ -241,6 +243,24 @@ def test_the_fingerprint_names_what_differs() -> None:
     after = fingerprint(tiny.model(max_passage_tokens=32, passage_template="{text}"), tokens, torch.bfloat16)
     assert set(after.differences(before)) == {"max_passage_tokens", "passage_template", "dtype"}
     assert fingerprint(tiny.model(alpha=1 / 2), tokens).memory_layers == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"relative_attention_max_distance": 64}, {"layer_norm_epsilon": 1e-5}], ids=str
+)
+def test_the_fingerprint_sees_settings_that_shapes_do_not_show(change: dict[str, float]) -> None:
+    tokens = tiny.text_tokenizer()
+    before, after = fingerprint(tiny.model(), tokens), fingerprint(tiny.model(**change), tokens)
+    assert set(after.differences(before)) == {"encoder"}
+
+
+def test_loaded_parameters_can_be_trained_without_touching_the_file(folder: Path) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    model, _ = load(folder)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_a_bfloat16_files_encoder_is_the_same_in_float32(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from memstore_server.app import create_app
 from memstore_server.settings import Settings
-
 from tests.server.fakes import PATIENCE, FakeEngine
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from memstore_server.logs import request_id
-
 from memstore.answer import Answer, Question, RankedPassage, Usage
 from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
+from memstore_server.logs import request_id
 
 PATIENCE = 10.0  # seconds until a test that would hang fails instead
 

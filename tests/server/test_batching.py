@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 
 import pytest
-from memstore_server.batching import DeadlineExceeded, EngineStopped, EngineThread, Overloaded
-from memstore_server.logs import request_id
 
 from memstore.answer import Question
 from memstore.errors import RequestError
+from memstore_server.batching import DeadlineExceeded, EngineStopped, EngineThread, Overloaded
+from memstore_server.logs import request_id
 from tests.server.fakes import PATIENCE, FakeEngine
 
 

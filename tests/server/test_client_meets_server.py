@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+
 from memstore_client import AsyncClient, BadRequest, NotFound, PassageInput, QuestionInput, ServerFailed
 
 pytestmark = pytest.mark.anyio

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from memstore_server import logs
 from memstore_server.logs import JsonFormatter, RequestIdFilter, request_id
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from memstore_client.wire import AnswerReply, Problem
 from memstore_server.app import create_app
 from memstore_server.settings import Settings
-
 from tests.server.fakes import FakeEngine
 
 OPERATIONS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from memstore_server.problems import KINDS
 
 pytestmark = pytest.mark.anyio

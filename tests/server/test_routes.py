@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from memstore_server.service import WARM_UP_QUESTION
 
 from memstore.answer import Question
 from memstore.passage import Passage
+from memstore_server.service import WARM_UP_QUESTION
 from tests.server.fakes import OTTERS, FakeEngine
 
 pytestmark = pytest.mark.anyio

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from memstore.answer import Answerer
+from memstore.errors import ConfigError, FingerprintMismatch
 from memstore_client import Client
 from memstore_server import logs
 from memstore_server.app import bound_socket, run, url_of
 from memstore_server.settings import Settings
-
-from memstore.answer import Answerer
-from memstore.errors import ConfigError, FingerprintMismatch
 
 ROOT = Path(__file__).parents[2]
 SERVE = """

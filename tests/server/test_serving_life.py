@@ -9,11 +9,11 @@ from concurrent.futures import Future
 
 import httpx
 import pytest
+
 from memstore_server.app import create_app
 from memstore_server.batching import EngineStopped
 from memstore_server.service import WARM_UP_QUESTION
 from memstore_server.settings import Settings
-
 from tests.server.fakes import PATIENCE, FakeEngine
 
 pytestmark = pytest.mark.anyio

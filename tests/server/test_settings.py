@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from memstore_server.settings import Settings, unknown_variables
 
 from memstore.errors import ConfigError
+from memstore_server.settings import Settings, unknown_variables
 
 
 def test_a_flag_wins_over_a_variable_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
