@@ -166,9 +166,7 @@ class Answerer:
         with stages("decode"):
             limits, beams = [q.max_new_tokens for q in questions], questions[0].num_beams
             padding = [self.model.config.pad_token_id]
-            decoded = decode.generate(
-                self.model, encoded, max_new_tokens=limits, num_beams=beams, banned=padding
-            )
+            decoded = decode.generate(self.model, encoded, max_new_tokens=limits, num_beams=beams, banned=padding)
         return _Read(memories, bytes_read, scores, kept, decoded)
 
     # --- public -------------------------------------------------------------------------------------------------

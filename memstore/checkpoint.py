@@ -158,9 +158,7 @@ def from_t5(
     return model.eval(), TextTokenizer(_stock_tokenizer(folder), config)
 
 
-def fingerprint(
-    model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype | None = None
-) -> Fingerprint:
+def fingerprint(model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype | None = None) -> Fingerprint:
     """What makes this model's memories what they are; a store built with another fingerprint is refused.
 
     Args:
@@ -282,9 +280,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def assign(
-    model: MemoryModel, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, source: object
-) -> None:
+def assign(model: MemoryModel, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, source: object) -> None:
     """Give a model (which may be on the meta device) its parameters, all in one dtype.
 
     Raises:

@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -26,7 +26,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 StoreDir = Annotated[Path, typer.Argument(metavar="DIR", help="The store.")]
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; by default the one that built the store.")]
+Model = Annotated[
+    str | None, typer.Option(help="Checkpoint folder or hub id; by default the one that built the store.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Corpus = Annotated[
     list[Path],
@@ -76,6 +78,9 @@ def build(
     limit: Limit = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    segment_passages: Annotated[
+        int | None, typer.Option(min=1, help="Passages per segment; by default a few shards, more in large stores.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read a corpus once and write its memories, texts and search index. Safe to kill and run again."""
@@ -88,6 +93,7 @@ def build(
     options = _build_options(
         corpus=_corpora(corpus), out=out, model=model, codec=codec, retriever=retriever, encoder=encoder,
         corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
+        segment_passages=segment_passages,
     )  # fmt: skip
     report = asdict(run(options, for_people()))
     _print(report, as_json, show_build)
@@ -120,6 +126,35 @@ def plan(
         corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
     _print(asdict(run(options, for_people())), as_json, show_plan)
+
+
+@app.command()
+def convert(
+    t5: Annotated[str, typer.Argument(help="Folder or hub id of a stock T5 (v1.0, v1.1 or Flan).")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    system: Annotated[str, typer.Option(help="fid, lumen or glimmer.")] = "glimmer",
+    alpha: Annotated[float | None, typer.Option(help="Share of encoder layers that run live [1/3; FiD: 1].")] = None,
+    beta: Annotated[float, typer.Option(help="Share of the live layers before the scorer.")] = 0.25,
+    copy_head: Annotated[bool, typer.Option("--copy-head", help="Add a copy head.")] = False,
+    embedding_dim: Annotated[int, typer.Option(help="Width of vectors for dense retrieval; 0 for none.")] = 0,
+) -> None:
+    """Turn a stock T5 checkpoint into a FiD, LUMEN or GLIMMER; what T5 has not begins small and untrained."""
+    from memstore import checkpoint
+
+    if system not in ("fid", "lumen", "glimmer"):
+        raise ConfigError(f"--system must be fid, lumen or glimmer, not {system!r}")
+    model, tokenizer = checkpoint.from_t5(
+        t5,
+        system=cast("Any", system),
+        alpha=alpha,
+        beta=beta,
+        copy_head=copy_head,
+        embedding_dim=embedding_dim,
+    )
+    checkpoint.save(out, model, tokenizer)
+    typer.echo(
+        f"wrote {out}: {system}, {model.config.num_memory_layers} memory and {model.config.num_live_layers} live layers"
+    )
 
 
 @app.command()
@@ -243,7 +278,9 @@ def _corpora(paths: list[Path]) -> tuple[Path, ...]:
     return tuple(sample_corpus() if str(p) == "sample" and not p.exists() else p for p in paths)
 
 
-def _ask_store(store: Path, question: str, options: dict[str, Any], *, model: str | None, device: str) -> dict[str, Any]:
+def _ask_store(
+    store: Path, question: str, options: dict[str, Any], *, model: str | None, device: str
+) -> dict[str, Any]:
     from memstore.answer import Answerer, Question
     from memstore.runtime import tune_allocator
 
@@ -267,7 +304,7 @@ def _ask_server(url: str, question: str, options: dict[str, Any]) -> dict[str, A
         raise ConfigError(f"{url}: {error}") from error
 
 
-def _print(values: dict[str, Any], as_json: bool, show: Any) -> None:  # noqa: FBT001 - the user's flag
+def _print(values: dict[str, Any], as_json: bool, show: Any) -> None:
     if as_json:
         print(json.dumps(values, ensure_ascii=False, default=str))  # noqa: T201
     else:

@@ -86,9 +86,7 @@ class ModelConfig:
             raise ConfigError("question_template must contain {question}")
         for task, template in self.tasks.items():
             if "{question}" not in template:
-                raise ConfigError(
-                    f"the question template of task {task!r} must contain {{question}}: {template!r}"
-                )
+                raise ConfigError(f"the question template of task {task!r} must contain {{question}}: {template!r}")
         if "{text}" not in self.passage_template:
             raise ConfigError("passage_template must contain {text}")
 
@@ -136,9 +134,7 @@ class ModelConfig:
             raise ConfigError(
                 f"unknown key(s) in model config: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
             )
-        required = {
-            f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING
-        }
+        required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
         missing = sorted(required - set(values))
         if missing:
             raise ConfigError(f"missing key(s) in model config: {', '.join(missing)}")

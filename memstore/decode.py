@@ -68,9 +68,7 @@ def generate(
         return []
     if num_beams == 1:
         return greedy(model, encoded, limits=limits, banned=banned)
-    return beam_search(
-        model, encoded, limits=limits, num_beams=num_beams, length_penalty=length_penalty, banned=banned
-    )
+    return beam_search(model, encoded, limits=limits, num_beams=num_beams, length_penalty=length_penalty, banned=banned)
 
 
 def _limits(max_new_tokens: int | Sequence[int], encoded: Encoded) -> list[int]:
@@ -125,9 +123,7 @@ class _Line:
 
 
 @torch.inference_mode()
-def greedy(
-    model: MemoryModel, encoded: Encoded, *, limits: Sequence[int], banned: Sequence[int] = ()
-) -> list[Decoded]:
+def greedy(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int], banned: Sequence[int] = ()) -> list[Decoded]:
     """The most probable token at each step; of equal ones the lower id.
 
     Questions that are done leave the batch once they make up half of it: a departure copies the cross keys
@@ -303,9 +299,7 @@ def beam_search(
         if 2 * len(staying) <= len(live):
             generation.take(torch.tensor(staying, device=device))
             live = [live[question] for question in staying]
-        last = [
-            [r.ids[-1] if r.ids else c.eos_token_id] for s in live for r in s.running
-        ]  # dead ones: any token
+        last = [[r.ids[-1] if r.ids else c.eos_token_id] for s in live for r in s.running]  # dead ones: any token
         ids = torch.tensor(last, device=device)  # (B * beams, 1)
 
 

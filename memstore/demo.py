@@ -56,7 +56,9 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
             console.print(f"\nStill serving on {url} (control-C stops it). Ask more from another terminal:")
             console.print(f"  .venv/bin/memstore ask '...' --url {url}", markup=False)
             process.wait()
-    console.print("\nAsk more:", f"  .venv/bin/{again}", "Or serve it, with the API's page at /docs:", sep="\n", markup=False)
+    console.print(
+        "\nAsk more:", f"  .venv/bin/{again}", "Or serve it, with the API's page at /docs:", sep="\n", markup=False
+    )
     console.print(f"  .venv/bin/memstore serve --store {out}", markup=False)
 
 

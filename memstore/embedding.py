@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from memstore.errors import ConfigError
 from memstore.model import MemoryModel
 from memstore.packed import Tokens
 from memstore.passage import Passage
+from memstore.retrieve.encoders import EncoderRef
 from memstore.tokens import TextTokenizer
 
 
@@ -27,6 +29,12 @@ class MemoryTextEncoder:
             )
         self.model, self.tokenizer = model, tokenizer
         self.dim = model.config.embedding_dim
+
+    def ref(self) -> EncoderRef:
+        """What an index records: the projection's hash; the store's fingerprint covers the rest."""
+        assert self.model.projection is not None
+        weights = self.model.projection.weight.detach().cpu().float().contiguous().numpy()
+        return EncoderRef(kind="memory", sha256=hashlib.sha256(weights.tobytes()).hexdigest())
 
     @torch.inference_mode()
     def encode_questions(self, texts: Sequence[str]) -> np.ndarray:

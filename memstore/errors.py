@@ -49,6 +49,29 @@ class CorpusFormatError(MemstoreError, ValueError):
     """A corpus file is in none of the known formats, or not in the one named."""
 
 
+# --- questions and predictions ---------------------------------------------------------------------------
+
+
+class DataNotFound(MemstoreError, FileNotFoundError):  # noqa: N818
+    """A file of questions or predictions does not exist."""
+
+
+class DataUnreadable(MemstoreError, OSError):  # noqa: N818
+    """A file of questions or predictions cannot be read: no permission, or its compressed data are damaged."""
+
+
+class DataError(MemstoreError, ValueError):
+    """A row of questions or predictions cannot be used. Carries `path` and the 1-based `line`."""
+
+    def __init__(self, message: str, *, path: Path | str, line: int) -> None:
+        super().__init__(f"{path}:{line}: {message}")
+        self.path, self.line = Path(path), line
+
+
+class PredictionMismatch(DataError):  # noqa: N818
+    """Questions and predictions do not belong together: a question has no prediction, or the other way round."""
+
+
 # --- checkpoints -----------------------------------------------------------------------------------------
 
 
@@ -131,3 +154,26 @@ class FingerprintMismatch(MemstoreError, ValueError):  # noqa: N818
             f"the store was built by another encoder than this model's ({parts}). "
             "Serve it with the model that built it (`memstore inspect DIR` names it), or build a new store."
         )
+
+
+# --- training data ---------------------------------------------------------------------------------------
+
+
+class CandidatesNotFound(MemstoreError, FileNotFoundError):  # noqa: N818
+    """There is no finished cache of training data at the path."""
+
+
+class CandidatesMismatch(MemstoreError, ValueError):  # noqa: N818
+    """A cache of training data was made from something else than what is asked for.
+
+    `differences` maps each differing part to `(in the cache, asked for)`.
+    """
+
+    def __init__(self, differences: Mapping[str, tuple[object, object]], *, where: Path | str) -> None:
+        self.differences = dict(differences)
+        parts = "; ".join(f"{k}: the cache has {a!r}, asked for is {b!r}" for k, (a, b) in self.differences.items())
+        super().__init__(f"the training data in {where} were prepared otherwise ({parts}); prepare them anew")
+
+
+class CandidatesCorrupt(MemstoreError, OSError):  # noqa: N818
+    """A cache of training data is damaged: a file is missing, or not what its manifest says."""

@@ -259,6 +259,4 @@ def _check(passages: Sequence[int], kept: Sequence[int], *counts: int) -> None:
     if min(*counts, *passages, *kept) < 0:
         raise ConfigError("counts of tokens and beams cannot be negative")
     if len(kept) > len(passages) or bool(kept) != bool(passages):
-        raise ConfigError(
-            f"{len(kept)} passages kept of {len(passages)} retrieved; at least one, and no more"
-        )
+        raise ConfigError(f"{len(kept)} passages kept of {len(passages)} retrieved; at least one, and no more")

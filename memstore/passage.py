@@ -31,3 +31,8 @@ class Passage:
     url: str = ""
     start: int = 0
     end: int = 0
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 cannot hold, replaced by question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -106,9 +106,7 @@ def merge_embeddings(
     shared = merged[_SHARED] = merged[names[0]]
     for name in _COPIES:
         if not torch.equal(merged.pop(name, shared), shared):
-            raise CheckpointError(
-                f"{source}: {name} differs from {names[0]}; memstore has one input embedding"
-            )
+            raise CheckpointError(f"{source}: {name} differs from {names[0]}; memstore has one input embedding")
     if _HEAD not in merged and not may_tie:
         raise CheckpointMismatch(f"{source} misses {_HEAD}, and its config says that the head is not tied")
     tied = torch.equal(merged.get(_HEAD, shared), shared)
@@ -162,9 +160,7 @@ def require_none(problems: Mapping[str, list[str]], *, source: object, at_most: 
     for complaint, names in problems.items():
         rest = len(names) - at_most
         if names:
-            told.append(
-                f"{complaint}: " + ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
-            )
+            told.append(f"{complaint}: " + ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else ""))
     if told:
         raise CheckpointMismatch(f"the parameters in {source} do not fit its config. " + "; ".join(told))
 

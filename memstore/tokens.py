@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from memstore.config import ModelConfig
 from memstore.errors import CheckpointMismatch, RequestError
-from memstore.passage import Passage
+from memstore.passage import Passage, encodable
 
 Ids = NDArray[np.int32]
 
@@ -120,7 +120,9 @@ class TextTokenizer:
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [
+            e.ids for e in self._tokenizer.encode_batch_fast([encodable(t) for t in texts], add_special_tokens=False)
+        ]
 
     def _ended(self, rows: list[list[int]], limit: int) -> EncodedPassages:
         eos = self.config.eos_token_id

@@ -84,9 +84,7 @@ def passages(count: int, *, seed: int = 0, max_words: int = 12, prefix: str = "d
     for i in range(count):
         text = " ".join(rng.choice(WORDS[:31]) for _ in range(rng.randint(1, max_words)))
         title = rng.choice(WORDS[21:30])
-        made.append(
-            Passage(id=f"{prefix}{i}:0", document_id=f"{prefix}{i}", title=title, text=text, end=len(text))
-        )
+        made.append(Passage(id=f"{prefix}{i}:0", document_id=f"{prefix}{i}", title=title, text=text, end=len(text)))
     return made
 
 

@@ -31,6 +31,7 @@ import torch
 
 import memstore
 from memstore import checkpoint
+from memstore.embedding import MemoryTextEncoder
 from memstore.errors import ConfigError
 from memstore.retrieve.encoders import EncoderRef
 from memstore.retrieve.sentence import SentenceEncoder
@@ -45,7 +46,9 @@ from memstore.store import (
     get_codec,
     publish,
     read_generation,
+    remove_leftovers,
     sealed_segment,
+    sync_tree,
 )
 from memstore_builders.corpus import open_corpus
 from memstore_builders.encode import PassageEncoder
@@ -197,6 +200,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         return _already_built(job)
     with _lock(job.work):
         _same_job(job)
+        remove_leftovers(options.out)
         seconds: dict[str, float] = {}
         with _timed(seconds, "spool"):
             spool = _spool(job, progress)
@@ -213,11 +217,12 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
             index = build_index(
                 Store(options.out, generation),
                 kind=options.retriever,
-                encoder=EncoderRef(kind="memory") if job.sentence is None else job.sentence.ref(),
+                encoder=_vectors_made_by(job),
                 dim=job.embedding_dim,
                 tick=progress.advance,
             )
             progress.end()
+            sync_tree(options.out / "index")
         publish(options.out, _generation(job, segments, index=index))
     report = _report(job, spool, segments, resumed, seconds, expected)
     shutil.rmtree(job.work)
@@ -319,6 +324,13 @@ def _encode_segment(
         if pending is not None:
             pending.result()
         return writer.seal()
+
+
+def _vectors_made_by(job: _Job) -> EncoderRef | None:
+    if job.options.retriever == "bm25":
+        return None
+    source = job.sentence or MemoryTextEncoder(job.encoder.model, job.encoder.tokenizer)
+    return source.ref()
 
 
 def _generation(job: _Job, segments: list[SegmentRef], **more: Any) -> Generation:
@@ -427,7 +439,9 @@ def _lock(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(f"another build is working in {work.parent}; wait for it, or choose another --out") from None
+            raise ConfigError(
+                f"another build is working in {work.parent}; wait for it, or choose another --out"
+            ) from None
         yield
 
 

@@ -54,9 +54,7 @@ class Corpus:
         counts: of the latest iteration; reset when one starts.
     """
 
-    def __init__(
-        self, formats: dict[Path, str], *, on_error: OnError, max_words: int, limit: int | None
-    ) -> None:
+    def __init__(self, formats: dict[Path, str], *, on_error: OnError, max_words: int, limit: int | None) -> None:
         self.formats = formats
         self.counts = CorpusCounts()
         self._on_error, self._max_words, self._limit = on_error, max_words, limit
@@ -161,9 +159,7 @@ def detect_format(path: Path) -> str:
     keys: list[str] = []
     blank = True
     with closing(numbered_lines(path)) as lines:
-        for number, line in islice(
-            ((n, x) for n, x in lines if isinstance(x, RowError) or x.strip()), _LINES_TRIED
-        ):
+        for number, line in islice(((n, x) for n, x in lines if isinstance(x, RowError) or x.strip()), _LINES_TRIED):
             blank = False
             if isinstance(line, RowError):
                 continue
@@ -196,9 +192,7 @@ def _json_format(path: Path, record: Record) -> str | None:
     if "id" in keys:
         return "wikiextractor-json" if "revid" in keys else "jsonl"
     if "_id" in keys:
-        raise CorpusFormatError(
-            f"{path}: its rows may be documents (jsonl) or ready passages (passages). {_known()}"
-        )
+        raise CorpusFormatError(f"{path}: its rows may be documents (jsonl) or ready passages (passages). {_known()}")
     return None
 
 
@@ -221,9 +215,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         elif path.exists():
-            raise CorpusFormatError(
-                f"{path}: is neither a file nor a folder; a corpus is read more than once"
-            )
+            raise CorpusFormatError(f"{path}: is neither a file nor a folder; a corpus is read more than once")
         else:
             raise CorpusNotFound(f"{path}: no such corpus file or folder")
     seen: set[Path] = set()

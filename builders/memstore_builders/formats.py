@@ -197,9 +197,7 @@ def _span(record: Record, text: str) -> tuple[int, int]:
     if type(start) is not int or type(end) is not int:
         raise RowError('"start" and "end" must both be whole numbers (characters), or both be left out')
     if start < 0 or end - start != len(text):
-        raise RowError(
-            f'"start" {start} and "end" {end} do not span the text, which has {len(text)} characters'
-        )
+        raise RowError(f'"start" {start} and "end" {end} do not span the text, which has {len(text)} characters')
     return start, end
 
 
@@ -232,9 +230,7 @@ def dpr_columns(line: str | RowError) -> list[str] | None:
     return columns if sorted(columns) == sorted(_TSV_COLUMNS) else None
 
 
-def _dpr_row(
-    first: str, header: list[str], waiting: deque[Line], source: Iterator[Line]
-) -> Passage | RowError:
+def _dpr_row(first: str, header: list[str], waiting: deque[Line], source: Iterator[Line]) -> Passage | RowError:
     """The row that begins with the line `first`; a quoted field may run on over the lines after it."""
     try:
         cells = _split_tsv(first)
@@ -334,9 +330,7 @@ class _Page:
     def add(self, line: str) -> None:
         self.size += len(line)
         if self.size > MAX_DOCUMENT_CHARS:
-            self.error = self.error or RowError(
-                f"the document is longer than {MAX_DOCUMENT_CHARS:,} characters"
-            )
+            self.error = self.error or RowError(f"the document is longer than {MAX_DOCUMENT_CHARS:,} characters")
             self.lines.clear()
         else:
             self.lines.append(line)

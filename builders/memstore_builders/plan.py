@@ -72,5 +72,3 @@ def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
         seconds=expected.seconds,
         truncated_share=expected.truncated_share,
     )
-
-

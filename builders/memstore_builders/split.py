@@ -35,8 +35,7 @@ SHORT_LAST = 5  # the last passage is too short below max_words / SHORT_LAST wor
 
 # Thai to Burmese, Khmer, then the East Asian blocks without U+3000, which is a space.
 _UNSPACED = (
-    "\u0e00-\u109f\u1780-\u17ff"
-    "\u2e80-\u2fff\u3001-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
+    "\u0e00-\u109f\u1780-\u17ff\u2e80-\u2fff\u3001-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
 )
 _STOPS = "，、；：。！？」』）"  # end a clause in such scripts, and therefore a word
 _WORD = re.compile(rf"[{_STOPS}]|[{_UNSPACED}]{{1,2}}|[^\s{_UNSPACED}]{{1,{LONGEST_WORD}}}")

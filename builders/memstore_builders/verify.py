@@ -75,9 +75,7 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
         difference, found = _compare(store, encoder, rows[first : first + _BATCH])
         largest = max(largest, difference)
         problems += found
-    return Verification(
-        problems=tuple(problems), passages=len(store), sampled=len(rows), largest_difference=largest
-    )
+    return Verification(problems=tuple(problems), passages=len(store), sampled=len(rows), largest_difference=largest)
 
 
 def _check_retriever(store: Store, own: MemoryTextEncoder | None) -> list[Problem]:
@@ -105,7 +103,9 @@ def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[fl
     largest, problems = 0.0, []
     parts = torch.split(stored.states, stored.lengths.tolist())
     tokens = torch.split(stored.token_ids, stored.lengths.tolist())
-    for passage, old, old_ids, states, new_ids in zip(passages, parts, tokens, made.states, made.token_ids, strict=True):
+    for passage, old, old_ids, states, new_ids in zip(
+        passages, parts, tokens, made.states, made.token_ids, strict=True
+    ):
         if old_ids.tolist() != new_ids.tolist():
             problems.append(_mismatch(passage.id, "its token ids are not those of its text"))
             continue

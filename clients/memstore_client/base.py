@@ -18,9 +18,7 @@ from memstore_client import errors, wire
 
 R = TypeVar("R", bound=BaseModel)
 
-FIRST_BACKOFF = (
-    0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
-)
+FIRST_BACKOFF = 0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
 LONGEST_WAIT = 10.0  # seconds; a server that asks for more patience gets its error raised instead
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -74,9 +72,7 @@ class BaseClient:
 
     @staticmethod
     def _rerank(question: str, **options: Any) -> Call[wire.RerankReply]:
-        return Call(
-            "POST", "/rerank", wire.RerankReply, _body(wire.RerankRequest, question=question, **options)
-        )
+        return Call("POST", "/rerank", wire.RerankReply, _body(wire.RerankRequest, question=question, **options))
 
     @staticmethod
     def _passage(passage_id: str) -> Call[wire.PassageReply]:
@@ -175,9 +171,7 @@ def _raise_for(response: httpx.Response) -> NoReturn:
     """Raises the error that a response without success stands for."""
     status, problem = response.status_code, _problem(response)
     request_id = problem.request_id if problem else response.headers.get(wire.REQUEST_ID_HEADER)
-    said = (
-        f"{problem.title}: {problem.detail}" if problem else f"no problem+json, {len(response.content)} bytes"
-    )
+    said = f"{problem.title}: {problem.detail}" if problem else f"no problem+json, {len(response.content)} bytes"
     message = f"{response.request.method} {response.url}: {status} {said}"
     if status == 429:
         raise errors.Overloaded(

@@ -99,9 +99,7 @@ class Client(BaseClient):
         deadline_ms: int | None = None,
     ) -> wire.RerankReply:
         """Scores passages of the caller's own for a question, best first."""
-        return self._send(
-            self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms)
-        )
+        return self._send(self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms))
 
     def passage(self, passage_id: str) -> wire.PassageReply:
         """A passage of the store by its id. Raises NotFound if there is none."""
@@ -139,9 +137,7 @@ class Client(BaseClient):
         attempt = 0
         while True:
             try:
-                response = self._http.request(
-                    call.method, call.path, content=call.body, headers=headers_of(call)
-                )
+                response = self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
             except httpx.TransportError as failure:
                 delay: float | None = self._delay_after_failure(call, attempt, failure)
             else:
@@ -220,9 +216,7 @@ class AsyncClient(BaseClient):
         deadline_ms: int | None = None,
     ) -> wire.RerankReply:
         """Scores passages of the caller's own for a question, best first."""
-        return await self._send(
-            self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms)
-        )
+        return await self._send(self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms))
 
     async def passage(self, passage_id: str) -> wire.PassageReply:
         """A passage of the store by its id. Raises NotFound if there is none."""
@@ -260,9 +254,7 @@ class AsyncClient(BaseClient):
         attempt = 0
         while True:
             try:
-                response = await self._http.request(
-                    call.method, call.path, content=call.body, headers=headers_of(call)
-                )
+                response = await self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
             except httpx.TransportError as failure:
                 delay: float | None = self._delay_after_failure(call, attempt, failure)
             else:

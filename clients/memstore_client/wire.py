@@ -48,9 +48,7 @@ class Reply(BaseModel):
 class PassageInput(Request):
     """A passage of the caller's own. Its memory is not in the store: it is encoded when asked about."""
 
-    text: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PASSAGE_CHARACTERS)
-    ]
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PASSAGE_CHARACTERS)]
     title: Annotated[str, StringConstraints(max_length=MAX_ID_CHARACTERS)] = ""
     url: Annotated[str, StringConstraints(max_length=MAX_ID_CHARACTERS)] = ""
     id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS)] | None = Field(
@@ -66,9 +64,7 @@ class QuestionInput(Request):
         default=None, description="Name of the task the question belongs to, for models trained on several."
     )
     retrieve_k: Count | None = Field(default=None, description="Passages retrieved and scored.")
-    keep_k: Count | None = Field(
-        default=None, description="Passages read after reranking; at most `retrieve_k`."
-    )
+    keep_k: Count | None = Field(default=None, description="Passages read after reranking; at most `retrieve_k`.")
     max_new_tokens: Count | None = Field(default=None, description="Length limit of the answer, in tokens.")
     num_beams: Count | None = Field(default=None, description="Beams of the search; 1 is greedy.")
     passages: Annotated[list[PassageInput], Field(min_length=1)] | None = Field(
@@ -84,9 +80,7 @@ class QuestionInput(Request):
         if self.retrieve_k is not None:
             raise ValueError("retrieve_k has no meaning with passages of your own: leave it out")
         if self.keep_k is not None and self.keep_k > len(self.passages):
-            raise ValueError(
-                f"keep_k ({self.keep_k}) must be at most the number of passages ({len(self.passages)})"
-            )
+            raise ValueError(f"keep_k ({self.keep_k}) must be at most the number of passages ({len(self.passages)})")
         _require_distinct_ids(self.passages)
         return self
 
@@ -141,9 +135,7 @@ def _require_distinct_ids(passages: Sequence[PassageInput]) -> None:
     ids = own_ids(passages)
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise ValueError(
-            f"two passages have the id {twice!r}: ids must differ, the reply tells passages apart by them"
-        )
+        raise ValueError(f"two passages have the id {twice!r}: ids must differ, the reply tells passages apart by them")
 
 
 # --- replies ---------------------------------------------------------------------------------------------
@@ -314,9 +306,7 @@ class Problem(Reply):
     detail: str = ""
     instance: str = Field(default="", description="Path of the request.")
     request_id: str = ""
-    errors: list[FieldProblem] = Field(
-        default=[], description="Each wrong part of a request that was not valid."
-    )
+    errors: list[FieldProblem] = Field(default=[], description="Each wrong part of a request that was not valid.")
 
 
 class BatchItem(Reply):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memstore.errors import RequestError
+from memstore.passage import encodable
 
 __all__ = ["Hit", "Retriever", "check_k", "searchable"]
 
@@ -55,4 +56,4 @@ def check_k(k: int) -> None:
 
 def searchable(question: str) -> str:
     """The question's beginning, with lone surrogates, which UTF-8 cannot hold, as question marks."""
-    return question[:MAX_QUESTION_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    return encodable(question[:MAX_QUESTION_CHARACTERS])

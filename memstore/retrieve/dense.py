@@ -93,9 +93,7 @@ class DenseSettings:
         except (KeyError, TypeError) as error:
             raise ConfigError(f"settings of a dense index: {error}") from error
         if settings.format_version != FORMAT_VERSION or settings.kind not in ("flat", "ivf"):
-            raise ConfigError(
-                f"a dense index of version {settings.format_version}, kind {settings.kind!r} is unknown"
-            )
+            raise ConfigError(f"a dense index of version {settings.format_version}, kind {settings.kind!r} is unknown")
         return settings
 
 
@@ -215,16 +213,12 @@ def _choose_nprobe(index: Any, rows: npt.NDArray[np.float32]) -> tuple[int, floa
         exact.add_result(scores, nearest + start)
     exact.finalize()
     # A passage is its own nearest: that says nothing of how others are found.
-    wanted = [
-        set(found[found != own][:PROBE_DEPTH].tolist()) for found, own in zip(exact.I, asked, strict=True)
-    ]
+    wanted = [set(found[found != own][:PROBE_DEPTH].tolist()) for found, own in zip(exact.I, asked, strict=True)]
     nprobe = MIN_PROBES
     while True:
         index.nprobe = min(nprobe, index.nlist)
         _, found = index.search(queries, PROBE_DEPTH + 1)
-        recall = float(
-            np.mean([len(w & set(f.tolist())) / len(w) for w, f in zip(wanted, found, strict=True)])
-        )
+        recall = float(np.mean([len(w & set(f.tolist())) / len(w) for w, f in zip(wanted, found, strict=True)]))
         if recall >= RECALL or index.nprobe == index.nlist:
             return int(index.nprobe), round(recall, 4)
         nprobe *= 2
@@ -238,9 +232,7 @@ class DenseRetriever:
 
     kind = "dense"
 
-    def __init__(
-        self, folder: Path, encoder: QuestionEncoder, ids: Callable[[Sequence[int]], list[str]]
-    ) -> None:
+    def __init__(self, folder: Path, encoder: QuestionEncoder, ids: Callable[[Sequence[int]], list[str]]) -> None:
         """Opens the index; an IVF index's vectors stay on disk, mapped into memory.
 
         Args:

@@ -25,6 +25,9 @@ class QuestionEncoder(Protocol):
     def encode_questions(self, texts: Sequence[str]) -> Vectors:
         """`(N, dim)` float32; of any length, as searching brings it to one."""
 
+    def ref(self) -> EncoderRef:
+        """What an index records of this encoder."""
+
 
 class TextEncoder(QuestionEncoder, Protocol):
     """Turns questions and passages into vectors of one space."""
@@ -42,9 +45,10 @@ class EncoderRef:
     """Which encoder made the vectors, so that serving opens the same.
 
     Attributes:
-        kind: "memory" is the model's own memory encoder, which the store's fingerprint pins down.
+        kind: "memory" is the model's own memory encoder, "sentence" one from sentence-transformers.
         name: folder or hub id of a sentence encoder.
-        sha256: of a sentence encoder's weights.
+        sha256: of a sentence encoder's weights; of a memory encoder's projection, the rest of which the store's
+            fingerprint pins down.
     """
 
     kind: Literal["memory", "sentence"]
@@ -53,8 +57,6 @@ class EncoderRef:
 
     def __post_init__(self) -> None:
         if self.kind not in ("memory", "sentence"):
-            raise ConfigError(
-                f"a dense index is made by a memory or a sentence encoder, not by {self.kind!r}"
-            )
+            raise ConfigError(f"a dense index is made by a memory or a sentence encoder, not by {self.kind!r}")
         if (self.kind == "sentence") != bool(self.name):
             raise ConfigError(f"an encoder of kind {self.kind!r} cannot have the name {self.name!r}")

@@ -47,7 +47,7 @@ from typing import Any
 import tantivy
 
 from memstore.errors import IndexCorrupt
-from memstore.passage import Passage
+from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, write_settings
 
@@ -92,11 +92,6 @@ def _schema() -> Any:
     builder.add_text_field("text", tokenizer_name=_ANALYZER, index_option="freq")
     builder.add_unsigned_field("row", fast=True)
     return builder.build()
-
-
-def _encodable(text: str) -> str:
-    """The text with lone surrogates, which UTF-8 cannot hold, as question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 # --- building --------------------------------------------------------------------------------------------
@@ -152,8 +147,8 @@ def _segments(passages: Iterable[Passage]) -> Iterator[Iterator[Any]]:
         rows, characters = 0, 0
         for passage in itertools.chain([first], source):
             document = tantivy.Document()
-            document.add_text("title", _encodable(passage.title))
-            document.add_text("text", _encodable(passage.text))
+            document.add_text("title", encodable(passage.title))
+            document.add_text("text", encodable(passage.text))
             yield document
             rows, characters = rows + 1, characters + len(passage.title) + len(passage.text)
             if rows >= SEGMENT_PASSAGES or characters >= SEGMENT_CHARACTERS:
@@ -170,9 +165,7 @@ def _name_segments_by_order(folder: Path) -> None:
     """
     searcher = _open_searcher(folder)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    first_rows = searcher.fast_field_values(
-        "row", [tantivy.DocAddress(i, 0) for i in range(searcher.num_segments)]
-    )
+    first_rows = searcher.fast_field_values("row", [tantivy.DocAddress(i, 0) for i in range(searcher.num_segments)])
     by_row = sorted(zip(first_rows, meta["segments"], strict=True), key=lambda pair: pair[0])
     for place, (_, segment) in enumerate(by_row, start=1):
         new = uuid.UUID(int=place)
@@ -211,9 +204,7 @@ class Bm25Retriever:
         self._searcher = _open_searcher(folder)
         found = self._searcher.num_docs
         if found != self.passages:
-            raise IndexCorrupt(
-                f"the BM25 index at {folder} holds {found} passages, not {self.passages}; build it anew"
-            )
+            raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self.passages}; build it anew")
 
     def __len__(self) -> int:
         return self.passages

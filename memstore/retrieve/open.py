@@ -26,7 +26,7 @@ def open_retriever(store: Store, *, memory_encoder: QuestionEncoder | None = Non
 
     Raises:
         IndexCorrupt: an index is absent, unreadable, or of another number of passages.
-        FingerprintMismatch: the sentence encoder is no longer the one that made the vectors.
+        FingerprintMismatch: the encoder is not the one that made the vectors.
         ConfigError: the generation names an unknown retriever, or needs an encoder that is not at hand.
         CheckpointNotFound, CheckpointError: its sentence encoder is absent, or cannot be loaded.
     """
@@ -51,18 +51,15 @@ def _open_lexical(store: Store, folder: Path) -> Bm25Retriever:
 
 def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | None) -> DenseRetriever:
     made_by = read_dense_settings(folder).encoder
-    if made_by.kind == "sentence":
-        sentence = SentenceEncoder(made_by.name)
-        if (found := sentence.ref()) != made_by:
-            raise FingerprintMismatch({"sentence encoder": (made_by.sha256, found.sha256)})
-        retriever = DenseRetriever(folder, sentence, store.ids)
-    elif memory_encoder is None:
+    encoder = SentenceEncoder(made_by.name) if made_by.kind == "sentence" else memory_encoder
+    if encoder is None:
         raise ConfigError(
             f"the dense index at {folder} was made by the model's own memory encoder, and this model has no "
             "projection for it (embedding_dim is 0); serve the store with the model that built it"
         )
-    else:
-        retriever = DenseRetriever(folder, memory_encoder, store.ids)
+    if (found := encoder.ref()) != made_by:
+        raise FingerprintMismatch({f"{made_by.kind} encoder of the dense index": (made_by.sha256, found.sha256)})
+    retriever = DenseRetriever(folder, encoder, store.ids)
     _require_whole(store, folder, len(retriever))
     return retriever
 

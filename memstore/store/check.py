@@ -96,9 +96,7 @@ def check_segment(store: Path, ref: SegmentRef) -> Iterator[Problem]:
         return
     try:
         segment = open_segment(store, ref, Readers())
-        for row, (passage, expected) in enumerate(
-            zip(segment.passages, segment.passages.hashes.tolist(), strict=True)
-        ):
+        for row, (passage, expected) in enumerate(zip(segment.passages, segment.passages.hashes.tolist(), strict=True)):
             if hash_id(passage.id) != expected:
                 message = f"row {row} of {where} is {passage.id!r}, whose hash is another"
                 yield _problem(ChecksumMismatch(message), f"{where}/{HASHES}")

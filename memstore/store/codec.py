@@ -115,9 +115,7 @@ class Int8Codec:
         """See `Codec.encode`."""
         _require_finite(states)
         values = states.detach().to("cpu", torch.float32)  # (T, D)
-        scales = (
-            values.abs().amax(dim=1) / _INT8_MAX if values.numel() else values.new_zeros(len(values))
-        )  # (T,)
+        scales = values.abs().amax(dim=1) / _INT8_MAX if values.numel() else values.new_zeros(len(values))  # (T,)
         # A token of zeros, or so small that its scale underflows, divides by one and stays zero.
         divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
         codes = (values / divisors[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX).to(torch.int8)

@@ -132,9 +132,7 @@ def parse(data: bytes, *, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ChecksumMismatch(f"{path} is damaged: not JSON ({error}). {_REPAIR}") from None
     if not isinstance(values, dict) or render(values) != data:
-        raise ChecksumMismatch(
-            f"{path} is damaged: its bytes do not match the checksum it carries. {_REPAIR}"
-        )
+        raise ChecksumMismatch(f"{path} is damaged: its bytes do not match the checksum it carries. {_REPAIR}")
     del values["checksum"]
     return values
 
@@ -342,7 +340,5 @@ def _build(cls: type[_T], values: Any, path: Path) -> _T:
     for name, value in values.items():
         expected = _SCALARS.get(str(fields[name].type))
         if expected is not None and type(value) is not expected:
-            raise StoreFormatError(
-                f"{path}: {cls.__name__}.{name} must be {expected.__name__}, not {value!r}"
-            )
+            raise StoreFormatError(f"{path}: {cls.__name__}.{name} must be {expected.__name__}, not {value!r}")
     return cls(**values)

@@ -35,9 +35,7 @@ def sort_hashes(parts: Sequence[Uint64]) -> Uint64:
 
     Takes 40 bytes of memory per passage while it sorts.
     """
-    hashes = (
-        np.concatenate([np.asarray(p, dtype=np.uint64) for p in parts]) if parts else np.empty(0, np.uint64)
-    )
+    hashes = np.concatenate([np.asarray(p, dtype=np.uint64) for p in parts]) if parts else np.empty(0, np.uint64)
     rows = np.argsort(hashes, kind="stable").astype(np.uint64)
     return np.stack([hashes[rows], rows])
 

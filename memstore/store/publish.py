@@ -123,9 +123,7 @@ def _sealed_reader(store: Path, ref: SegmentRef) -> PassageReader:
     folder = segment_path(store, ref.id)
     seal = Seal.from_bytes(read_bytes(folder / SEALED), path=folder / SEALED)
     if seal.files.get(HASHES) != file_ref(folder / HASHES):
-        raise ChecksumMismatch(
-            f"{folder / HASHES} is not what was sealed; remove the segment and build again"
-        )
+        raise ChecksumMismatch(f"{folder / HASHES} is not what was sealed; remove the segment and build again")
     return PassageReader(folder, count=ref.passages)
 
 

@@ -154,9 +154,7 @@ class Store:
         """
         for row in rows:
             if not 0 <= row < len(self):
-                raise IndexCorrupt(
-                    f"row {row} is outside this generation of {len(self)} rows; rebuild the index"
-                )
+                raise IndexCorrupt(f"row {row} is outside this generation of {len(self)} rows; rebuild the index")
         return [self._passage(row).id for row in rows]
 
     def iter_passages(self) -> Iterator[Passage]:
@@ -173,9 +171,7 @@ class Store:
         for number in range(len(self.generation.segments)):
             segment = self._segment(number)
             if not segment.seal.embedding_dim:
-                raise ConfigError(
-                    f"{self.path} has no passage vectors; build it with a dense or hybrid retriever"
-                )
+                raise ConfigError(f"{self.path} has no passage vectors; build it with a dense or hybrid retriever")
             step = segment.seal.shard_passages
             for first in range(0, segment.seal.passages, step):
                 last = min(first + step, segment.seal.passages)
@@ -241,10 +237,8 @@ class Store:
         """Begin to read all that a load needs of one segment."""
         segment = self._segment(number)
         rows = locals_[places]
-        lengths = segment.lengths[rows].astype(np.int64)
-        return _Read(
-            segment, places, lengths, {n: source.begin(rows) for n, source in segment.memory.items()}
-        )
+        begun = {name: source.begin(rows) for name, source in segment.memory.items()}
+        return _Read(segment, places, segment.lengths[rows].astype(np.int64), begun)
 
     def _pack(self, reads: Sequence[_Read], lengths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         """Finish the reads, and put each passage at its place without padding: (T, ...) per array."""
@@ -254,10 +248,9 @@ class Store:
         for read in reads:
             for name, begun in read.begun.items():
                 chunks = read.segment.memory[name].finish(begun)  # n of (max_tokens, ...)
-                for place, length, chunk in zip(
-                    read.places.tolist(), read.lengths.tolist(), chunks, strict=True
-                ):
-                    packed[name][ends[place] - length : ends[place]] = chunk[:length]
+                for place, chunk in zip(read.places.tolist(), chunks, strict=True):
+                    first = ends[place - 1] if place else 0
+                    packed[name][first : ends[place]] = chunk[: ends[place] - first]
         return packed
 
 
@@ -285,9 +278,7 @@ def read_generation(store: Path, number: int | None = None) -> Generation:
     try:
         current = Current.from_bytes(read_bytes(path), path=path)
     except FileNotFoundError:
-        raise StoreNotFound(
-            f"{store} has no {CURRENT} file: it is no store, or its build has not finished"
-        ) from None
+        raise StoreNotFound(f"{store} has no {CURRENT} file: it is no store, or its build has not finished") from None
     wanted = current.generation if number is None else number
     path = generation_path(store, wanted)
     try:

@@ -128,9 +128,7 @@ def read_seal(folder: Path, ref: SegmentRef) -> Seal:
     try:
         data = read_bytes(path)
     except FileNotFoundError:
-        raise SegmentNotSealed(
-            f"{folder} has no {SEALED} file: it was never finished, or not copied whole"
-        ) from None
+        raise SegmentNotSealed(f"{folder} has no {SEALED} file: it was never finished, or not copied whole") from None
     seal = Seal.from_bytes(data, path=path)
     if hash_bytes(data) != ref.seal:
         raise ChecksumMismatch(f"{path} is not the one that its generation was made with")

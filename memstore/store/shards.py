@@ -3,8 +3,8 @@
 What it reads is plain Zarr v3 (`sharding_indexed`, zstd, crc32c, index at the end); `arrays` reads the same
 by TensorStore and is its twin in the tests. Every byte that is used is held against its crc32c.
 
-Why not TensorStore here: on two cores and 350,000 passages, fetching 50 random ones took it 3.4 ms and 6.0 ms
-of processor time, since each chunk crosses its thread pools; this takes 2.0 ms of both.
+Why not TensorStore here: it hands each chunk from thread to thread. On two cores that other work kept busy,
+loading 50 random passages of 350,000 took 9.8 ms with it and 5.0 ms with this, files in the page cache.
 """
 
 from __future__ import annotations
@@ -86,45 +86,45 @@ class Shard(OpenFile):
         size = chunks * _ENTRY.size + _CRC
         if self.size < size:
             raise self.damaged(f"{self.size} bytes cannot hold the index of {chunks} chunks")
-        data = self._checked(self.size - size, size, "the index")
-        self._index = data
+        self._index = self._checked(self.size - size, size)
 
     def locate(self, place: int) -> tuple[int, int]:
         """Offset and size of a chunk.
 
         Raises:
-            MissingData: it was never written.
+            MissingData, ChecksumMismatch: it was never written; it is not within the file.
         """
         offset, size = _ENTRY.unpack_from(self._index, place * _ENTRY.size)
-        if offset == _ABSENT and size == _ABSENT:
-            raise MissingData(f"{self.path}: chunk {place} is missing. Run `memstore verify`.")
+        if offset + size > self.size or size < _CRC:
+            if offset == _ABSENT and size == _ABSENT:
+                raise MissingData(f"{self.path}: chunk {place} is missing. Run `memstore verify`.")
+            raise self.damaged(f"chunk {place} is not within the file")
         return offset, size
 
-    def chunk(self, place: int, *, size: int) -> bytes:
-        """A chunk's `size` bytes, decompressed.
+    def chunk(self, offset: int, size: int, *, raw: int) -> bytes:
+        """The chunk that `locate` found, decompressed to `raw` bytes.
 
         Raises:
-            MissingData, ChecksumMismatch, StoreUnreadable: absent, damaged, or not readable.
+            ChecksumMismatch, StoreUnreadable: damaged, or not readable.
         """
-        data = self._checked(*self.locate(place), f"chunk {place}")
+        data = self._checked(offset, size)
         decompressor = getattr(_decompressors, "value", None)
         if decompressor is None:
             decompressor = _decompressors.value = zstandard.ZstdDecompressor()
         try:
-            values: bytes = decompressor.decompress(data, max_output_size=size)
+            values: bytes = decompressor.decompress(data, max_output_size=raw)
         except zstandard.ZstdError as error:
-            raise self.damaged(f"chunk {place}: {error}") from None
-        if len(values) != size:
-            raise self.damaged(f"chunk {place} has {len(values)} bytes instead of {size}")
+            raise self.damaged(f"the chunk at byte {offset}: {error}") from None
+        if len(values) != raw:
+            raise self.damaged(f"the chunk at byte {offset} has {len(values)} bytes instead of {raw}")
         return values
 
-    def _checked(self, offset: int, size: int, what: str) -> bytes:
-        if offset + size > self.size or size < _CRC:
-            raise self.damaged(f"{what} is not within the file")
+    def _checked(self, offset: int, size: int) -> bytes:
         data = self.read(offset, size)
-        if google_crc32c.value(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
-            raise self.damaged(f"the crc32c of {what} differs")
-        return data[:-_CRC]
+        body = data[:-_CRC]
+        if google_crc32c.value(body) != int.from_bytes(data[-_CRC:], "little"):
+            raise self.damaged(f"the crc32c of {size} bytes at byte {offset} differs")
+        return body
 
 
 class ShardCache:
@@ -166,7 +166,7 @@ class ShardedArray:
         """The file of a shard."""
         return Path(self.name, "c", str(number), *"0" * len(self.shape))
 
-    def begin(self, rows: npt.NDArray[np.int64]) -> list[tuple[Shard, int]]:
+    def begin(self, rows: npt.NDArray[np.int64]) -> list[tuple[Shard, int, int]]:
         """Find the chunks of rows, and let the system fetch them from the disk meanwhile."""
         files: dict[int, Shard] = {}
         found = []
@@ -178,11 +178,11 @@ class ShardedArray:
             offset, size = shard.locate(place)
             if size > _PAGE:  # smaller ones share pages with others, and are soon all in the page cache
                 os.posix_fadvise(shard.handle, offset, size, os.POSIX_FADV_WILLNEED)
-            found.append((shard, place))
+            found.append((shard, offset, size))
         return found
 
-    def finish(self, begun: list[tuple[Shard, int]]) -> Iterator[npt.NDArray[Any]]:
+    def finish(self, begun: list[tuple[Shard, int, int]]) -> Iterator[npt.NDArray[Any]]:
         """The chunk of each row, of `shape`."""
-        size = int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
-        for shard, place in begun:
-            yield np.frombuffer(shard.chunk(place, size=size), dtype=self.dtype).reshape(self.shape)
+        raw = int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+        for shard, offset, size in begun:
+            yield np.frombuffer(shard.chunk(offset, size, raw=raw), dtype=self.dtype).reshape(self.shape)

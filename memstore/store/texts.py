@@ -88,8 +88,9 @@ class PassageReader:
         Raises:
             ChecksumMismatch: they are not what was written.
         """
-        line = self._lines[int(self._offsets[row]) : int(self._offsets[row + 1])].tobytes()
-        if zlib.crc32(line) != int(self._checksums[row]) or not line.endswith(b"\n"):
+        first, last = int(self._offsets[row]), int(self._offsets[row + 1])
+        line = self._lines[first:last].tobytes()
+        if len(line) != last - first or zlib.crc32(line) != int(self._checksums[row]):
             raise ChecksumMismatch(f"{self._path}: row {row} is damaged. Run `memstore verify`.")
         return line
 

@@ -83,8 +83,7 @@ class SegmentWriter:
         attributes = {"codec": dict(codec.attributes())}
         arrays.create_group(self._folder / MEMORY, attributes)
         self._arrays = {
-            name: arrays.create_array(self._folder / MEMORY / name, layout)
-            for name, layout in self._layouts()
+            name: arrays.create_array(self._folder / MEMORY / name, layout) for name, layout in self._layouts()
         }
         self._passages = PassageWriter(self._folder)
 
@@ -179,9 +178,7 @@ class SegmentWriter:
         if len(ids) and not 0 <= int(np.min(ids)) <= int(np.max(ids)) < self._vocab_size:
             raise InvalidMemory(f"passage {passage.id!r}: a token id is outside [0, {self._vocab_size})")
 
-    def _encode(
-        self, states: Sequence[torch.Tensor], passages: Sequence[Passage]
-    ) -> dict[str, npt.NDArray[Any]]:
+    def _encode(self, states: Sequence[torch.Tensor], passages: Sequence[Passage]) -> dict[str, npt.NDArray[Any]]:
         """Encoded and zero-padded to (n, max_tokens, ...), some passages at a time."""
         specs = self._codec.arrays(d_model=self._d_model, max_tokens=self._max_tokens)
         padded = {s.name: np.zeros((len(states), *s.shape), dtype=s.dtype) for s in specs}
@@ -206,9 +203,7 @@ class SegmentWriter:
             CountMismatch: fewer passages were written than announced.
         """
         if self._rows != self._num_passages:
-            raise CountMismatch(
-                f"the segment has {self._rows} of {self._num_passages} passages; write the rest first"
-            )
+            raise CountMismatch(f"the segment has {self._rows} of {self._num_passages} passages; write the rest first")
         self._passages.close()
         names = list_files(self._folder)
         seal = Seal(

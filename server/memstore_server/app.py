@@ -78,9 +78,7 @@ def run(settings: Settings) -> None:
     logs.configure(style=settings.log_format, level=settings.log_level)
     for name, meant in unknown_variables(os.environ).items():
         log.warning("%s is not a setting; did you mean %s?", name, meant)
-    with bound_socket(
-        settings.host, settings.port
-    ) as listener:  # first: a taken port should not cost a start
+    with bound_socket(settings.host, settings.port) as listener:  # first: a taken port should not cost a start
         if settings.threads is not None:
             import torch
 
@@ -136,8 +134,7 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
             listener.bind(address)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {host} port {port}: {error.strerror}. "
-                "Choose another --port; 0 finds a free one."
+                f"cannot listen on {host} port {port}: {error.strerror}. Choose another --port; 0 finds a free one."
             ) from error
         yield listener
 

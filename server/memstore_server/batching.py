@@ -30,9 +30,7 @@ class Overloaded(MemstoreError):  # noqa: N818 - reads as the fact it states
     """The queue has no room for what was asked. `retry_after` estimates, in seconds, when it will."""
 
     def __init__(self, *, asked: int, waiting: int, queue_size: int, retry_after: int) -> None:
-        super().__init__(
-            f"{waiting} of {queue_size} places are taken, {asked} needed: try again in {retry_after} s"
-        )
+        super().__init__(f"{waiting} of {queue_size} places are taken, {asked} needed: try again in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -55,9 +53,7 @@ class Engine(Protocol):
         """At most `k` passages per question, best first."""
         ...
 
-    def rerank(
-        self, question: str, passages: Sequence[Passage], *, task: str | None = None
-    ) -> Sequence[RankedPassage]:
+    def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> Sequence[RankedPassage]:
         """The passages with their scores, best first. Raises RequestError for a model without a scorer."""
         ...
 
@@ -136,9 +132,7 @@ class EngineThread:
         """Jobs in the queue, those given up included."""
         return len(self._waiting)
 
-    def ask(
-        self, questions: Sequence[Question], *, deadline: float | None = None
-    ) -> list[Future[Timed[Answer]]]:
+    def ask(self, questions: Sequence[Question], *, deadline: float | None = None) -> list[Future[Timed[Answer]]]:
         """Admits all the questions, or none; each may be joined with others into one batch.
 
         Args:
@@ -249,9 +243,7 @@ class EngineThread:
         finally:
             request_id.reset(token)
         each = (self._clock() - started) / len(jobs)
-        self._seconds_per_job = (
-            each if not self._seconds_per_job else 0.8 * self._seconds_per_job + 0.2 * each
-        )
+        self._seconds_per_job = each if not self._seconds_per_job else 0.8 * self._seconds_per_job + 0.2 * each
 
     def _begin(self, job: _Job) -> bool:
         """Whether the job is still wanted; from here on it cannot be cancelled."""
@@ -260,9 +252,7 @@ class EngineThread:
     def _expired(self, job: _Job) -> bool:
         if job.deadline is None or self._clock() < job.deadline:
             return False
-        job.future.set_exception(
-            DeadlineExceeded("the deadline passed while the request waited for the model")
-        )
+        job.future.set_exception(DeadlineExceeded("the deadline passed while the request waited for the model"))
         return True
 
     def _run_call(self, job: _Job) -> None:

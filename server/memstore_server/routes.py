@@ -32,9 +32,7 @@ def service_of(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(service_of)]
 
 
-@router.post(
-    "/answer", tags=["questions"], responses=problems.documented(*_POSTED, problems.STREAMING_NOT_OFFERED)
-)
+@router.post("/answer", tags=["questions"], responses=problems.documented(*_POSTED, problems.STREAMING_NOT_OFFERED))
 async def answer(asked: wire.AnswerRequest, request: Request, service: ServiceOf) -> wire.AnswerReply:
     """Answer a question from the store, or from passages of your own.
 
@@ -47,9 +45,7 @@ async def answer(asked: wire.AnswerRequest, request: Request, service: ServiceOf
 
 
 @router.post("/answer/batch", tags=["questions"], responses=problems.documented(*_POSTED))
-async def answer_batch(
-    asked: wire.AnswerBatchRequest, request: Request, service: ServiceOf
-) -> wire.AnswerBatchReply:
+async def answer_batch(asked: wire.AnswerBatchRequest, request: Request, service: ServiceOf) -> wire.AnswerBatchReply:
     """Answer several questions. One that cannot be answered has a problem in its place."""
     outcomes = await _unless_disconnected(request, service.answer_batch(asked))
     items = [

@@ -22,9 +22,7 @@ from memstore_server.settings import Settings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-WARM_UP_QUESTION = (
-    "What is the history of the world?"  # common words: a store of any English text has passages for it
-)
+WARM_UP_QUESTION = "What is the history of the world?"  # common words: a store of any English text has passages for it
 
 
 class NotReady(MemstoreError):  # noqa: N818 - reads as the fact it states
@@ -74,9 +72,7 @@ class Service:
         """Refuses new work, lets what runs finish (at most `drain_seconds`), ends the thread. Blocks."""
         self._state = "is shutting down"
         if not self._thread.close(timeout=self.settings.drain_seconds):
-            log.warning(
-                "the model did not finish within %s s and is left behind", self.settings.drain_seconds
-            )
+            log.warning("the model did not finish within %s s and is left behind", self.settings.drain_seconds)
 
     def require_ready(self) -> None:
         """Raises NotReady, saying why, unless questions can be answered."""

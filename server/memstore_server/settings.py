@@ -34,9 +34,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     device: str = Field(default="cpu", description="Where the model runs: cpu, cuda, cuda:1, ...")
-    threads: int | None = Field(
-        default=None, ge=1, description="Threads of the model on a CPU; by default all."
-    )
+    threads: int | None = Field(default=None, ge=1, description="Threads of the model on a CPU; by default all.")
 
     max_batch: int = Field(default=8, ge=1, description="Questions answered together at most.")
     max_wait_ms: float = Field(
@@ -45,32 +43,26 @@ class Settings(BaseSettings):
         le=10_000,
         description="Milliseconds a question is held back for others to join it.",
     )
-    queue_size: int = Field(
-        default=64, ge=1, description="Questions that may wait; beyond that the reply is 429."
-    )
+    queue_size: int = Field(default=64, ge=1, description="Questions that may wait; beyond that the reply is 429.")
     drain_seconds: float = Field(
-        default=10.0, ge=0, description="Time to finish what runs when told to stop."
+        default=5.0,
+        ge=0,
+        description="Time that connections, and then the model, get to finish when told to stop.",
     )
 
     retrieve_k: int = Field(default=40, ge=1, description="Passages retrieved where a request does not say.")
     keep_k: int = Field(default=10, ge=1, description="Passages read where a request does not say.")
-    max_new_tokens: int = Field(
-        default=32, ge=1, description="Tokens of an answer where a request does not say."
-    )
+    max_new_tokens: int = Field(default=32, ge=1, description="Tokens of an answer where a request does not say.")
     num_beams: int = Field(default=1, ge=1, description="Beams where a request does not say; 1 is greedy.")
 
-    max_retrieve_k: int = Field(
-        default=200, ge=1, description="Most passages a request may retrieve or bring."
-    )
+    max_retrieve_k: int = Field(default=200, ge=1, description="Most passages a request may retrieve or bring.")
     max_keep_k: int = Field(default=100, ge=1, description="Most passages a request may have read.")
     max_new_tokens_limit: int = Field(default=256, ge=1, description="Most tokens a request may ask for.")
     max_num_beams: int = Field(default=8, ge=1, description="Most beams a request may ask for.")
     max_body_bytes: int = Field(default=4_000_000, ge=1_000, description="Size limit of a request's body.")
 
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least log level."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least log level.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -80,9 +72,7 @@ class Settings(BaseSettings):
         ]  # fmt: skip
         for small, large in at_most:
             if getattr(self, small) > getattr(self, large):
-                raise ValueError(
-                    f"{small} ({getattr(self, small)}) must be at most {large} ({getattr(self, large)})"
-                )
+                raise ValueError(f"{small} ({getattr(self, small)}) must be at most {large} ({getattr(self, large)})")
         return self
 
     @classmethod
@@ -103,9 +93,7 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, 
     """`MEMSTORE_*` variables that are no setting but resemble one, each with the one it resembles."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     suspects = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
-    resembling = (
-        (name, difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)) for name in suspects
-    )
+    resembling = ((name, difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)) for name in suspects)
     return {name: matches[0] for name, matches in resembling if matches}
 
 

@@ -88,18 +88,14 @@ def rerank_passages(asked: wire.RerankRequest, settings: Settings) -> list[Passa
 def passages(own: Sequence[wire.PassageInput]) -> list[Passage]:
     """The caller's own passages, each a document of its own."""
     return [
-        Passage(
-            id=name, document_id=name, title=one.title, text=one.text, url=one.url, start=0, end=len(one.text)
-        )
+        Passage(id=name, document_id=name, title=one.title, text=one.text, url=one.url, start=0, end=len(one.text))
         for name, one in zip(wire.own_ids(own), own, strict=True)
     ]
 
 
 def _require_within(limits: Iterable[tuple[str, int, int]], *, place: str = "#") -> None:
     errors = [
-        wire.FieldProblem(
-            pointer=f"{place}/{name}", detail=f"{value} is more than {most}, the most allowed here"
-        )
+        wire.FieldProblem(pointer=f"{place}/{name}", detail=f"{value} is more than {most}, the most allowed here")
         for name, value, most in limits
         if value > most
     ]

@@ -152,7 +152,9 @@ def test_an_unfinished_build_is_not_resumed_with_other_settings(
     for _ in killed_at(6, monkeypatch):
         with pytest.raises(Killed):
             build(options)
-    with pytest.raises(ConfigError, match=r"unfinished build with other settings \(settings.codec: was 'int8', is 'bf16'"):
+    with pytest.raises(
+        ConfigError, match=r"unfinished build with other settings \(settings.codec: was 'int8', is 'bf16'"
+    ):
         build(replace(options, codec="bf16"))
     with pytest.raises(ConfigError, match="settings.limit: was None, is 5"):
         build(replace(options, limit=5))
@@ -165,9 +167,8 @@ def test_a_finished_store_is_not_built_over(options: BuildOptions) -> None:
 
 
 def test_two_builders_do_not_share_a_folder(options: BuildOptions) -> None:
-    with build_module._lock(options.out / ".build"):
-        with pytest.raises(ConfigError, match="another build is working"):
-            build(options)
+    with build_module._lock(options.out / ".build"), pytest.raises(ConfigError, match="another build is working"):
+        build(options)
 
 
 def test_the_disk_is_checked_before_encoding(options: BuildOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +230,9 @@ def test_dense_vectors_come_from_the_same_forward_pass(options: BuildOptions, re
     all_vectors = [v for chunk in answerer.store.iter_embeddings() for v in chunk]
     assert len(all_vectors) == 150
     assert vectors.shape[1] == 8
-    torch.testing.assert_close(torch.from_numpy(all_vectors[40])[None], torch.from_numpy(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.from_numpy(all_vectors[40])[None], torch.from_numpy(expected), atol=1e-5, rtol=1e-4
+    )
     assert len(answerer.answer([Question(text="river", retrieve_k=5, keep_k=2)])[0].passages) == 5
 
 

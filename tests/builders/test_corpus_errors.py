@@ -163,9 +163,7 @@ def test_an_overlong_row_is_a_bad_row(tmp_path: Path, monkeypatch: pytest.Monkey
     assert corpus.counts.errors == [f"{path}:2: the row is longer than 40 bytes"]
 
 
-def test_an_overlong_wikiextractor_document_is_a_bad_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overlong_wikiextractor_document_is_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "MAX_DOCUMENT_CHARS", 10)
     long = b'<doc id="a" url="" title="A">\nEleven\nletters\n</doc>\n'
     path = write(tmp_path, long + GOOD_DOC)
@@ -176,9 +174,7 @@ def test_an_overlong_wikiextractor_document_is_a_bad_row(
 
 def test_an_unclosed_last_document_is_a_bad_row(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD_DOC + b'\n<doc id="b" url="" title="B">\nText.\n')
-    with pytest.raises(
-        CorpusError, match=r":4: the document is not closed by </doc> before the end of the file"
-    ):
+    with pytest.raises(CorpusError, match=r":4: the document is not closed by </doc> before the end of the file"):
         list(open_corpus([path]))
 
 
@@ -211,9 +207,7 @@ def damaged(data: bytes) -> bytes:
     ("data", "reason"),
     [
         pytest.param(gzip.compress(MANY)[:-200], "ended before the end-of-stream", id="gzip cut off"),
-        pytest.param(
-            zstandard.compress(MANY)[:-200], "the zstd data are cut off before their end", id="zstd cut off"
-        ),
+        pytest.param(zstandard.compress(MANY)[:-200], "the zstd data are cut off before their end", id="zstd cut off"),
         pytest.param(gzip.compress(MANY)[:-8] + b"\0" * 8, "CRC check failed", id="gzip checksum"),
         pytest.param(damaged(gzip.compress(MANY)), "", id="gzip damaged"),
         pytest.param(damaged(CHECKED.compress(MANY)), "", id="zstd damaged"),

@@ -23,9 +23,7 @@ def whole(document_id: str, title: str, text: str, url: str = "") -> Passage:
     return Passage(f"{document_id}:0", document_id, title, text, url, 0, len(text))
 
 
-def ready(
-    passage_id: str, text: str, document_id: str = "", title: str = "", url: str = "", start: int = 0
-) -> Passage:
+def ready(passage_id: str, text: str, document_id: str = "", title: str = "", url: str = "", start: int = 0) -> Passage:
     return Passage(passage_id, document_id or passage_id, title, text, url, start, start + len(text))
 
 
@@ -175,9 +173,7 @@ def test_every_format_has_a_case() -> None:
 def test_rows_with_an_underscore_id_need_a_named_format(tmp_path: Path, name: str) -> None:
     path = tmp_path / "beir.jsonl"
     path.write_bytes(rows({"_id": "x", "title": "T", "text": "One."}))
-    with pytest.raises(
-        CorpusFormatError, match=r"beir\.jsonl: .*jsonl.* or ready passages.*--format NAME.*kilt"
-    ):
+    with pytest.raises(CorpusFormatError, match=r"beir\.jsonl: .*jsonl.* or ready passages.*--format NAME.*kilt"):
         open_corpus([path])
     [passage] = open_corpus([path], format=name)
     assert passage == (whole("x", "T", "One.") if name == "jsonl" else ready("x", "One.", title="T"))
@@ -230,7 +226,5 @@ def test_an_unknown_format_name_lists_the_known_ones(tmp_path: Path) -> None:
 def test_dpr_needs_its_header(tmp_path: Path) -> None:
     path = tmp_path / "psgs.tsv"
     path.write_bytes(b"1\tText\tTitle\n")
-    with pytest.raises(
-        CorpusFormatError, match=r"psgs\.tsv: cannot be read as dpr: its first line must name"
-    ):
+    with pytest.raises(CorpusFormatError, match=r"psgs\.tsv: cannot be read as dpr: its first line must name"):
         list(open_corpus([path], format="dpr", on_error="skip"))

@@ -75,9 +75,7 @@ def test_texts(text: str, max_words: int, expected: list[str]) -> None:
 
 def test_a_letter_keeps_its_marks_and_an_emoji_its_sequence() -> None:
     accent, family = "e\u0301", "👨\u200d👩\u200d👧"
-    assert (
-        texts("x" * 19 + accent + "y" * 19 + "z" * 9, 1)[0] == "x" * 19 + "e"
-    )  # one word holds no better place
+    assert texts("x" * 19 + accent + "y" * 19 + "z" * 9, 1)[0] == "x" * 19 + "e"  # one word holds no better place
     cut = texts("a" * 20 + "b" * 19 + accent + "c" * 40, 2)
     assert cut[0] == "a" * 20
     assert cut[1].startswith("b" * 19 + accent)

@@ -76,9 +76,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
             client.pauses = []
             return call(client), client.pauses
 
-    def awaited(
-        server: Server, call: Callable[[AsyncClient], Any], retries: int = 2
-    ) -> tuple[Any, list[float]]:
+    def awaited(server: Server, call: Callable[[AsyncClient], Any], retries: int = 2) -> tuple[Any, list[float]]:
         async def run() -> tuple[Any, list[float]]:
             transport = httpx.MockTransport(server)
             async with ImpatientAsync("http://m", retries=retries, transport=transport) as client:
@@ -127,9 +125,7 @@ def test_a_problem_becomes_its_error(ask, status: int, error: type, builtin: typ
     assert isinstance(raised, MemstoreClientError)
     assert isinstance(raised, builtin)
     assert (raised.status, raised.request_id) == (status, "r-1")
-    assert raised.problem == Problem(
-        type="urn:t", title="Title", status=status, detail="what", request_id="r-1"
-    )
+    assert raised.problem == Problem(type="urn:t", title="Title", status=status, detail="what", request_id="r-1")
     assert str(raised) == f"POST http://m/answer: {status} Title: what"
 
 

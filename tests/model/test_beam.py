@@ -55,14 +55,10 @@ def stock_encoded(stock: T5ForConditionalGeneration, ids: torch.Tensor, mask: to
     """Stock encoder states as our decoder reads them: packed."""
     states = stock.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     real = mask.bool()
-    return Encoded(
-        states[real], ids[real], torch.ones(int(real.sum()), dtype=torch.bool), Layout(mask.sum(1))
-    )
+    return Encoded(states[real], ids[real], torch.ones(int(real.sum()), dtype=torch.bool), Layout(mask.sum(1)))
 
 
-def stock_answers(
-    stock, ids, mask, *, length_penalty: float, **options
-) -> list[tuple[list[int], bool, float]]:
+def stock_answers(stock, ids, mask, *, length_penalty: float, **options) -> list[tuple[list[int], bool, float]]:
     """Token ids without start, eos and padding; whether eos came; the sum of their log-probabilities."""
     out = stock.generate(
         input_ids=ids,
@@ -75,9 +71,7 @@ def stock_answers(
         **options,
     )
     answers = []
-    for sequence, normalised in zip(
-        out.sequences[:, 1:].tolist(), out.sequences_scores.tolist(), strict=True
-    ):
+    for sequence, normalised in zip(out.sequences[:, 1:].tolist(), out.sequences_scores.tolist(), strict=True):
         ended = EOS in sequence
         tokens = sequence[: sequence.index(EOS)] if ended else sequence
         answers.append((tokens, ended, normalised * (len(tokens) + ended) ** length_penalty))
@@ -170,31 +164,23 @@ def plain_beams(model, encoded: Encoded, *, limit: int, num_beams: int, length_p
                 finished.append((score / tokens**length_penalty, ids, score))
         finished = sorted(finished, key=lambda f: -f[0])[:num_beams]
         running = [c for c, end in zip(candidates, ends, strict=True) if not end][:num_beams]
-        if not running or (
-            len(finished) == num_beams and running[0][1] / tokens**length_penalty <= finished[-1][0]
-        ):
+        if not running or (len(finished) == num_beams and running[0][1] / tokens**length_penalty <= finished[-1][0]):
             break
     _, ids, score = finished[0]
     return ([*ids[:-1]], True, score) if ids[-1] == EOS else ([*ids], False, score)
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.3])
-@pytest.mark.parametrize(
-    "changes", [{}, {"copy_head": True}, {"copy_head": True, "tie_word_embeddings": True}]
-)
+@pytest.mark.parametrize("changes", [{}, {"copy_head": True}, {"copy_head": True, "tie_word_embeddings": True}])
 def test_equals_its_plain_twin(changes, length_penalty):
     endings = Counter()
     for seed in range(2):
         model, encoded, alone = ragged(seed, **changes)
         limits = [7, 2, 6, 1]
-        answers = decode.generate(
-            model, encoded, max_new_tokens=limits, num_beams=3, length_penalty=length_penalty
-        )
+        answers = decode.generate(model, encoded, max_new_tokens=limits, num_beams=3, length_penalty=length_penalty)
         for answer, one, limit in zip(answers, alone, limits, strict=True):
             with torch.inference_mode():
-                ids, ended, score = plain_beams(
-                    model, one, limit=limit, num_beams=3, length_penalty=length_penalty
-                )
+                ids, ended, score = plain_beams(model, one, limit=limit, num_beams=3, length_penalty=length_penalty)
             assert (answer.ids, answer.finished) == (ids, ended)
             assert answer.score == pytest.approx(score, abs=1e-4)
             endings[ended] += 1

@@ -245,9 +245,7 @@ def test_the_fingerprint_names_what_differs() -> None:
     assert fingerprint(tiny.model(alpha=1 / 2), tokens).memory_layers == 3
 
 
-@pytest.mark.parametrize(
-    "change", [{"relative_attention_max_distance": 64}, {"layer_norm_epsilon": 1e-5}], ids=str
-)
+@pytest.mark.parametrize("change", [{"relative_attention_max_distance": 64}, {"layer_norm_epsilon": 1e-5}], ids=str)
 def test_the_fingerprint_sees_settings_that_shapes_do_not_show(change: dict[str, float]) -> None:
     tokens = tiny.text_tokenizer()
     before, after = fingerprint(tiny.model(), tokens), fingerprint(tiny.model(**change), tokens)

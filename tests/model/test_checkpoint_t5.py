@@ -71,9 +71,7 @@ def test_settings_follow_the_stock_config(folder: Path) -> None:
         ({}, True, True, True),
     ],
 )
-def test_flags_of_the_head(
-    folder: Path, stock: dict[str, bool], tied_file: bool, tied: bool, scaled: bool
-) -> None:
+def test_flags_of_the_head(folder: Path, stock: dict[str, bool], tied_file: bool, tied: bool, scaled: bool) -> None:
     values = json.loads((folder / "config.json").read_text())
     del values["tie_word_embeddings"], values["scale_decoder_outputs"]
     (folder / "config.json").write_text(json.dumps(values | stock))
@@ -83,9 +81,7 @@ def test_flags_of_the_head(
     assert (config.tie_word_embeddings, config.scale_head) == (tied, scaled)
 
 
-@pytest.mark.parametrize(
-    "name", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"]
-)
+@pytest.mark.parametrize("name", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"])
 def test_a_tied_embedding_under_another_name(folder: Path, name: str) -> None:
     want, _ = from_t5(folder)
     edit_weights(folder, lambda t: t.update({name: t.pop("shared.weight")}))
@@ -171,9 +167,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         "misses lm_head.weight",
     ),
     "two embeddings": (
-        lambda f: edit_weights(
-            f, lambda t: t.update({"decoder.embed_tokens.weight": t["shared.weight"] + 1})
-        ),
+        lambda f: edit_weights(f, lambda t: t.update({"decoder.embed_tokens.weight": t["shared.weight"] + 1})),
         CheckpointError,
         "one input embedding",
     ),

@@ -22,9 +22,7 @@ from tests import tiny
         (6, "fid", 1, 1 / 2, (0, 0, 6)),
     ],
 )
-def test_layer_counts(
-    layers: int, system: str, alpha: float, beta: float, counts: tuple[int, int, int]
-) -> None:
+def test_layer_counts(layers: int, system: str, alpha: float, beta: float, counts: tuple[int, int, int]) -> None:
     c = tiny.config(num_layers=layers, system=system, alpha=alpha, beta=beta)
     assert (c.num_memory_layers, c.num_live_a_layers, c.num_live_b_layers) == counts
 

@@ -48,9 +48,7 @@ def single(encoded: Encoded, question: int) -> Encoded:
     length = int(encoded.layout.lengths[question])
     start = int(encoded.layout.starts[question])
     part = slice(start, start + length)
-    return Encoded(
-        encoded.states[part], encoded.token_ids[part], encoded.from_passage[part], Layout([length])
-    )
+    return Encoded(encoded.states[part], encoded.token_ids[part], encoded.from_passage[part], Layout([length]))
 
 
 def assert_same(ours: list[decode.Decoded], theirs: list[decode.Decoded]) -> None:
@@ -61,13 +59,9 @@ def assert_same(ours: list[decode.Decoded], theirs: list[decode.Decoded]) -> Non
 class Chain:
     """Stands in for a model: what follows a token is a table; counts the rows of each step."""
 
-    def __init__(
-        self, following: dict[int, dict[int, float]], questions: int = 1, vocab_size: int = 8
-    ) -> None:
+    def __init__(self, following: dict[int, dict[int, float]], questions: int = 1, vocab_size: int = 8) -> None:
         self.config = SimpleNamespace(eos_token_id=EOS, decoder_start_token_id=0)
-        self.encoded = Encoded(
-            torch.zeros(questions, 1), torch.zeros(0), torch.zeros(0), Layout([1] * questions)
-        )
+        self.encoded = Encoded(torch.zeros(questions, 1), torch.zeros(0), torch.zeros(0), Layout([1] * questions))
         self.table = torch.full((vocab_size, vocab_size), 1e-6)
         for token, row in following.items():
             for successor, probability in row.items():
@@ -216,6 +210,4 @@ def test_score_is_what_teacher_forcing_gives(changes, num_beams, dtype):
             log_probs = model.log_probs(single(encoded, i), targets)
         forced = log_probs.gather(2, targets[:, :, None]).sum().item()
         # bfloat16 holds 8 bits: steps of one token and of all at once round differently
-        assert answer.score == pytest.approx(
-            forced, abs=1e-4 if dtype == torch.float32 else 0.05 * len(targets[0])
-        )
+        assert answer.score == pytest.approx(forced, abs=1e-4 if dtype == torch.float32 else 0.05 * len(targets[0]))

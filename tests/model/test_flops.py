@@ -37,9 +37,7 @@ def counted(work: Callable[[], object]) -> tuple[object, int]:
     return result, counter.get_total_flops()
 
 
-def run(
-    config: ModelConfig, *, question: int, passages: list[int], keep: int, new_tokens: int, num_beams: int
-):
+def run(config: ModelConfig, *, question: int, passages: list[int], keep: int, new_tokens: int, num_beams: int):
     """Operations torch counts in each stage of one answer, and the lengths of the passages kept."""
     model = MemoryModel(config)
     model.initialise(0)
@@ -57,9 +55,7 @@ def run(
         kept = select(scores, question_of, keep)
     encoded, spent["live_b"] = counted(lambda: model.live_b(live.take(kept)))
     _, spent["cross"] = counted(lambda: model.start(encoded, capacity=1))
-    answers, decoding = counted(
-        lambda: decode.generate(model, encoded, max_new_tokens=new_tokens, num_beams=num_beams)
-    )
+    answers, decoding = counted(lambda: decode.generate(model, encoded, max_new_tokens=new_tokens, num_beams=num_beams))
     assert answers[0].steps == new_tokens
     spent["steps"] = decoding - spent["cross"]
     return spent, [passages[r] for r in kept]
@@ -69,9 +65,7 @@ def run(
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_each_stage_is_what_torch_counts(name, num_beams):
     config, passages, new_tokens = CONFIGS[name], [11] * 5, 6
-    spent, kept = run(
-        config, question=7, passages=passages, keep=2, new_tokens=new_tokens, num_beams=num_beams
-    )
+    spent, kept = run(config, question=7, passages=passages, keep=2, new_tokens=new_tokens, num_beams=num_beams)
     said = flops.answer_flops(
         config,
         question_tokens=7,

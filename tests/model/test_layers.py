@@ -36,8 +36,7 @@ def test_relative_bias(bidirectional: bool, queries: int, keys: int) -> None:
         bias.table.weight.copy_(torch.arange(32)[:, None].expand(32, 3))  # the value is the bucket
         made = bias(queries, keys)
     want = [
-        [bucket(k - (keys - queries + q), bidirectional=bidirectional) for k in range(keys)]
-        for q in range(queries)
+        [bucket(k - (keys - queries + q), bidirectional=bidirectional) for k in range(keys)] for q in range(queries)
     ]
     assert made.shape == (1, 3, queries, keys)
     assert made[0, 0].tolist() == want

@@ -69,9 +69,7 @@ def test_encoding_in_a_batch_equals_encoding_alone(system: str) -> None:
 def test_no_passages_at_all_is_a_question_answered_alone() -> None:
     model = make("glimmer", copy_head=True)
     question, targets = tiny.token_rows([6]), tiny.token_rows([4], seed=1)[0][None]
-    log_probs = model.log_probs(
-        model.live_b(run(model, question, tiny.token_rows([0]), torch.tensor([0]))), targets
-    )
+    log_probs = model.log_probs(model.live_b(run(model, question, tiny.token_rows([0]), torch.tensor([0]))), targets)
     close(log_probs.exp().sum(-1), torch.ones(1, 4))
 
 

@@ -39,9 +39,7 @@ def generation(keys: list[list[list[float]]], ids: list[list[int]], mask: list[l
 def test_hand_computed_mixture() -> None:
     # Dot products 0, ln 2 * sqrt 2 (twice) and a question token's: attention 1/5, 2/5, 2/5, 0.
     key = math.log(2) * math.sqrt(2)
-    state = generation(
-        [[[0.0, 9.0], [key, 0.0], [key, 5.0], [99.0, 0.0]]], [[4, 3, 3, 1]], [[True, True, True, False]]
-    )
+    state = generation([[[0.0, 9.0], [key, 0.0], [key, 5.0], [99.0, 0.0]]], [[4, 3, 3, 1]], [[True, True, True, False]])
     logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0, math.log(4)]]])  # softmax: 1/8 each, 1/2 for token 4
     got = head(math.log(3))(torch.tensor([[[1.0, 0.0]]]), logits, state).exp()  # 3/4 vocabulary, 1/4 copied
     eighth = 3 / 4 / 8

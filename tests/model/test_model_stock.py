@@ -66,9 +66,7 @@ def passages_alone(model: MemoryModel, rows: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("alpha", [1 / 6, 1 / 3, 1 / 2, 1])
-def test_encoder_cut_anywhere_equals_stock(
-    folder: Path, stock: T5ForConditionalGeneration, alpha: float
-) -> None:
+def test_encoder_cut_anywhere_equals_stock(folder: Path, stock: T5ForConditionalGeneration, alpha: float) -> None:
     model, _ = from_t5(folder, alpha=alpha, beta=1 / 2)
     rows = tiny.token_rows(LENGTHS)
     want = torch.cat([stock.encoder(row[None]).last_hidden_state[0] for row in rows])
@@ -120,9 +118,7 @@ def test_fid_equals_fid_of_stock_parts(folder: Path, stock: T5ForConditionalGene
 
 @torch.no_grad()
 @pytest.mark.parametrize("system", ["lumen", "glimmer"])
-def test_late_interaction_equals_stock_parts(
-    folder: Path, stock: T5ForConditionalGeneration, system: str
-) -> None:
+def test_late_interaction_equals_stock_parts(folder: Path, stock: T5ForConditionalGeneration, system: str) -> None:
     """alpha = 1/2: the stock encoder's upper half over stock lower-half states of question and passage."""
     model, _ = from_t5(folder, system=system, alpha=1 / 2)
     questions, passages = tiny.token_rows([7, 3]), tiny.token_rows([20, 150, 9], seed=1)

@@ -46,9 +46,7 @@ def test_passages_are_the_filled_template_and_eos() -> None:
     assert {r.dtype for r in rows} == {np.dtype(np.int32)}
 
 
-@pytest.mark.parametrize(
-    ("words", "length", "truncated"), [(45, 46, 0), (47, 48, 0), (48, 48, 1), (500, 48, 1)]
-)
+@pytest.mark.parametrize(("words", "length", "truncated"), [(45, 46, 0), (47, 48, 0), (48, 48, 1), (500, 48, 1)])
 def test_long_passages_lose_their_end_and_are_counted(words: int, length: int, truncated: int) -> None:
     tokens = tiny.text_tokenizer(passage_template="{text}")  # at most 48 tokens
     got = tokens.encode_passages([passage("", " ".join(["the"] * words)), passage("", "river")])
@@ -63,9 +61,7 @@ def test_questions_have_no_eos_and_are_cut_at_the_end() -> None:
     assert {r.dtype for r in rows} == {np.dtype(np.int32)}
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "\n\t", "?!...", "Ünï çødé 東京 🜁", "\x00", "a" * 2000, "</s><pad>"]
-)
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "?!...", "Ünï çødé 東京 🜁", "\x00", "a" * 2000, "</s><pad>"])
 def test_no_question_is_empty_too_long_or_out_of_the_vocabulary(text: str) -> None:
     (row,) = tiny.text_tokenizer().questions([text])
     assert 1 <= len(row) <= 16

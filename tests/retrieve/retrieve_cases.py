@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from memstore.passage import Passage
 from memstore.retrieve import Hit
+from memstore.retrieve.encoders import EncoderRef
 
 SUBJECTS = ["Nile", "Danube", "Everest", "Berlin", "Ångström", "Curie", "Москва", "東京", "Baikal", "Mozart"]
 KINDS = ["river", "mountain", "city", "chemist", "lake", "composer"]
@@ -45,6 +46,9 @@ class WordEncoder:
             for word in re.findall(r"\w+", text.lower()):
                 vector[zlib.crc32(word.encode()) % self.dim] += 1
         return vectors
+
+    def ref(self) -> EncoderRef:
+        return EncoderRef(kind="memory")
 
     def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
         return self.encode_questions([f"{p.title} {p.text}" for p in passages])

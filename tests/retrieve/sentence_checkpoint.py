@@ -27,7 +27,5 @@ def save_sentence_encoder(folder: Path, *, seed: int = 0) -> Path:
     bert.save_pretrained(folder / "bert")
     BertTokenizerFast({piece: i for i, piece in enumerate(pieces)}).save_pretrained(folder / "bert")
     transformer = Transformer(str(folder / "bert"), max_seq_length=128)
-    SentenceTransformer(modules=[transformer, Pooling(16, "mean")], device="cpu").save(
-        str(folder / "encoder")
-    )
+    SentenceTransformer(modules=[transformer, Pooling(16, "mean")], device="cpu").save(str(folder / "encoder"))
     return folder / "encoder"

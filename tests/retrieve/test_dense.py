@@ -122,9 +122,7 @@ def test_no_passages(tmp_path: Path) -> None:
 # --- IVF -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"), [(1_000, 128), (100_001, 1024), (350_000, 2048), (21_000_000, 16384)]
-)
+@pytest.mark.parametrize(("count", "expected"), [(1_000, 128), (100_001, 1024), (350_000, 2048), (21_000_000, 16384)])
 def test_clusters_are_the_power_of_two_nearest_to_four_roots(count: int, expected: int) -> None:
     assert clusters(count) == expected
 
@@ -259,9 +257,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("flat_limit", [100, 1_000])
-def test_a_broken_folder_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, flat_limit: int
-) -> None:
+def test_a_broken_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, flat_limit: int) -> None:
     monkeypatch.setattr(dense, "FLAT_LIMIT", flat_limit)
     breaking, message = BROKEN[name]
     build_dense(tmp_path / "ix", [random(200, 8)], count=200, dim=8, encoder=MEMORY)

@@ -126,9 +126,7 @@ def test_the_rarest_terms_of_a_long_question_take_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("segment", [5, 10**6])
-def test_ties_are_in_row_order_beyond_the_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment: int
-) -> None:
+def test_ties_are_in_row_order_beyond_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
     monkeypatch.setattr(lexical, "SEGMENT_PASSAGES", segment)
     passages = [passage(row, "same", f"river number{row}") for row in range(90)]
     retriever = built(tmp_path / "ix", passages)

@@ -56,9 +56,7 @@ def index(store: Store, *, count: int = len(PASSAGES)) -> None:
     folder = index_path(store.path, 1)
     build_bm25(folder / "lexical", list(store.iter_passages())[:count])
     vectors = next(store.iter_embeddings())[:count]
-    build_dense(
-        folder / "dense", [vectors], count=count, dim=WordEncoder.dim, encoder=EncoderRef(kind="memory")
-    )
+    build_dense(folder / "dense", [vectors], count=count, dim=WordEncoder.dim, encoder=EncoderRef(kind="memory"))
 
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
@@ -90,6 +88,17 @@ def test_an_index_of_other_passages(store: Store, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", "hybrid"])
+def test_a_memory_encoder_with_another_projection(store: Store, kind: str) -> None:
+    class Retrained(WordEncoder):
+        def ref(self) -> EncoderRef:
+            return EncoderRef(kind="memory", sha256="another")
+
+    index(store)
+    with pytest.raises(FingerprintMismatch, match="memory encoder of the dense index"):
+        open_retriever(naming(store, kind), memory_encoder=Retrained())
+
+
+@pytest.mark.parametrize("kind", ["dense", "hybrid"])
 def test_the_memory_encoder_must_be_given(store: Store, kind: str) -> None:
     index(store)
     with pytest.raises(ConfigError, match="embedding_dim is 0"):
@@ -99,9 +108,7 @@ def test_the_memory_encoder_must_be_given(store: Store, kind: str) -> None:
 def with_sentence_encoder(store: Store, folder: Path) -> Any:
     encoder = SentenceEncoder(str(save_sentence_encoder(folder)))
     vectors = encoder.encode_passages(PASSAGES)
-    build_dense(
-        index_path(store.path, 1) / "dense", [vectors], count=len(vectors), dim=16, encoder=encoder.ref()
-    )
+    build_dense(index_path(store.path, 1) / "dense", [vectors], count=len(vectors), dim=16, encoder=encoder.ref())
     return naming(store, "dense")
 
 

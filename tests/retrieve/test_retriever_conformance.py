@@ -48,9 +48,7 @@ def lexical(folder: Path) -> Bm25Retriever:
 def flat(folder: Path) -> DenseRetriever:
     encoder = WordEncoder()
     vectors = [encoder.encode_passages(PASSAGES[:25]), encoder.encode_passages(PASSAGES[25:])]
-    build_dense(
-        folder / "dense", vectors, count=len(PASSAGES), dim=encoder.dim, encoder=EncoderRef(kind="memory")
-    )
+    build_dense(folder / "dense", vectors, count=len(PASSAGES), dim=encoder.dim, encoder=EncoderRef(kind="memory"))
     return DenseRetriever(folder / "dense", encoder, ids_of(PASSAGES))
 
 

@@ -68,9 +68,7 @@ class FakeEngine:
         ]
         return [found[:k] if any(map(str.isalnum, question)) else [] for question in questions]
 
-    def rerank(
-        self, question: str, passages: Sequence[Passage], *, task: str | None = None
-    ) -> list[RankedPassage]:
+    def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> list[RankedPassage]:
         return [RankedPassage(passage=p, rerank_score=float(-at)) for at, p in enumerate(reversed(passages))]
 
     def passage(self, passage_id: str) -> Passage:

@@ -22,9 +22,7 @@ class Threads:
         self.engine, self.made = engine, []
 
     def __call__(self, *, queue_size=10, max_batch=8, max_wait=0.0, **more) -> EngineThread:
-        thread = EngineThread(
-            self.engine, queue_size=queue_size, max_batch=max_batch, max_wait=max_wait, **more
-        )
+        thread = EngineThread(self.engine, queue_size=queue_size, max_batch=max_batch, max_wait=max_wait, **more)
         thread.start()
         self.made.append(thread)
         return thread
@@ -116,9 +114,7 @@ def test_a_full_queue_refuses_at_once_and_all_or_nothing(threads: Threads, engin
     assert engine.batches == [["busy"], ["b", "e"]]
 
 
-def test_a_cancelled_question_is_not_computed_and_gives_up_its_place(
-    threads: Threads, engine: FakeEngine
-) -> None:
+def test_a_cancelled_question_is_not_computed_and_gives_up_its_place(threads: Threads, engine: FakeEngine) -> None:
     thread = threads(queue_size=2)
     keep_busy(thread, engine)
     gone, kept = thread.ask(questions("gone", "kept"))
@@ -157,9 +153,7 @@ def test_too_few_answers_are_an_error_not_a_shift(threads: Threads, engine: Fake
         failed.result(PATIENCE)
 
 
-def test_a_question_whose_deadline_passed_while_waiting_is_not_run(
-    threads: Threads, engine: FakeEngine
-) -> None:
+def test_a_question_whose_deadline_passed_while_waiting_is_not_run(threads: Threads, engine: FakeEngine) -> None:
     now = [100.0]
     thread = threads(clock=lambda: now[0])
     keep_busy(thread, engine)
@@ -210,9 +204,7 @@ def test_a_thread_that_was_not_started_takes_nothing(engine: FakeEngine) -> None
     assert thread.close(timeout=0)
 
 
-def test_the_engine_runs_under_the_ids_of_the_requests_it_serves(
-    threads: Threads, engine: FakeEngine
-) -> None:
+def test_the_engine_runs_under_the_ids_of_the_requests_it_serves(threads: Threads, engine: FakeEngine) -> None:
     thread = threads()
     keep_busy(thread, engine)
     asked = []

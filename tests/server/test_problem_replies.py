@@ -127,9 +127,7 @@ async def test_each_wrong_part_is_pointed_at(serving) -> None:
 
 async def test_a_thousand_wrong_parts_are_not_all_told(serving) -> None:
     async with serving() as http:
-        told = (
-            await http.post("/answer", json={"question": "a", **{f"k{i}": 0 for i in range(1_000)}})
-        ).json()
+        told = (await http.post("/answer", json={"question": "a", **{f"k{i}": 0 for i in range(1_000)}})).json()
     assert len(told["errors"]) == 20
     assert told["detail"].endswith("; and 997 more")
 

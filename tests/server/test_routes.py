@@ -101,9 +101,7 @@ async def test_the_warm_up_question_asks_with_the_defaults(serving, engine: Fake
 async def test_a_batch_is_answered_in_order_and_a_bad_question_alone_has_a_problem(serving) -> None:
     asked = [{"question": "a"}, {"question": "impossible"}, {"question": "c", "keep_k": 1}]
     async with serving() as http:
-        response = await http.post(
-            "/answer/batch", json={"questions": asked}, headers={"X-Request-ID": "me-2"}
-        )
+        response = await http.post("/answer/batch", json={"questions": asked}, headers={"X-Request-ID": "me-2"})
     reply = response.json()
     assert response.status_code == 200
     assert reply["request_id"] == "me-2"
@@ -127,9 +125,7 @@ async def test_retrieve(serving) -> None:
     assert reply["milliseconds"].pop("retrieve") >= 0
     del reply["request_id"]
     assert without_times(reply) == {
-        "passages": [
-            {**OTTER, "retrieval_rank": 1, "retrieval_score": 2.5, "rerank_score": None, "kept": False}
-        ],
+        "passages": [{**OTTER, "retrieval_rank": 1, "retrieval_score": 2.5, "rerank_score": None, "kept": False}],
         "milliseconds": {},
         "store": STORE,
     }

@@ -76,9 +76,7 @@ def test_a_taken_port_is_a_mistake_of_the_user() -> None:
     with bound_socket("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(
-            ConfigError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"
-        ):
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"):
             bound_socket("127.0.0.1", port).__enter__()
 
 

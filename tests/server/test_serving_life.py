@@ -135,9 +135,7 @@ async def test_a_full_queue_is_told_at_once(serving, engine: FakeEngine) -> None
         ("/rerank", {"question": "late", "passages": [{"text": "a"}]}),
     ],
 )
-async def test_a_deadline_that_passes_in_the_queue(
-    serving, engine: FakeEngine, path: str, body: dict
-) -> None:
+async def test_a_deadline_that_passes_in_the_queue(serving, engine: FakeEngine, path: str, body: dict) -> None:
     async with serving() as http:
         busy = await keep_busy(http, engine)
         response = await http.post(path, json={**body, "deadline_ms": 1})
@@ -157,9 +155,7 @@ async def test_a_deadline_that_passes_while_the_model_runs(serving, engine: Fake
         assert (await http.post("/answer", json={"question": "next"})).status_code == 200
 
 
-async def test_a_client_that_hangs_up_while_waiting_is_not_answered(
-    serving, engine: FakeEngine, caplog
-) -> None:
+async def test_a_client_that_hangs_up_while_waiting_is_not_answered(serving, engine: FakeEngine, caplog) -> None:
     caplog.set_level("INFO")
     async with serving() as http:
         busy = await keep_busy(http, engine)

@@ -48,9 +48,7 @@ def test_int8_is_within_half_a_scale(tokens):
 
 
 def test_int8_by_hand():
-    encoded = get_codec("int8").encode(
-        torch.tensor([[127.0, -63.4, 0.0], [0.0, 0.0, 0.0], [-0.5, 0.25, 0.1]])
-    )
+    encoded = get_codec("int8").encode(torch.tensor([[127.0, -63.4, 0.0], [0.0, 0.0, 0.0], [-0.5, 0.25, 0.1]]))
     assert encoded["states"].tolist() == [[127, -63, 0], [0, 0, 0], [-127, 64, 25]]
     assert np.allclose(encoded["scales"], [1, 0, 0.5 / 127])
 
@@ -83,9 +81,7 @@ def test_codecs_are_found_by_name_and_by_attributes():
         get_codec("int4")
 
 
-@pytest.mark.parametrize(
-    "attributes", [{}, {"name": "pq"}, {"name": ["int8"]}, {"name": "int8", "version": 2}]
-)
+@pytest.mark.parametrize("attributes", [{}, {"name": "pq"}, {"name": [1]}, {"name": "int8", "version": 2}])
 def test_unknown_attributes_are_refused(attributes):
     with pytest.raises(StoreFormatError, match="codec that this memstore does not know"):
         codec_from(attributes)

@@ -1,0 +1,6 @@
+"""Benchmarks: `python -m benchmarks [NAME ...] [--json FILE] [--quick]`.
+
+Each compares one part of memstore with an independent baseline, measured in the same run, in turns, on the same
+threads and the same input; what it reports first are ratios, since those outlive the machine. Nothing here is needed
+to run memstore, and nothing outside this package imports it.
+"""

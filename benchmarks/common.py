@@ -1,0 +1,167 @@
+"""What all benchmarks share: options, taking turns at the clock, reports, and the facts of the machine.
+
+Refuses to know what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memstore.answer import Stages
+
+TOTAL = "total"
+Subject = Callable[[Stages], object]
+"""Work to be timed as a whole; it may time stages of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line chose.
+
+    Attributes:
+        quick: tiny models and few rounds: shows that a benchmark runs, measures nothing worth telling.
+        store: a finished store to read from, instead of a random one.
+        corpus: files or folders of documents, instead of generated text.
+    """
+
+    quick: bool = False
+    store: Path | None = None
+    corpus: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Milliseconds of one subject: `rounds[i][stage]`, "total" among the stages."""
+
+    rounds: tuple[Mapping[str, float], ...]
+
+    def of(self, *stages: str) -> list[float]:
+        """Per round, the time of these stages together; of none named, the whole."""
+        return [sum(r[s] for s in stages or (TOTAL,)) for r in self.rounds]
+
+    def median(self, *stages: str) -> float:
+        """Median over the rounds of what `of` gives."""
+        return statistics.median(self.of(*stages))
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Per stage: median, 95th percentile, least and most."""
+        return {stage: summary(self.of(stage)) for stage in self.rounds[0]}
+
+
+def summary(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Median, 95th percentile, least and most of some times."""
+    ordered = sorted(milliseconds)
+    p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
+    return {"median": statistics.median(ordered), "p95": p95, "min": ordered[0], "max": ordered[-1]}
+
+
+def take_turns(subjects: Mapping[str, Subject], *, rounds: int, warm_ups: int = 1) -> dict[str, Times]:
+    """Run A B A B ...: every subject once per round, so that what disturbs the machine disturbs them alike.
+
+    Who begins changes from round to round. Warm-up rounds are not counted.
+    """
+    kept: dict[str, list[Mapping[str, float]]] = {name: [] for name in subjects}
+    names = list(subjects)
+    for r in range(-warm_ups, rounds):
+        first = r % len(names)
+        for name in names[first:] + names[:first]:
+            stages = Stages(torch.device("cpu"))
+            with stages(TOTAL):
+                subjects[name](stages)
+            if r >= 0:
+                kept[name].append(stages.milliseconds)
+    return {name: Times(tuple(times)) for name, times in kept.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """One comparison: `value` is the ratio of two medians, `low` and `high` its extremes over the rounds.
+
+    Above 1 is in memstore's favour. `aim` is what the project asks for, None where it asks nothing.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    aim: float | None = None
+
+
+def ratio(name: str, baseline: Sequence[float], ours: Sequence[float], *, aim: float | None = None) -> Ratio:
+    """Median of the baseline's times over the median of ours; both of the same rounds."""
+    each = [b / o for b, o in zip(baseline, ours, strict=True)]
+    value = statistics.median(baseline) / statistics.median(ours)
+    return Ratio(name=name, value=value, low=min(each), high=max(each), aim=aim)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one benchmark found.
+
+    Attributes:
+        name, claim: its name, and what is compared with what.
+        settings: sizes and choices that the figures depend on.
+        ratios: the comparisons, most important first.
+        times: milliseconds by subject and stage.
+        figures: other numbers worth keeping.
+    """
+
+    name: str
+    claim: str
+    settings: Mapping[str, Any]
+    ratios: Sequence[Ratio]
+    times: Mapping[str, Mapping[str, Mapping[str, float]]]
+    figures: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def show(report: Report) -> None:
+    """Print a report: ratios first, then the times behind them."""
+    print(f"\n{report.name}: {report.claim}")
+    width = max(len(r.name) for r in report.ratios)
+    for r in report.ratios:
+        aim = "" if r.aim is None else f"   aim {r.aim:g}: {'met' if r.value >= r.aim else 'NOT met'}"
+        spread = "" if r.low == r.high else f"   ({r.low:.2f} to {r.high:.2f} over the rounds)"
+        print(f"  ratio  {r.name:<{width}}  {r.value:6.2f}x{spread}{aim}")
+    rows = [(f"{subject}, {stage}", t) for subject, stages in report.times.items() for stage, t in stages.items()]
+    width = max(len(name) for name, _ in rows)
+    print(f"  {'milliseconds':<{width}}  {'median':>10} {'p95':>10} {'min':>10}")
+    for name, t in rows:
+        print(f"  {name:<{width}}  {t['median']:10.2f} {t['p95']:10.2f} {t['min']:10.2f}")
+    for name, value in report.figures.items():
+        print(f"  {name}: {value:,.4g}" if isinstance(value, float) else f"  {name}: {value}")
+    print("  settings: " + ", ".join(f"{k} {v}" for k, v in report.settings.items()), flush=True)
+
+
+def machine(dtype: torch.dtype) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average_before": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "dtype": str(dtype).removeprefix("torch."),
+        "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

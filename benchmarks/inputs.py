@@ -1,0 +1,148 @@
+"""What the benchmarks read: random models, generated documents, random stores. The same for the same seed.
+
+Nothing here needs a download or a private file; a corpus that is given replaces the generated one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.common import Options
+from memstore import checkpoint, t5
+from memstore.config import ModelConfig
+from memstore.model import MemoryModel
+from memstore.passage import Passage
+from memstore.store import Fingerprint, Generation, SegmentWriter, Store, get_codec, publish
+from memstore_builders.corpus import open_corpus, sample_corpus
+
+T5_BASE = {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12}
+TINY = {"vocab_size": 256, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 12}
+SPECIAL_IDS = 3  # pad, eos, unknown
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+def stock_t5(options: Options, dtype: torch.dtype) -> torch.nn.Module:
+    """`transformers`' own T5 v1.1 of base size, random weights."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    shape = TINY if options.quick else T5_BASE
+    config = T5Config(
+        **shape, feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, dropout_rate=0.0
+    )
+    stock = T5ForConditionalGeneration(config)
+    head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
+    stock.lm_head.weight = torch.nn.Parameter(head)
+    return stock.to(dtype).eval()
+
+
+def glimmer_of(stock: torch.nn.Module) -> MemoryModel:
+    """Our GLIMMER, alpha 1/3 and beta 1/4, with the weights of a stock T5."""
+    values = stock.config.to_dict()
+    tensors, tied = t5.merge_embeddings(stock.state_dict(), values, source="stock")
+    config = ModelConfig.from_dict(
+        t5.settings(values, tied=tied, source="stock")
+        | {"system": "glimmer", "alpha": 1 / 3, "beta": 1 / 4, "name": "benchmark", "trained": False}
+    )
+    with torch.device("meta"):
+        model = MemoryModel(config)
+    shapes = {name: p.shape for name, p in model.state_dict().items()}
+    converted = t5.convert(tensors, shapes, config, source="stock")
+    checkpoint.assign(model, converted, dtype=None, source="stock")
+    return model.eval()
+
+
+def random_tokens(lengths: Sequence[int], vocab_size: int, *, seed: int) -> list[torch.Tensor]:
+    """Rows of random token ids, specials left out."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(SPECIAL_IDS, vocab_size, (n,), generator=generator) for n in lengths]
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+def read_passages(options: Options, limit: int) -> list[Passage]:
+    """The first passages of the corpus given, or of generated documents."""
+    if options.corpus is not None:
+        return list(open_corpus([options.corpus], limit=limit))
+    return list(itertools.islice(_zipf_passages(), limit))
+
+
+def _zipf_passages() -> Iterator[Passage]:
+    """Passages of made-up words, as unevenly frequent as those of a language (Zipf's law), 60 to 100 each."""
+    rng = np.random.default_rng(0)
+    syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+    names = ["".join(s) for n in (1, 2, 3) for s in itertools.islice(itertools.product(syllables, repeat=n), 60_000)]
+    probability = 1 / (np.arange(len(names)) + 10.0)
+    probability /= probability.sum()
+    for block in itertools.count():
+        lengths = rng.integers(60, 101, size=1000)
+        words = iter(rng.choice(len(names), size=int(lengths.sum()), p=probability).tolist())
+        for i, length in enumerate(lengths.tolist()):
+            text = " ".join(names[w] for w in itertools.islice(words, length))
+            row = block * 1000 + i
+            yield Passage(id=f"{row}:0", document_id=str(row), title=text.split(" ", 1)[0], text=text, end=len(text))
+
+
+def corpus_file(options: Options, folder: Path, documents: int) -> Path:
+    """The corpus given, or a file of documents made of the bundled sample's sentences, drawn anew."""
+    if options.corpus is not None:
+        return options.corpus
+    rng = random.Random(0)
+    sample = [json.loads(line) for line in sample_corpus().read_text(encoding="utf-8").splitlines()]
+    sentences = [s.strip() + "." for d in sample for s in d["text"].replace("\n", " ").split(". ") if len(s) > 20]
+    path = folder / "documents.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(documents):
+            text = " ".join(rng.sample(sentences, rng.randint(3, 20)))
+            file.write(json.dumps({"id": str(i), "title": rng.choice(sample)["title"], "text": text}) + "\n")
+    return path
+
+
+# --- stores ---------------------------------------------------------------------------------------------------
+
+
+def write_store(
+    folder: Path, memories: Iterable[tuple[npt.NDArray[np.int64], torch.Tensor]], *, count: int, config: ModelConfig
+) -> Store:
+    """A published store of `count` memories, passages "0", "1", ...: token ids `(len,)` and states `(len, D)` each.
+
+    What made them is not recorded: such a store is for reading, not for answering.
+    """
+    shard = min(count, 1024)
+    writer = SegmentWriter(
+        folder,
+        segment_id="random",
+        codec=get_codec("int8"),
+        d_model=config.d_model,
+        max_tokens=config.max_passage_tokens,
+        vocab_size=config.vocab_size,
+        num_passages=count,
+        shard_passages=shard,
+    )
+    rest = iter(memories)
+    for first in range(0, count, shard):
+        ids, states = zip(*itertools.islice(rest, shard), strict=True)
+        rows = range(first, first + len(ids))
+        writer.write_shard([Passage(id=str(r), document_id=str(r), title="", text="") for r in rows], ids, states)
+    segment = writer.seal()
+    fingerprint = Fingerprint(
+        encoder="random", tokenizer="none", memory_layers=config.num_memory_layers, passage_template="",
+        max_passage_tokens=config.max_passage_tokens, d_model=config.d_model, dtype="bfloat16",
+    )  # fmt: skip
+    generation = Generation(
+        number=1, fingerprint=fingerprint, codec="int8", vocab_size=config.vocab_size, settings={},
+        segments=(segment,), passages=segment.passages, tokens=segment.tokens, retriever="bm25",
+    )  # fmt: skip
+    publish(folder, generation)
+    return Store.open(folder)

@@ -1,0 +1,26 @@
+"""Evaluation: how right answers and the pages behind them are, by KILT's metrics."""
+
+from memstore.evaluate.bootstrap import Estimate
+from memstore.evaluate.kilt import Gold, GoldQuestion, PageKey, Prediction, align, read_gold, read_predictions
+from memstore.evaluate.metrics import accuracy, exact_match, f1, normalise_answer, rouge_l
+from memstore.evaluate.score import QuestionScores, ScoreReport, score_files, score_questions
+
+__all__ = [
+    "Estimate",
+    "Gold",
+    "GoldQuestion",
+    "PageKey",
+    "Prediction",
+    "QuestionScores",
+    "ScoreReport",
+    "accuracy",
+    "align",
+    "exact_match",
+    "f1",
+    "normalise_answer",
+    "read_gold",
+    "read_predictions",
+    "rouge_l",
+    "score_files",
+    "score_questions",
+]

@@ -1,0 +1,57 @@
+"""How sure a mean over questions is: percentile bootstrap intervals. Knows numbers, no metric by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000  # the ends of a 95% interval then rest on 50 resamples each
+SEED = 20230618
+_DRAWS_AT_A_TIME = 2**22  # bounds memory: 32 MB of row numbers, and as much again of counts
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over questions, and the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimates(
+    values: NDArray[np.float64], *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = SEED
+) -> list[Estimate]:
+    """Means of the columns, with intervals from questions drawn anew with replacement.
+
+    All columns share the draws, and equal input gives equal output. With few questions (say, under 30), or where
+    almost all score alike, such intervals are too narrow: 20 right answers of 20 give [1, 1].
+
+    Args:
+        values: `(questions, metrics)`; at least one question.
+        resamples: how often to draw.
+        confidence: the share of resampled means the interval holds, the rest being cut off evenly at both ends.
+        seed: of the draws.
+    """
+    means = values.mean(axis=0)
+    drawn = _resampled_means(values, resamples=resamples, seed=seed)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    return [Estimate(*map(float, row)) for row in zip(means, low, high, strict=True)]
+
+
+def _resampled_means(values: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
+    """The columns' means per resample, `(resamples, metrics)`: how often each row is drawn, times the rows."""
+    rows = len(values)
+    generator = np.random.default_rng(seed)
+    at_a_time = max(1, _DRAWS_AT_A_TIME // rows)
+    means = []
+    for start in range(0, resamples, at_a_time):
+        count = min(at_a_time, resamples - start)
+        drawn = generator.integers(rows, size=(count, rows)) + rows * np.arange(count)[:, None]
+        times_drawn = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
+        means.append(times_drawn @ values / rows)
+    return np.concatenate(means)

@@ -1,0 +1,60 @@
+"""ROUGE-L as the `rouge` package 1.0.1 computes it, which KILT scores with. Knows two texts, nothing of a task.
+
+Own code, not that package: its last release is of 2021; it recurses once per word, so that a long answer ends in
+a RecursionError; and its default call scores ROUGE-1 and ROUGE-2 as well, which nobody reads. Other ROUGE packages
+give other figures, because this one is peculiar: sentences end at every full stop, words are told apart by white
+space only (case and commas count), and each distinct word counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_EPSILON = 1e-8  # in the denominator of F: a perfect answer scores 0.999999995, as in KILT
+
+
+def rouge_l_pair(prediction: str, reference: str) -> float:
+    """The F of summary-level ROUGE-L of one text against another, 0 to 1; 0 if either is empty but for full stops.
+
+    Precision and recall are the union, over all pairs of sentences, of the distinct words in a longest common
+    subsequence, divided by the distinct words of the prediction and of the reference.
+    """
+    predicted, expected = _sentences(prediction), _sentences(reference)
+    if not predicted or not expected:
+        return 0.0
+    common: set[str] = set()
+    for reference_words in expected:
+        for words in predicted:
+            common |= _common_words(reference_words, words)
+    precision = len(common) / len({word for words in predicted for word in words})
+    recall = len(common) / len({word for words in expected for word in words})
+    return 2.0 * (precision * recall / (precision + recall + _EPSILON))
+
+
+def _sentences(text: str) -> list[list[str]]:
+    """Words per sentence. A sentence of white space alone holds one empty word, and counts as such."""
+    return [sentence.split() or [""] for sentence in text.split(".") if sentence]
+
+
+def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
+    """The words of one longest common subsequence. Of several, the one that drops from `second` first, on the way back.
+
+    Which one it is matters: repeated words make two subsequences of one length differ in distinct words.
+    """
+    lengths = [[0] * (len(second) + 1)]
+    for word in first:
+        above, row = lengths[-1], [0]
+        for j, other in enumerate(second):
+            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
+        lengths.append(row)
+    words = set()
+    i, j = len(first), len(second)
+    while i and j:
+        if first[i - 1] == second[j - 1]:
+            words.add(first[i - 1])
+            i, j = i - 1, j - 1
+        elif lengths[i - 1][j] > lengths[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return words

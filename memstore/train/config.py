@@ -1,0 +1,302 @@
+"""Every choice of a training run, frozen and typed, read from one TOML file. Knows no tensors and no texts.
+
+The `[data]` table belongs to the data side: it is carried along as plain values and checked where it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from memstore.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTable:
+    """`[model]`: what is trained.
+
+    Attributes:
+        source: "checkpoint" (a folder of ours, a hub id or "default"), "t5" (a stock one) or "scratch".
+        path: of the checkpoint; nothing for "scratch".
+        tokenizer: for "scratch", the `tokenizer.json` to use (or a folder that holds one).
+        config: values of `ModelConfig`. From scratch they make the model (`vocab_size` comes from the
+            tokenizer if it is left out); otherwise they change the checkpoint's.
+    """
+
+    source: Literal["checkpoint", "t5", "scratch"]
+    path: str = ""
+    tokenizer: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        need, other = ("tokenizer", "path") if self.source == "scratch" else ("path", "tokenizer")
+        if not getattr(self, need) or getattr(self, other):
+            raise ConfigError(f"source = {self.source!r} needs {need}, and takes no {other}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """`[loss]`: what is minimised (DESIGN section 2). A weight of 0 switches a part off and saves its work.
+
+    Attributes:
+        answer_mean: "token": every answer token weighs the same; "question": every question does.
+        keep_k: passages that pass to the reader, the best by score (the first ones, without a scorer).
+        gold_in_reader: share of the questions for which a gold passage is put among those kept if none is.
+        distill_weight: of perplexity distillation; without a scorer there is none.
+        distill_direction: which KL divergence between the reader's ranking (lm) and the scorer's (rank):
+            "lm||rank" is KL(lm || rank), the cross-entropy to the reader's ranking up to a constant.
+        distill_passages: passages of each question that take part, the first ones; 0 for all.
+        score_temperature, lm_temperature: what scores and log-likelihoods are divided by.
+        lm_log_probability: whether log p(answer | question, passage) is a "sum" over tokens or their "mean".
+        lm_rows_at_once: rows that are decoded together for it, which bounds memory.
+        gold_weight: of supervision of the scorer by marked gold passages; GLIMMER has none.
+        dense_weight: of the retrieval projection's contrast of gold passages with all others in the batch.
+        dense_temperature: what its cosines are divided by.
+        dense_distill_weight: of KL(rerank || dense) over each question's own passages.
+        dense_trains_encoder: whether these two reach the memory encoder, or the projection alone.
+    """
+
+    answer_mean: Literal["token", "question"] = "token"
+    keep_k: int = 10
+    gold_in_reader: float = 0.0
+    distill_weight: float = 1.0
+    distill_direction: Literal["lm||rank", "rank||lm"] = "lm||rank"
+    distill_passages: int = 0
+    score_temperature: float = 1.0
+    lm_temperature: float = 1.0
+    lm_log_probability: Literal["sum", "mean"] = "sum"
+    lm_rows_at_once: int = 256
+    gold_weight: float = 0.0
+    dense_weight: float = 0.0
+    dense_temperature: float = 0.05
+    dense_distill_weight: float = 0.0
+    dense_trains_encoder: bool = True
+
+    def __post_init__(self) -> None:
+        require(self, positive=("keep_k", "score_temperature", "lm_temperature", "lm_rows_at_once",
+                                "dense_temperature"),
+                shares=("gold_in_reader",),
+                natural=("distill_weight", "distill_passages", "gold_weight", "dense_weight",
+                         "dense_distill_weight"))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """`[optimizer]`: how parameters move.
+
+    Attributes:
+        name: "adamw", "adafactor", or "muon" (matrices inside blocks; everything else by AdamW, at the same
+            learning rate: updates are scaled to AdamW's size).
+        schedule: of the learning rate after warm-up. "linear" and "cosine" hold it, then let it fall to
+            `final_lr_share` of itself over the last `decay_share` of all steps; "inverse_sqrt" divides it by
+            the square root of steps over warm-up steps.
+        weight_decay: of matrices; embeddings, norms, biases and position tables have none.
+        clip_norm: the gradient's norm at most; 0 for no limit.
+    """
+
+    name: Literal["adamw", "adafactor", "muon"] = "adamw"
+    lr: float = 1e-3
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "linear"
+    warmup_steps: int = 100
+    decay_share: float = 1.0
+    final_lr_share: float = 0.0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-8
+    momentum: float = 0.95
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self, positive=("lr", "eps"), natural=("warmup_steps", "weight_decay", "clip_norm"),
+                shares=("decay_share", "final_lr_share", "beta1", "beta2", "momentum"))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """`[checkpoints]`: what is kept on disk.
+
+    Attributes:
+        every_steps, every_minutes: how often the state to resume from is written; 0 for not by this measure.
+        keep_last: how many of these states are kept.
+        dtype: of the models that are handed on (`best/`, `last/`); states are always float32.
+    """
+
+    every_steps: int = 1000
+    every_minutes: float = 10.0
+    keep_last: int = 2
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        require(self, positive=("keep_last",), natural=("every_steps", "every_minutes"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevConfig:
+    """`[dev]`: measuring as training goes on.
+
+    Attributes:
+        every_steps: how often, and after the last step; 0 for never.
+        keep_k: passages that pass to the reader; 0 for as many as in training.
+        max_new_tokens: of an answer.
+        recall_at: ranks at which the scorer's recall of gold passages is told, beside the retriever's.
+        best_by: the score, averaged over tasks, by which the best model is kept; "recall" is the scorer's at
+            the first of `recall_at`, for models that are trained to rank alone.
+    """
+
+    every_steps: int = 1000
+    keep_k: int = 0
+    max_new_tokens: int = 32
+    recall_at: tuple[int, ...] = (1, 5, 10)
+    best_by: Literal["em", "f1", "accuracy", "recall"] = "em"
+
+    def __post_init__(self) -> None:
+        require(self, positive=("max_new_tokens",), natural=("every_steps", "keep_k"))
+        if not self.recall_at or min(self.recall_at) < 1:
+            raise ConfigError(f"recall_at must be ranks of at least 1, not {list(self.recall_at)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        out: folder of the run; one that was cut off there goes on.
+        steps: optimizer steps in all.
+        seed: of new weights, dropout and batches.
+        device: "cpu", "cuda", ...; under several processes each takes its own GPU.
+        dtype: what matrices are multiplied in, "bfloat16" or "float32"; by default what the device is fast at.
+            Parameters and the optimizer's state are float32.
+        accumulate: batches per optimizer step (and process).
+        compile: compile the blocks; pays off on a GPU and in long runs.
+        checkpoint_activations: compute encoder blocks twice instead of keeping what backward needs.
+        log_every: steps per line of metrics, each an average over them.
+        stop_after_minutes: save the state and stop then, to go on another time; 0 for no limit.
+        prefetch: batches made ahead, by `loader_threads` threads.
+    """
+
+    out: Path
+    steps: int
+    model: ModelTable
+    data: dict[str, Any] = field(default_factory=dict)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    dev: DevConfig = field(default_factory=DevConfig)
+    seed: int = 0
+    device: str = "cpu"
+    dtype: Literal["bfloat16", "float32"] | None = None
+    accumulate: int = 1
+    compile: bool = False
+    checkpoint_activations: bool = False
+    log_every: int = 50
+    stop_after_minutes: float = 0.0
+    prefetch: int = 4
+    loader_threads: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, positive=("steps", "accumulate", "log_every", "prefetch", "loader_threads"),
+                natural=("seed", "stop_after_minutes"))  # fmt: skip
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Self:
+        """Read a TOML file. Paths in it are as given: relative ones start at the working directory.
+
+        Raises:
+            ConfigError: no such file, not TOML, or a key that is unknown, missing or of a wrong kind; names
+                the key and the file.
+        """
+        path = Path(path)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the training config {path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from None
+        return read_table(cls, values, where=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self) | {"out": str(self.out)}
+
+
+def require(
+    values: object, *, positive: tuple[str, ...] = (), natural: tuple[str, ...] = (), shares: tuple[str, ...] = ()
+) -> None:
+    """Check ranges: above 0, at least 0, between 0 and 1.
+
+    Raises:
+        ConfigError: a value is outside; names it.
+    """
+    for name in positive:
+        if not getattr(values, name) > 0:
+            raise ConfigError(f"{name} must be above 0, not {getattr(values, name)}")
+    for name in natural:
+        if not getattr(values, name) >= 0:
+            raise ConfigError(f"{name} must be at least 0, not {getattr(values, name)}")
+    for name in shares:
+        if not 0 <= getattr(values, name) <= 1:
+            raise ConfigError(f"{name} must be between 0 and 1, not {getattr(values, name)}")
+
+
+def read_table(cls: type[T], table: Mapping[str, Any], *, where: str, name: str = "") -> T:
+    """A table of a TOML file as a frozen dataclass, tables inside it likewise.
+
+    Args:
+        cls: the dataclass.
+        table: the values.
+        where: the file, for messages.
+        name: dotted name of the table, for messages; empty for the whole file.
+
+    Raises:
+        ConfigError: a key is unknown, missing or of a wrong kind, or its value impossible; names key and file.
+    """
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls)  # type: ignore[arg-type]
+    hints, prefix = typing.get_type_hints(cls), f"{name}." if name else ""
+    unknown = sorted(set(table) - {f.name for f in fields})
+    if unknown:
+        known = ", ".join(sorted(f.name for f in fields))
+        raise ConfigError(f"{where}: unknown key {prefix}{unknown[0]}; known here: {known}")
+    for f in fields:
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in table:
+            raise ConfigError(f"{where}: {prefix}{f.name} is missing")
+    values = {k: _value(hints[k], v, where=where, key=prefix + k) for k, v in table.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if str(error).startswith(where):
+            raise
+        raise ConfigError(f"{where}: {f'[{name}] ' if name else ''}{error}") from None
+
+
+def _value(hint: Any, value: Any, *, where: str, key: str) -> Any:
+    """One value as its annotation wants it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):  # X | None: TOML has no None
+        return _value(arguments[0], value, where=where, key=key)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}: {key} must be one of {', '.join(map(repr, arguments))}, not {value!r}")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return read_table(typing.cast("type[Any]", hint), value, where=where, name=key)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(arguments[0], v, where=where, key=key) for v in value)
+    if origin is dict and isinstance(value, dict):
+        return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        kind = "a table" if origin is dict or dataclasses.is_dataclass(hint) else getattr(hint, "__name__", hint)
+        raise ConfigError(f"{where}: {key} must be {kind}, not {value!r}")
+    return value

@@ -1,0 +1,311 @@
+"""What training minimises: cross-entropy of the answer, and distillation of the reader into the scorer.
+
+    answer         -log p(answer | question, the passages kept)                      trains everything but the scorer
+    distill        KL between the scorer's ranking and that by log p(answer | question, one passage)
+    gold           the scorer's cross-entropy to marked passages (off; GLIMMER has none)
+    dense          retrieval projection: gold passages against all others in the batch (off)
+    dense_distill  retrieval projection: KL to the scorer's ranking (off)
+
+Selection is hard, so the scorer learns from distillation alone; p(answer | ...) there carries no gradient.
+Refuses to know optimizers, devices' precision, texts and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memstore import rerank
+from memstore.model import Encoded, MemoryModel
+from memstore.packed import Packed, Rows
+from memstore.train.batch import Batch
+from memstore.train.config import LossConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """One batch's losses.
+
+    Attributes:
+        total: the weighted sum, with its gradient.
+        parts: each part unweighted, detached scalars; and `gold_kept`, the share of the questions with a gold
+            passage of which one passed to the reader.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed: int) -> Losses:
+    """All losses of one batch, by the functions that answer questions.
+
+    Args:
+        model: in training mode, on its device.
+        batch: on the CPU.
+        config: weights and choices.
+        seed: decides for which questions a gold passage is put among those kept.
+    """
+    targets = batch.targets.to(model.device)
+    questions = model.encode_question(batch.questions.to(model.device))
+    memories = encode_memories(model, batch)
+    rows = model.live_a(questions, memories, batch.question_of)
+    scores = model.score(rows) if model.scorer is not None else None
+    kept = select(scores, batch, config, seed=seed)
+    log_probs, mask = answer_log_probs(model, model.live_b(rows.take(kept)), targets)
+    parts = {"answer": answer_loss(log_probs, mask, mean=config.answer_mean)}
+    total = parts["answer"]
+    if scores is not None:
+        ranking = scorer_losses(model, rows, scores, targets, batch, config)
+        total = total + config.distill_weight * ranking.get("distill", 0.0)
+        total = total + config.gold_weight * ranking.get("gold", 0.0)
+        parts |= ranking
+    if config.dense_weight or config.dense_distill_weight:
+        dense = dense_losses(model, questions, memories, scores, batch, config)
+        total = total + config.dense_weight * dense["dense"]
+        total = total + config.dense_distill_weight * dense.get("dense_distill", 0.0)
+        parts |= dense
+    return Losses(total, {n: p.detach() for n, p in parts.items()} | {"gold_kept": _gold_kept(kept, batch)})
+
+
+def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
+    """The passages' memories; LUMEN's as they are stored: without gradient and without dropout."""
+    tokens = batch.passages.to(model.device)
+    if model.config.system != "lumen":
+        return model.encode_passages(tokens)
+    with evaluating(model), torch.no_grad():
+        return model.encode_passages(tokens)
+
+
+# --- the answer ---------------------------------------------------------------------------------------------
+
+
+def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int) -> Tensor:
+    """Rows `(M,)` that pass to the reader: the `keep_k` best of each question, or the first without scores.
+
+    For a share `gold_in_reader` of the questions, the best-scored gold passage is among them.
+    """
+    ranking = -torch.arange(len(batch.question_of)).float() if scores is None else scores.detach().float().cpu()
+    kept = rerank.select(ranking, batch.question_of, config.keep_k)
+    if not config.gold_in_reader:
+        return kept
+    generator = torch.Generator().manual_seed(seed)
+    forced = torch.rand(batch.size, generator=generator) < config.gold_in_reader  # (B,)
+    candidates = (batch.gold & forced[batch.question_of]).nonzero().squeeze(1)
+    if not len(candidates):
+        return kept
+    best = candidates[rerank.select(ranking[candidates], batch.question_of[candidates], 1)]  # one per question
+    ranking = ranking.index_fill(0, best, torch.inf)
+    return rerank.select(ranking, batch.question_of, config.keep_k)
+
+
+def answer_log_probs(model: MemoryModel, encoded: Encoded, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities `(B, t)` of the target tokens, and which of them count, `(B, t)` bool: not padding."""
+    log_probs = model.log_probs(encoded, targets).gather(2, targets[:, :, None]).squeeze(2)  # (B, t)
+    return log_probs, targets != model.config.pad_token_id
+
+
+def answer_loss(log_probs: Tensor, mask: Tensor, *, mean: str) -> Tensor:
+    """Cross-entropy, averaged over all tokens ("token"), or within each question and then over them ("question")."""
+    lost = -(log_probs * mask)
+    if mean == "token":
+        return lost.sum() / mask.sum().clamp_min(1)
+    return (lost.sum(1) / mask.sum(1).clamp_min(1)).mean()
+
+
+# --- the scorer ---------------------------------------------------------------------------------------------
+
+
+def scorer_losses(
+    model: MemoryModel, rows: Rows, scores: Tensor, targets: Tensor, batch: Batch, config: LossConfig
+) -> dict[str, Tensor]:
+    """What trains the scorer, and live_a and the memory encoder with it: "distill" and "gold", where wanted."""
+    parts = {}
+    if config.distill_weight:
+        taking_part = first_rows(batch, config.distill_passages)
+        likelihoods = passage_likelihoods(model, rows.take(taking_part), targets, config)
+        parts["distill"] = distillation(
+            scores[taking_part.to(scores.device)],
+            likelihoods,
+            batch.question_of[taking_part],
+            direction=config.distill_direction,
+            score_temperature=config.score_temperature,
+            lm_temperature=config.lm_temperature,
+        )
+    if config.gold_weight:
+        parts["gold"] = gold_loss(scores / config.score_temperature, batch.gold, batch.question_of)
+    return parts
+
+
+@torch.no_grad()
+def passage_likelihoods(model: MemoryModel, rows: Rows, targets: Tensor, config: LossConfig) -> Tensor:
+    """Log p(answer | question, that passage alone), `(R,)` float32: no gradient, no dropout in reader and decoder.
+
+    Args:
+        model: its mode is restored.
+        rows: R rows after live_a.
+        targets: `(B, t)`.
+        config: `lm_log_probability`, and how many rows to decode at once.
+    """
+    found = []
+    with evaluating(model):
+        for piece in torch.arange(len(rows.question_of)).split(config.lm_rows_at_once):
+            alone = _alone(rows.take(piece))
+            wanted = targets[rows.question_of[piece].to(targets.device)]  # (r, t)
+            log_probs, mask = answer_log_probs(model, model.live_b(alone), wanted)
+            sums = (log_probs * mask).sum(1)
+            found.append(sums if config.lm_log_probability == "sum" else sums / mask.sum(1).clamp_min(1))
+    return torch.cat(found)
+
+
+def distillation(
+    scores: Tensor,
+    likelihoods: Tensor,
+    question_of: Tensor,
+    *,
+    direction: str,
+    score_temperature: float,
+    lm_temperature: float,
+) -> Tensor:
+    """KL between two rankings of each question's passages, averaged over questions (GLIMMER, section 3.3).
+
+    Args:
+        scores: `(R,)`, the scorer's.
+        likelihoods: `(R,)`, log p(answer | question, passage), without gradient.
+        question_of: `(R,)` ascending; groups may differ in size. A question with one passage adds zero.
+        direction: "lm||rank" or "rank||lm".
+        score_temperature, lm_temperature: divide the two before their softmax.
+    """
+    rank = grouped_log_softmax(scores / score_temperature, question_of)
+    lm = grouped_log_softmax(likelihoods.detach() / lm_temperature, question_of)
+    p, q = (lm, rank) if direction == "lm||rank" else (rank, lm)
+    return (p.exp() * (p - q)).sum() / len(question_of.unique())
+
+
+def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
+    """-log of the share of softmax(scores) that gold passages have, over the questions that have any."""
+    log_shares = grouped_log_softmax(scores, question_of)
+    padded = _by_question(log_shares.masked_fill(~gold.to(scores.device), -torch.inf), question_of)
+    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1).to(scores.device)
+    if not bool(with_gold.any()):
+        return scores.sum() * 0.0
+    return -padded[with_gold].logsumexp(1).mean()
+
+
+def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:
+    """Log-softmax of `(R,)` within groups of any sizes; `question_of` `(R,)` ascends."""
+    group, position = _places(question_of)
+    padded = _by_question(values, question_of)  # (groups, longest)
+    return padded.log_softmax(1)[group.to(values.device), position.to(values.device)]
+
+
+# --- the retrieval projection -------------------------------------------------------------------------------
+
+
+def dense_losses(
+    model: MemoryModel, questions: Packed, memories: Packed, scores: Tensor | None, batch: Batch, config: LossConfig
+) -> dict[str, Tensor]:
+    """What trains the retrieval projection: "dense" (InfoNCE), and "dense_distill" where there are scores."""
+    if not config.dense_trains_encoder:
+        questions = Packed(questions.states.detach(), questions.token_ids, questions.layout)
+        memories = Packed(memories.states.detach(), memories.token_ids, memories.layout)
+    cosines = model.embed(questions) @ model.embed(memories).T / config.dense_temperature  # (B, R)
+    parts = {"dense": contrast(cosines, batch)}
+    if config.dense_distill_weight and scores is not None:
+        own = cosines[batch.question_of.to(cosines.device), torch.arange(cosines.shape[1], device=cosines.device)]
+        parts["dense_distill"] = distillation(
+            own,
+            scores / config.score_temperature,
+            batch.question_of,
+            direction="lm||rank",
+            score_temperature=1.0,
+            lm_temperature=1.0,
+        )
+    return parts
+
+
+def contrast(similarities: Tensor, batch: Batch) -> Tensor:
+    """-log of the share of softmax(similarities) `(B, R)` that a question's gold passages have, over all passages.
+
+    A passage that is a gold one's twin (the same tokens, brought by another question) is left out, not contrasted.
+    Questions without gold are left out.
+    """
+    device = similarities.device
+    own = batch.question_of == torch.arange(batch.size)[:, None]  # (B, R)
+    positive = own & batch.gold
+    twin = twins(batch)  # (R,): passages of the same tokens have the same number
+    has = torch.zeros(batch.size, int(twin.max()) + 1, dtype=torch.bool)
+    has[batch.question_of[batch.gold], twin[batch.gold]] = True
+    out = has[:, twin] & ~positive
+    with_gold = positive.any(1)
+    if not bool(with_gold.any()):
+        return similarities.sum() * 0.0
+    log_shares = similarities.masked_fill(out.to(device), -torch.inf).log_softmax(1)
+    log_shares = log_shares.masked_fill(~positive.to(device), -torch.inf)
+    return -log_shares[with_gold.to(device)].logsumexp(1).mean()
+
+
+def twins(batch: Batch) -> Tensor:
+    """`(R,)` int64: the same number for passages of the same tokens."""
+    numbers: dict[bytes, int] = {}
+    rows = batch.passages.ids.split(batch.passages.layout.lengths.tolist())
+    return torch.tensor([numbers.setdefault(row.numpy().tobytes(), len(numbers)) for row in rows])
+
+
+# --- pieces -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def evaluating(model: MemoryModel) -> Iterator[None]:
+    """Evaluation mode (no dropout) for a while."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def first_rows(batch: Batch, count: int) -> Tensor:
+    """Rows `(M,)`: the first `count` passages of each question; 0 for all."""
+    _, position = _places(batch.question_of)
+    return (position < (count or len(position))).nonzero().squeeze(1)
+
+
+def _alone(rows: Rows) -> Rows:
+    """The same rows as if each belonged to a question of its own."""
+    return Rows(
+        states=rows.states,
+        token_ids=rows.token_ids,
+        from_passage=rows.from_passage,
+        layout=rows.layout,
+        question_of=torch.arange(len(rows.question_of)),
+        questions=len(rows.question_of),
+    )
+
+
+def _places(question_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's group (numbered without gaps) and its position there, both `(R,)`."""
+    _, group, counts = question_of.unique_consecutive(return_inverse=True, return_counts=True)
+    starts = counts.cumsum(0) - counts
+    return group, torch.arange(len(group)) - starts[group]
+
+
+def _by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.inf) -> Tensor:
+    """`(R,)` to `(groups, longest)`, filled up with `fill`."""
+    group, position = _places(question_of)
+    shape = (int(group.max()) + 1, int(position.max()) + 1) if len(group) else (0, 0)
+    padded = values.new_full(shape, fill)
+    return padded.index_put((group.to(values.device), position.to(values.device)), values)
+
+
+def _gold_kept(kept: Tensor, batch: Batch) -> Tensor:
+    """Share of the questions with gold of which a gold passage was kept; 0 if none has any."""
+    have = torch.zeros(batch.size, dtype=torch.bool)
+    have[batch.question_of[batch.gold]] = True
+    got = torch.zeros(batch.size, dtype=torch.bool)
+    got[batch.question_of[kept][batch.gold[kept]]] = True
+    return got.sum() / have.sum().clamp_min(1)

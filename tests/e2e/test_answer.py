@@ -1,0 +1,176 @@
+"""A question's whole way over a real little store: DESIGN section 6, points 2 and 3."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memstore import checkpoint
+from memstore.answer import Answer, Answerer, Question
+from memstore.errors import ChecksumMismatch, FingerprintMismatch, PassageNotFound, RequestError
+from memstore.passage import Passage
+from memstore_builders.build import BuildOptions, build
+from tests import tiny
+
+QUESTIONS = ["which river is the longest", "who was born in Paris", "the lake in Germany", "Nile", "where is Everest"]
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "glimmer": {}, "glimmer with a copy head": {"copy_head": True}, "lumen": {"system": "lumen"},
+    "fid": {"system": "fid", "alpha": 1.0},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "passages.jsonl"
+    rows = [{"id": p.id, "document_id": p.document_id, "title": p.title, "text": f"{p.text} {i}", "url": "http://x/y"}
+            for i, p in enumerate(tiny.passages(80))]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(
+    scope="module", params=[(s, c) for s in SYSTEMS for c in ("int8", "bf16")], ids=lambda p: f"{p[0]}, {p[1]}"
+)
+def answerer(request: pytest.FixtureRequest, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Answerer:
+    system, codec = request.param
+    folder = tmp_path_factory.mktemp("store")
+    changes = {"tasks": {"fever": "claim: {question}"}} | SYSTEMS[system]
+    model = tiny.save_checkpoint(folder / "model", **changes)
+    out = folder / "store"
+    build(BuildOptions(corpus=(corpus,), out=out, model=str(model), codec=codec, dtype="float32"))
+    return Answerer.open(out)
+
+
+def same(a: Answer, b: Answer) -> None:
+    """Equal up to float tolerance: text, score, and each passage's place and scores."""
+    assert a.text == b.text
+    assert a.score == pytest.approx(b.score, abs=2e-3)
+    assert [p.kept for p in a.passages] == [p.kept for p in b.passages]
+    scores_a = {p.passage.id: p.rerank_score for p in a.passages}
+    scores_b = {p.passage.id: p.rerank_score for p in b.passages}
+    assert scores_a.keys() == scores_b.keys()
+    for key, score in scores_a.items():
+        assert score == (None if score is None else pytest.approx(scores_b[key], abs=1e-3))
+
+
+def test_precomputed_equals_computed(answerer: Answerer) -> None:
+    """From the store, or the same passages brought along and encoded now: the same answer and scores."""
+    for text in QUESTIONS:
+        stored = answerer.answer([Question(text=text, retrieve_k=12, keep_k=4, max_new_tokens=8)])[0]
+        in_order = sorted(stored.passages, key=lambda p: p.retrieval_rank or 0)
+        own = tuple(p.passage for p in in_order)
+        live = answerer.answer([Question(text=text, keep_k=4, max_new_tokens=8, passages=own)])[0]
+        same(stored, live)
+        assert stored.usage.bytes_read > 0
+        assert live.usage.bytes_read == 0
+        if answerer.model.config.num_memory_layers:
+            assert live.usage.flops["question"] > stored.usage.flops["question"]
+
+
+def test_a_batch_equals_singles_whatever_its_questions(answerer: Answerer) -> None:
+    own = (Passage(id="o", document_id="o", title="Nile", text="the longest river"),)
+    questions = [
+        *(Question(text=t, retrieve_k=10, keep_k=3, max_new_tokens=6) for t in QUESTIONS),
+        Question(text="river", retrieve_k=3, keep_k=1, max_new_tokens=2),
+        Question(text="?!", max_new_tokens=4),
+        Question(text="what is it", passages=own, keep_k=1, max_new_tokens=5),
+        Question(text="lake", num_beams=3, retrieve_k=6, keep_k=2, max_new_tokens=5),
+        Question(text="Paris is the capital of France", task="fever", retrieve_k=6, keep_k=2, max_new_tokens=5),
+    ]
+    for together, question in zip(answerer.answer(questions), questions, strict=True):
+        same(together, answerer.answer([question])[0])
+
+
+def test_kept_passages_are_the_best_scored_or_without_a_scorer_the_first_retrieved(answerer: Answerer) -> None:
+    answer = answerer.answer([Question(text="the river in Africa", retrieve_k=10, keep_k=4)])[0]
+    kept = [p for p in answer.passages if p.kept]
+    assert len(answer.passages) == 10
+    assert len(kept) == 4
+    assert list(answer.passages[:4]) == kept
+    if answerer.model.config.has_scorer:
+        scores = [p.rerank_score or 0.0 for p in answer.passages]
+        assert scores == sorted(scores, reverse=True)
+    else:
+        assert [p.retrieval_rank for p in kept] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "text", ["?!...", "\x00 \ud800", "Где находится река", "川はどこ", "river " * 330, 'title:(lake) AND "x']
+)
+def test_no_question_fails(answerer: Answerer, text: str) -> None:
+    answer = answerer.answer([Question(text=text, retrieve_k=5, keep_k=2, max_new_tokens=3)])[0]
+    assert isinstance(answer.text, str)
+    assert len(answer.passages) <= 5
+
+
+def test_the_bill_adds_up(answerer: Answerer) -> None:
+    usage = answerer.answer([Question(text="the longest river", retrieve_k=10, keep_k=3, max_new_tokens=4)])[0].usage
+    assert set(usage.milliseconds) == {"retrieve", "load", "question", "live_a", "live_b", "decode"}
+    assert all(ms >= 0 for ms in usage.milliseconds.values())
+    assert usage.questions_in_batch == 1
+    if answerer.model.config.system == "fid":
+        assert sum(usage.flops.values()) < usage.fid_flops  # it read 3 of the 10
+    else:
+        assert 0 < sum(usage.flops.values()) < usage.fid_flops
+
+
+def test_rerank_scores_as_answering_does(answerer: Answerer) -> None:
+    if not answerer.model.config.has_scorer:
+        with pytest.raises(RequestError, match="no scorer"):
+            answerer.rerank("river", [answerer.passage("d0:0")])
+        return
+    answer = answerer.answer([Question(text="river", retrieve_k=6, keep_k=6)])[0]
+    ranked = answerer.rerank("river", [p.passage for p in answer.passages])
+    assert [p.passage.id for p in ranked] == [p.passage.id for p in answer.passages]
+    assert answerer.rerank("river", []) == []
+
+
+def test_impossible_requests(answerer: Answerer) -> None:
+    for options, message in [
+        ({"text": "  "}, "empty"),
+        ({"text": "a", "retrieve_k": 0}, "retrieve_k must be at least 1, not 0"),
+        ({"text": "a", "retrieve_k": 2, "keep_k": 3}, r"keep_k \(3\) must not exceed retrieve_k \(2\)"),
+        ({"text": "a", "num_beams": 0}, "num_beams must be at least 1"),
+    ]:
+        with pytest.raises(RequestError, match=message):
+            Question(**options)
+    with pytest.raises(RequestError, match="no task 'chess'"):
+        answerer.answer([Question(text="a", task="chess")])
+    with pytest.raises(PassageNotFound, match="nothing"):
+        answerer.passage("nothing")
+
+
+def test_another_model_is_refused_and_the_difference_named(answerer: Answerer, tmp_path: Path) -> None:
+    changes = {"max_passage_tokens": 47, "tasks": {}}
+    model = replace(answerer.model.config, **changes)
+    other = tiny.save_checkpoint(tmp_path / "other", **{"system": model.system, "alpha": model.alpha} | changes)
+    with pytest.raises(FingerprintMismatch, match="max_passage_tokens: store has 48, model has 47"):
+        Answerer.open(answerer.store.path, model=str(other))
+
+
+def test_a_damaged_memory_is_an_error_not_an_answer(corpus: Path, tmp_path: Path) -> None:
+    model = tiny.save_checkpoint(tmp_path / "model")
+    out = tmp_path / "store"
+    build(BuildOptions(corpus=(corpus,), out=out, model=str(model), dtype="float32"))
+    for shard in (out / "segments").rglob("states/c/*/0/0"):
+        data = bytearray(shard.read_bytes())
+        for at in range(0, len(data) - 2000, 50):  # every chunk; the shard's index, at the end, stays
+            data[at] ^= 0xFF
+        shard.write_bytes(bytes(data))
+    answerer = Answerer.open(out)
+    with pytest.raises(ChecksumMismatch):
+        answerer.answer([Question(text="river", retrieve_k=10)])
+
+
+def test_the_default_model_loads_and_says_that_it_is_untrained() -> None:
+    model, tokenizer = checkpoint.load("default", dtype=torch.float32)
+    again, _ = checkpoint.load("default", dtype=torch.float32)
+    assert not model.config.trained
+    assert checkpoint.fingerprint(model, tokenizer) == checkpoint.fingerprint(again, tokenizer)
+    text = "In 1945, Zürich (北京) 🙂."
+    assert tokenizer.decode(tokenizer.encode_answers([text], max_tokens=99)[0].tolist()) == text
