@@ -57,7 +57,7 @@ def run(options: Options) -> Report:
             "model": "default",
             "corpus": corpus.name,
             "dtype": str(job.encoder.model.dtype).removeprefix("torch."),
-        },  # fmt: skip
+        },
         ratios=[ratio("passages/s", times["forward"].of(), stage.of(), aim=None if options.quick else AIM)],
         times={"forward": times["forward"].summary(), "encode stage": stage.summary()},
         figures={

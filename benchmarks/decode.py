@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Options, Report, Subject, ratio, take_turns
+from benchmarks.common import Options, Ratio, Report, Subject, ratio, take_turns
 from benchmarks.inputs import glimmer_of, stock_t5
 from memstore import decode
 from memstore.model import Encoded, MemoryModel
@@ -30,7 +30,8 @@ def run(options: Options) -> Report:
     model = glimmer_of(stock)
     lengths = [n // 50 for n in READ_TOKENS] if options.quick else list(READ_TOKENS)
     states = torch.randn(sum(lengths), model.config.d_model, generator=torch.Generator().manual_seed(4)).to(dtype)
-    ratios, times = [], {}
+    ratios: list[Ratio] = []
+    times: dict[str, dict[str, dict[str, float]]] = {}
     for case, (questions, beams) in CASES.items():
         layout = Layout(lengths[:questions])
         read = states[: layout.tokens]
@@ -47,7 +48,7 @@ def run(options: Options) -> Report:
             "dtype": str(dtype).removeprefix("torch."),
             "d_model": model.config.d_model,
             "layers": model.config.num_decoder_layers,
-        },  # fmt: skip
+        },
         ratios=ratios,
         times=times,
     )

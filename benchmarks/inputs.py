@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ SPECIAL_IDS = 3  # pad, eos, unknown
 # --- models ---------------------------------------------------------------------------------------------------
 
 
-def stock_t5(options: Options, dtype: torch.dtype) -> torch.nn.Module:
+def stock_t5(options: Options, dtype: torch.dtype) -> Any:
     """`transformers`' own T5 v1.1 of base size, random weights."""
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -46,7 +47,7 @@ def stock_t5(options: Options, dtype: torch.dtype) -> torch.nn.Module:
     return stock.to(dtype).eval()
 
 
-def glimmer_of(stock: torch.nn.Module) -> MemoryModel:
+def glimmer_of(stock: Any) -> MemoryModel:
     """Our GLIMMER, alpha 1/3 and beta 1/4, with the weights of a stock T5."""
     values = stock.config.to_dict()
     tensors, tied = t5.merge_embeddings(stock.state_dict(), values, source="stock")

@@ -55,7 +55,7 @@ def run(options: Options) -> Report:
             "attention": stock.config._attn_implementation,
             "dtype": str(dtype).removeprefix("torch."),
             **{k: getattr(model.config, k) for k in ("d_model", "num_layers")},
-        },  # fmt: skip
+        },
         ratios=[
             ratio("end to end", theirs.of(), ours.of(), aim=None if options.quick else AIM),
             ratio("encoding (ours with loading)", theirs.of("encode"), ours.of(*ENCODE)),
@@ -67,7 +67,7 @@ def run(options: Options) -> Report:
 
 def _store(folder: Path, model: MemoryModel, passages: list[Tensor]) -> Store:
     memories = model.encode_passages(Tokens.of(passages))
-    states = memories.states.split(memories.layout.lengths.tolist())
+    states = torch.split(memories.states, memories.layout.lengths.tolist())
     pairs = [(ids.numpy(), s) for ids, s in zip(passages, states, strict=True)]
     return write_store(folder, pairs, count=len(pairs), config=model.config)
 

@@ -46,7 +46,7 @@ def run(options: Options) -> Report:
             "questions": len(questions),
             "k": K,
             "corpus": options.corpus.name if options.corpus else "generated",
-        },  # fmt: skip
+        },
         ratios=[
             ratio(f"{len(questions)} questions, one at a time", times["bm25s"].of(), times["memstore"].of()),
             ratio("building the index", built["bm25s"].of(), built["memstore"].of()),

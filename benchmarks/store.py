@@ -40,7 +40,7 @@ def run(options: Options) -> Report:
         for batch in ids:  # the page cache of all subjects; through another Store, whose own caches go with it
             Store.open(store.path).load(batch)
         with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder:
-            mapped = MemoryMap.write(Path(folder), store, asked, ids)
+            mapped = MemoryMap.write(Path(folder), store, asked)
             names = ("memstore", "memstore, TensorStore", "zarr-python", "memory map")
             works = (Store.open(store.path), Store.open(store.path, engine="tensorstore"), ZarrPython(store), mapped)
             subjects = {name: _subject(work, asked, ids) for name, work in zip(names, works, strict=True)}
@@ -148,7 +148,7 @@ class MemoryMap:
     lengths: dict[int, int]
 
     @classmethod
-    def write(cls, folder: Path, store: Store, asked: list[Rows], ids: list[list[str]]) -> MemoryMap:
+    def write(cls, folder: Path, store: Store, asked: list[Rows]) -> MemoryMap:
         """Copy the passages asked for out of a store."""
         source = ZarrPython(store)
         rows = np.unique(np.concatenate(asked))

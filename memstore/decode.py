@@ -133,6 +133,7 @@ def greedy(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int], banne
         model: in evaluation mode.
         encoded: B questions, each with something to read.
         limits: tokens per answer, eos included; B of them, at least 1 each.
+        banned: token ids that no answer may hold.
     """
     eos = model.config.eos_token_id
     lines = [_Line(limit) for limit in limits]

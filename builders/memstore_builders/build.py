@@ -381,7 +381,7 @@ def _already_built(job: _Job) -> BuildReport:
     generation = read_generation(job.options.out)
     if dict(generation.settings) != job.settings or generation.fingerprint != job.fingerprint:
         raise ConfigError(
-            f"{job.options.out} holds a finished store built otherwise (`memstore inspect {job.options.out}` says how); "
+            f"{job.options.out} holds a finished store built otherwise (`memstore inspect` says how); "
             "choose another --out, or remove it first"
         )
     leftovers = job.work

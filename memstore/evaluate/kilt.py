@@ -86,9 +86,9 @@ def read_predictions(path: Path, *, page_key: PageKey) -> tuple[Prediction, ...]
     """
     rows = list(_rows(path))
     predictions = tuple(_prediction(row, page_key) for row in rows)
-    first = next((row for row in rows if any(row.provenance(output) for output in row.outputs)), None)
-    if first is not None and not any(prediction.pages for prediction in predictions):
-        raise first.error(f"no provenance in this file has {page_key!r}, by which the gold file names its pages")
+    named = [row.place for row in rows if _provenance(row.outputs[0], row.place)]
+    if named and not any(prediction.pages for prediction in predictions):
+        raise named[0].error(f"no provenance in this file has `{page_key}`, by which the questions' pages are named")
     return predictions
 
 
@@ -102,80 +102,90 @@ def align(gold: Gold, predictions: Sequence[Prediction], *, path: Path) -> list[
     by_id = {prediction.id: prediction for prediction in predictions}
     unknown = [prediction for prediction in predictions if prediction.id not in known]
     if unknown:
-        others = _others(len(unknown))
+        others = f", nor those of {len(unknown) - 1:,} more predictions" if unknown[1:] else ""
         message = f"no question in {gold.path} has id {unknown[0].id!r}{others}"
         raise PredictionMismatch(message, path=path, line=unknown[0].line)
     without = [question for question in gold.questions if question.id not in by_id]
     if without:
-        message = f"question {without[0].id!r}{_others(len(without))} has no prediction in {path}"
+        others = f", nor have {len(without) - 1:,} more questions" if without[1:] else ""
+        message = f"question {without[0].id!r} has no prediction in {path}{others}"
         raise PredictionMismatch(message, path=gold.path, line=without[0].line)
     return [by_id[question.id] for question in gold.questions]
 
 
-def _others(count: int) -> str:
-    return f" (nor have {count - 1:,} others)" if count > 1 else ""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row stands, for errors."""
+
+    path: Path
+    line: int
+
+    def error(self, message: str) -> DataError:
+        return DataError(message, path=self.path, line=self.line)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     """A row whose id and list of outputs are sound."""
 
-    path: Path
-    line: int
+    place: _Place
     id: str
     input: str
     outputs: list[dict[str, Any]]
 
-    def error(self, message: str) -> DataError:
-        return DataError(message, path=self.path, line=self.line)
-
-    def text(self, value: object, name: str) -> str:
-        """A string, or a number's digits, without white space around it; nothing for null."""
-        if value is None:
-            return ""
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value).strip()
-        raise self.error(f"{name} must be a string, not {json.dumps(value)[:80]}")
-
-    def provenance(self, output: dict[str, Any]) -> list[dict[str, Any]]:
-        found = output.get("provenance") or []
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise self.error("`provenance` must be a list of objects")
-        return found
-
 
 def _question(row: _Row, key: PageKey) -> GoldQuestion:
-    answers = dict.fromkeys(row.text(output.get("answer"), "`answer`") for output in row.outputs)
+    answers = dict.fromkeys(_text(output.get("answer"), "`answer`", row.place) for output in row.outputs)
     answers.pop("", None)
     if not answers:
-        raise row.error("the question has no answer to score against (KILT keeps those of its test sets to itself)")
+        raise row.place.error("the question has no answer to score against (KILT publishes none of its test sets')")
     evidence = []
     for output in row.outputs:
         if "provenance" in output:
-            pages = frozenset(row.text(item.get(key), f"`{key}`") for item in row.provenance(output))
+            pages = frozenset(_text(item.get(key), f"`{key}`", row.place) for item in _provenance(output, row.place))
             if "" in pages:
-                raise row.error(f"provenance without {key!r}, which names the pages of this file")
+                raise row.place.error(f"provenance without `{key}`, by which this file names its pages")
             evidence.append(pages)
     return GoldQuestion(
-        id=row.id, input=row.input, answers=tuple(answers), evidence=tuple(evidence), line=row.line
-    )  # fmt: skip
+        id=row.id, input=row.input, answers=tuple(answers), evidence=tuple(evidence), line=row.place.line
+    )
 
 
 def _prediction(row: _Row, key: PageKey) -> Prediction:
     if len(row.outputs) != 1:
-        raise row.error(f"a prediction must have exactly one output, not {len(row.outputs)}")
+        raise row.place.error(f"a prediction must have exactly one output, not {len(row.outputs)}")
     [output] = row.outputs
     if output.get("answer") is None:
-        raise row.error("the prediction has no answer; if there is none to give, write an empty string")
-    pages = (row.text(item[key], f"`{key}`") for item in row.provenance(output) if key in item)
-    return Prediction(
-        id=row.id, answer=row.text(output["answer"], "`answer`"), pages=tuple(dict.fromkeys(pages)), line=row.line
-    )
+        raise row.place.error("the prediction has no answer; if there is none to give, write an empty string")
+    answer = _text(output["answer"], "`answer`", row.place)
+    pages = (_text(item[key], f"`{key}`", row.place) for item in _provenance(output, row.place) if key in item)
+    return Prediction(id=row.id, answer=answer, pages=tuple(dict.fromkeys(pages)), line=row.place.line)
 
 
 def _page_key(rows: Sequence[_Row]) -> PageKey:
-    items = [item for row in rows for output in row.outputs for item in row.provenance(output)]
+    items = [item for row in rows for output in row.outputs for item in _provenance(output, row.place)]
     return "title" if items and not any("wikipedia_id" in item for item in items) else "wikipedia_id"
+
+
+def _text(value: object, name: str, place: _Place) -> str:
+    """A string, or a number's digits, without white space around it; empty for null."""
+    if value is None:
+        return ""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value).strip()
+    raise place.error(f"{name} must be a string, not {json.dumps(value)[:80]}")
+
+
+def _provenance(output: dict[str, Any], place: _Place) -> list[dict[str, Any]]:
+    return _objects(output.get("provenance"), "`provenance`", place)
+
+
+def _objects(value: object, name: str, place: _Place) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise place.error(f"{name} must be a list of objects")
+    return value
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -183,31 +193,27 @@ def _rows(path: Path) -> Iterator[_Row]:
     for line, raw in enumerate(_read(path).split(b"\n"), start=1):
         if not raw.strip():
             continue
-        row = _row(raw, path, line)
+        row = _row(raw, _Place(path, line))
         if row.id in first_line:
-            raise row.error(f"id {row.id!r} again; it stands on line {first_line[row.id]} already")
+            raise row.place.error(f"id {row.id!r} again; it stands on line {first_line[row.id]} already")
         first_line[row.id] = line
         yield row
 
 
-def _row(raw: bytes, path: Path, line: int) -> _Row:
+def _row(raw: bytes, place: _Place) -> _Row:
     try:
-        value = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
+        value = json.loads(raw.decode("utf-8-sig" if place.line == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start} of the row", path=path, line=line) from None
+        raise place.error(f"not UTF-8 at byte {error.start} of the row") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", path=path, line=line) from None
+        raise place.error(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise DataError(f"a row must be a JSON object, not {raw[:80].decode(errors='replace')}", path=path, line=line)
-    row = _Row(path, line, "", "", value.get("output", []))
-    name, text = row.text(value.get("id"), "`id`"), value.get("input") or ""
+        raise place.error(f"a row must be a JSON object, not {raw[:80].decode(errors='replace')}")
+    name = _text(value.get("id"), "`id`", place)
     if not name:
-        raise row.error("the row has no id")
-    if not isinstance(text, str):
-        raise row.error(f"`input` must be a string, not {json.dumps(text)[:80]}")
-    if not isinstance(row.outputs, list) or not all(isinstance(output, dict) for output in row.outputs):
-        raise row.error("`output` must be a list of objects")
-    return _Row(path, line, name, text, row.outputs)
+        raise place.error("the row has no `id`")
+    question = _text(value.get("input"), "`input`", place)
+    return _Row(place, name, question, _objects(value.get("output"), "`output`", place))
 
 
 def _read(path: Path) -> bytes:

@@ -85,7 +85,8 @@ def score_files(
     """Scores a file of predictions in KILT's format against one of questions.
 
     Args:
-        gold, predictions: JSON lines, plain or compressed by gzip or zstd.
+        gold: questions with their answers: JSON lines, plain or compressed by gzip or zstd.
+        predictions: likewise, one answer to each question.
         ks: ranks at which to take precision, and beyond 1 also recall and success rate.
         page_key: how pages are named; by default as the gold file does (`read_gold`).
 

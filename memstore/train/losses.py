@@ -152,7 +152,7 @@ def passage_likelihoods(model: MemoryModel, rows: Rows, targets: Tensor, config:
     """
     found = []
     with evaluating(model):
-        for piece in torch.arange(len(rows.question_of)).split(config.lm_rows_at_once):
+        for piece in torch.split(torch.arange(len(rows.question_of)), config.lm_rows_at_once):
             alone = _alone(rows.take(piece))
             wanted = targets[rows.question_of[piece].to(targets.device)]  # (r, t)
             log_probs, mask = answer_log_probs(model, model.live_b(alone), wanted)
@@ -177,12 +177,13 @@ def distillation(
         likelihoods: `(R,)`, log p(answer | question, passage), without gradient.
         question_of: `(R,)` ascending; groups may differ in size. A question with one passage adds zero.
         direction: "lm||rank" or "rank||lm".
-        score_temperature, lm_temperature: divide the two before their softmax.
+        score_temperature: divides scores before their softmax.
+        lm_temperature: divides likelihoods before theirs.
     """
     rank = grouped_log_softmax(scores / score_temperature, question_of)
     lm = grouped_log_softmax(likelihoods.detach() / lm_temperature, question_of)
     p, q = (lm, rank) if direction == "lm||rank" else (rank, lm)
-    return (p.exp() * (p - q)).sum() / len(question_of.unique())
+    return (p.exp() * (p - q)).sum() / (int(_places(question_of)[0][-1]) + 1)
 
 
 def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
@@ -251,7 +252,7 @@ def contrast(similarities: Tensor, batch: Batch) -> Tensor:
 def twins(batch: Batch) -> Tensor:
     """`(R,)` int64: the same number for passages of the same tokens."""
     numbers: dict[bytes, int] = {}
-    rows = batch.passages.ids.split(batch.passages.layout.lengths.tolist())
+    rows = torch.split(batch.passages.ids, batch.passages.layout.lengths.tolist())
     return torch.tensor([numbers.setdefault(row.numpy().tobytes(), len(numbers)) for row in rows])
 
 
@@ -289,7 +290,7 @@ def _alone(rows: Rows) -> Rows:
 
 def _places(question_of: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's group (numbered without gaps) and its position there, both `(R,)`."""
-    _, group, counts = question_of.unique_consecutive(return_inverse=True, return_counts=True)
+    _, group, counts = torch.unique_consecutive(question_of, return_inverse=True, return_counts=True)
     starts = counts.cumsum(0) - counts
     return group, torch.arange(len(group)) - starts[group]
 

@@ -156,7 +156,7 @@ def test_an_unfinished_build_is_not_resumed_with_other_settings(
         ConfigError, match=r"unfinished build with other settings \(settings.codec: was 'int8', is 'bf16'"
     ):
         build(replace(options, codec="bf16"))
-    with pytest.raises(ConfigError, match="settings.limit: was None, is 5"):
+    with pytest.raises(ConfigError, match=r"settings\.limit: was None, is 5"):
         build(replace(options, limit=5))
 
 

@@ -25,8 +25,8 @@ SEGMENT_PASSAGES = 256
 
 
 def command(corpus: Path, model: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "memstore", "build", "--corpus", str(corpus), "--model", str(model), "--out", str(out),
-            "--segment-passages", str(SEGMENT_PASSAGES), "--dtype", "float32", "--json"]  # fmt: skip
+    return [sys.executable, "-m", "memstore", "build", "--corpus", str(corpus), "--model", str(model),
+            "--out", str(out), "--segment-passages", str(SEGMENT_PASSAGES), "--dtype", "float32", "--json"]  # fmt: skip
 
 
 def seals(store: Path) -> dict[str, str]:

@@ -1,0 +1,207 @@
+"""Figures of a run: how right answers are, the metrics file that remembers it, and a picture of that file.
+
+Knows texts, numbers and JSON lines; refuses to know models and batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memstore.errors import CheckpointError, ConfigError
+
+ALL = "all"  # the mean over tasks, beside the tasks in a dev record
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces (the rule of SQuAD and KILT)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(guess: str, answers: Sequence[str]) -> float:
+    """1 if the guess is one of the answers once both are normalised."""
+    return float(normalise(guess) in {normalise(a) for a in answers})
+
+
+def accuracy(guess: str, answers: Sequence[str]) -> float:
+    """1 if the guess is one of the answers to the letter (KILT's rule for labels and slots)."""
+    return float(guess.strip() in {a.strip() for a in answers})
+
+
+def f1(guess: str, answers: Sequence[str]) -> float:
+    """The best harmonic mean of precision and recall over words, of any answer."""
+    return max((_f1(normalise(guess).split(), normalise(a).split()) for a in answers), default=0.0)
+
+
+def _f1(guess: Sequence[str], answer: Sequence[str]) -> float:
+    if not guess or not answer:
+        return float(guess == answer)
+    same = sum((Counter(guess) & Counter(answer)).values())
+    return 2 * same / (len(guess) + len(answer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One dev question.
+
+    Attributes:
+        task: its task.
+        scores: "em", "f1" and "accuracy" of the answer, and its "loss" per token.
+        ranks: rank (from 1) of the best gold passage by order, such as "reranked", "retrieved"; empty if no
+            candidate is gold.
+    """
+
+    task: str
+    scores: Mapping[str, float]
+    ranks: Mapping[str, int]
+
+
+def summarise(measured: Sequence[Measured], *, recall_at: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Figures by task, and under "all" their plain means over tasks.
+
+    Of each task: the means of all scores; "em_with_gold", over the questions with a gold passage among their
+    candidates; "with_gold", the share of these; "{order}@{k}", over the same questions, the share whose gold
+    passage is among the first k of that order; and the number of "questions".
+    """
+    tasks = sorted({m.task for m in measured})
+    found = {t: _task_figures([m for m in measured if m.task == t], recall_at) for t in tasks}
+    names = sorted({name for figures in found.values() for name in figures})
+    whole = {name: _mean([f[name] for f in found.values() if name in f]) for name in names if name != "questions"}
+    return found | {ALL: whole | {"questions": float(len(measured))}}
+
+
+def _task_figures(measured: Sequence[Measured], recall_at: Sequence[int]) -> dict[str, float]:
+    figures = {name: _mean([m.scores[name] for m in measured]) for name in measured[0].scores}
+    with_gold = [m for m in measured if m.ranks]
+    figures |= {"questions": float(len(measured)), "with_gold": len(with_gold) / len(measured)}
+    if with_gold:
+        figures["em_with_gold"] = _mean([m.scores["em"] for m in with_gold])
+        for order in with_gold[0].ranks:
+            for k in recall_at:
+                figures[f"{order}@{k}"] = _mean([float(m.ranks[order] <= k) for m in with_gold])
+    return figures
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+# --- the metrics file ---------------------------------------------------------------------------------------
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one record per line, appended and flushed; each has a "step"."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def cut(self, step: int) -> None:
+        """Forget what is later than `step`, and a line that a kill left half written: training goes on from there."""
+        if not self.path.exists():
+            return
+        kept = [json.dumps(r) + "\n" for r in read_metrics(self.path, whole=False) if r["step"] <= step]
+        temporary = self.path.with_suffix(".part")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+
+def read_metrics(path: Path, *, whole: bool = True) -> list[dict[str, Any]]:
+    """The records of a metrics file.
+
+    Args:
+        path: the file.
+        whole: whether a line that is not JSON is an error, or ends the reading.
+
+    Raises:
+        ConfigError: there is no such file.
+        CheckpointError: a line is not JSON.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no metrics file at {path}")
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if whole:
+                raise CheckpointError(f"{path}:{number} is not JSON: {error}") from None
+            break
+    return records
+
+
+# --- the picture --------------------------------------------------------------------------------------------
+
+_PANELS: dict[str, Callable[[str], bool]] = {
+    "loss parts": lambda name: name in ("answer", "distill", "gold", "dense", "dense_distill"),
+    "learning rate": lambda name: name == "lr",
+    "gradient norm": lambda name: name == "grad_norm",
+    "tokens per second": lambda name: name == "tokens_per_s",
+}
+_DEV_PANELS: dict[str, Callable[[str], bool]] = {
+    "dev scores, mean over tasks": lambda name: name in ("em", "f1", "accuracy", "em_with_gold"),
+    "dev recall of gold passages, mean over tasks": lambda name: "@" in name,
+}
+
+
+def plot(metrics: Path, out: Path | None = None) -> Path:
+    """Draw a metrics file: losses, learning rate, gradient norm, speed, and dev scores against steps.
+
+    Args:
+        metrics: the file.
+        out: the PNG; beside the metrics, if None.
+
+    Returns:
+        The PNG's path.
+
+    Raises:
+        ConfigError: no metrics file, or one without records.
+    """
+    records = read_metrics(metrics, whole=False)
+    if not records:
+        raise ConfigError(f"{metrics} has no records yet")
+    from matplotlib.figure import Figure  # heavy, and only who wants a picture pays; no pyplot: no global state
+
+    train = [(r["step"], r) for r in records if "dev" not in r]
+    dev = [(r["step"], r["dev"][ALL]) for r in records if "dev" in r]
+    panels = [(title, wanted, train) for title, wanted in _PANELS.items()]
+    panels += [(title, wanted, dev) for title, wanted in _DEV_PANELS.items()]
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    for axes, (title, wanted, rows) in zip(figure.subplots(2, 3).flat, panels, strict=True):
+        _draw(axes, title, wanted, rows)
+    out = out or metrics.with_suffix(".png")
+    figure.savefig(out, dpi=100)
+    return out
+
+
+def _draw(
+    axes: Any, title: str, wanted: Callable[[str], bool], rows: Sequence[tuple[int, Mapping[str, float]]]
+) -> None:
+    names = sorted({name for _, values in rows for name in values if wanted(name)})
+    for name in names:
+        points = [(step, values[name]) for step, values in rows if name in values]
+        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 50 else "")
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.grid(visible=True, alpha=0.3)
+    if len(names) > 1:
+        axes.legend(fontsize="small")

@@ -1,0 +1,149 @@
+"""How parameters move: AdamW, Adafactor or Muon, the learning rate's course, and the optimizer's state as tensors.
+
+Knows names and shapes of parameters; refuses to know losses, batches and files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memstore.errors import CheckpointMismatch, ConfigError
+from memstore.train.config import OptimizerConfig
+
+_BLOCKS = ("memory_encoder.blocks.", "question_encoder.blocks.", "live.blocks.", "decoder.blocks.")
+_LEFT_ALONE = ("embedding.weight", "table.weight", "head.weight")  # matrices that are look-up tables or read out
+
+
+def learning_rate(step: int, config: OptimizerConfig, *, steps: int) -> float:
+    """The learning rate of a step, counted from 0, of `steps` in all."""
+    warmup = config.warmup_steps
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule == "inverse_sqrt":
+        return config.lr * math.sqrt(max(warmup, 1) / (step + 1))
+    if config.schedule == "constant":
+        return config.lr
+    begin = max(warmup, round(steps * (1 - config.decay_share)))
+    done = min(1.0, max(0.0, (step + 1 - begin) / max(1, steps - begin)))  # 0 until `begin`, 1 at the last step
+    fallen = done if config.schedule == "linear" else (1 - math.cos(math.pi * done)) / 2
+    return config.lr * (1 - (1 - config.final_lr_share) * fallen)
+
+
+class Optimizer:
+    """One or two torch optimizers as one.
+
+    Attributes:
+        parts: by name, "adamw", "adafactor" or "muon".
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        """Take the parameters that want a gradient; frozen ones never move, not even by weight decay.
+
+        Raises:
+            ConfigError: this torch has no such optimizer.
+        """
+        self.clip_norm = config.clip_norm
+        self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = _groups(model, config)
+        self.parts = {name: _make(name, groups[name], config) for name in groups if groups[name]}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> Tensor:
+        """Clip the gradients, move every parameter, forget the gradients.
+
+        Returns:
+            The gradients' norm before clipping, a scalar on their device. If it is not finite nothing is moved
+            that could be told apart from noise: the caller has to stop.
+        """
+        with_gradient = [p for p in self._parameters if p.grad is not None]
+        limit = self.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(with_gradient, limit)
+        for part in self.parts.values():
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return norm
+
+    def gradients(self) -> list[Tensor]:
+        """Every parameter's gradient, zeros where there is none: the same list in every process."""
+        for p in self._parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        return [p.grad for p in self._parameters if p.grad is not None]
+
+    def state(self) -> dict[str, Tensor]:
+        """All state, as `{optimizer}/{what}/{parameter}` -> tensor on the CPU."""
+        found = {}
+        for name, part in self.parts.items():
+            for p, values in part.state.items():
+                for what, value in values.items():
+                    tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+                    found[f"{name}/{what}/{self._names[id(p)]}"] = tensor.detach().cpu().contiguous()
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`, into the same optimizer over the same parameters.
+
+        Raises:
+            CheckpointMismatch: the state is of another optimizer, or of other parameters.
+        """
+        rest = dict(state)
+        for name, part in self.parts.items():
+            loaded = part.state_dict()
+            loaded["state"] = {
+                i: values
+                for i, p in enumerate(p for group in part.param_groups for p in group["params"])
+                if (values := _take(rest, f"{name}/", f"/{self._names[id(p)]}"))
+            }
+            part.load_state_dict(loaded)
+        if rest:
+            raise CheckpointMismatch(
+                f"the optimizer's state does not fit: it holds {len(rest)} values of another optimizer or another "
+                f"model, such as {min(rest)}. Start anew in another folder."
+            )
+
+
+def _take(state: dict[str, Tensor], prefix: str, suffix: str) -> dict[str, Tensor]:
+    """Remove from `state`, and return, what one parameter has in one optimizer, by what it is."""
+    names = [n for n in state if n.startswith(prefix) and n.endswith(suffix)]
+    whole = [n for n in names if n.count("/") == 2]
+    return {n.removeprefix(prefix).removesuffix(suffix): state.pop(n) for n in whole}
+
+
+def _groups(model: nn.Module, config: OptimizerConfig) -> dict[str, list[dict[str, Any]]]:
+    """Parameters by optimizer, those with weight decay apart from those without; empty groups are left out."""
+    main = "adafactor" if config.name == "adafactor" else "adamw"
+    sorted_: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, p in _trainable(model):
+        matrix = p.ndim == 2 and not name.endswith(_LEFT_ALONE)
+        hidden = matrix and (name.startswith(_BLOCKS) or name.startswith(("copy_head.query", "copy_head.key")))
+        optimizer = "muon" if config.name == "muon" and hidden else main
+        sorted_.setdefault((optimizer, matrix), []).append(p)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for (optimizer, matrix), parameters in sorted_.items():
+        decay = config.weight_decay if matrix else 0.0
+        groups.setdefault(optimizer, []).append({"params": parameters, "weight_decay": decay})
+    return groups
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _make(name: str, groups: Sequence[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    kind = {"adamw": "AdamW", "adafactor": "Adafactor", "muon": "Muon"}[name]
+    if not hasattr(torch.optim, kind):
+        raise ConfigError(f"optimizer = {name!r} needs a newer torch than {torch.__version__}; use adamw")
+    if name == "adamw":
+        betas = (config.beta1, config.beta2)
+        return torch.optim.AdamW(list(groups), lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    if name == "adafactor":
+        return torch.optim.Adafactor(list(groups), lr=config.lr)
+    return torch.optim.Muon(list(groups), lr=config.lr, momentum=config.momentum, adjust_lr_fn="match_rms_adamw")

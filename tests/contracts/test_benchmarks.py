@@ -1,0 +1,76 @@
+"""Every benchmark runs from the command line, prints ratios first and writes them as JSON. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.common import TOTAL, Times, ratio, take_turns
+from memstore.answer import Stages
+
+
+@pytest.fixture(autouse=True)
+def allocator_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings hold for the whole process, and this one has other tests to run."""
+    monkeypatch.setattr(command, "tune_allocator", lambda: False)
+
+
+@pytest.mark.parametrize("name", command.BENCHMARKS)
+def test_it_prints_and_writes_ratios(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "deep" / "figures.json"
+    assert command.main([name, "--quick", "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    (report,) = written["benchmarks"]
+    assert report["name"] == name
+    assert written["quick"] is True
+    assert {"cores", "threads", "torch", "dtype", "load_average_before"} <= set(written["machine"])
+    assert report["ratios"]
+    assert report["settings"]
+    assert all(math.isfinite(r["value"]) and 0 < r["low"] <= r["high"] for r in report["ratios"])
+    assert all(stages[TOTAL]["median"] > 0 for stages in report["times"].values())
+    printed = capsys.readouterr().out.splitlines()
+    first = printed.index(f"{name}: {report['claim']}") + 1
+    for line, r in zip(printed[first:], report["ratios"], strict=False):
+        assert line.startswith(f"  ratio  {r['name']}")
+        assert f"{r['value']:.2f}x" in line
+
+
+def test_every_benchmark_is_listed() -> None:
+    files = Path(command.__file__).parent.glob("*.py")
+    runnable = {p.stem for p in files if "def run(options: Options)" in p.read_text(encoding="utf-8")}
+    assert runnable == set(command.BENCHMARKS)
+
+
+@pytest.mark.parametrize("wrong", [["nothing"], ["reader", "--store", "/nowhere/at/all"], ["--corpus", "/nowhere"]])
+def test_a_wrong_option_is_said_and_runs_nothing(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        command.main(wrong)
+    assert raised.value.code == 2
+    assert wrong[-1] in capsys.readouterr().err
+
+
+def test_subjects_take_turns_and_warm_ups_do_not_count() -> None:
+    seen: list[str] = []
+
+    def subject(name: str, milliseconds: float) -> object:
+        def work(stages: Stages) -> None:
+            seen.append(name)
+            stages.milliseconds["part"] = milliseconds
+
+        return work
+
+    times = take_turns({"a": subject("a", 1.0), "b": subject("b", 2.0)}, rounds=3, warm_ups=1)  # type: ignore[dict-item]
+    assert "".join(seen) == "ba" + "ab" + "ba" + "ab"
+    assert times["a"].of("part") == [1.0, 1.0, 1.0]
+    assert times["b"].of("part", "part") == [4.0, 4.0, 4.0]
+
+
+def test_a_ratio_is_of_medians_with_its_extremes() -> None:
+    baseline, ours = Times(({"x": 8.0}, {"x": 9.0}, {"x": 40.0})), Times(({"x": 2.0}, {"x": 3.0}, {"x": 4.0}))
+    found = ratio("r", baseline.of("x"), ours.of("x"), aim=2.0)
+    assert (found.value, found.low, found.high) == (3.0, 3.0, 10.0)
+    assert ours.summary() == {"x": {"median": 3.0, "p95": 4.0, "min": 2.0, "max": 4.0}}
