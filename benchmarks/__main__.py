@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Options, machine, show
+from benchmarks.common import Neighbours, Options, machine, show
 from memstore.runtime import compute_dtype, tune_allocator
 
 BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval")
@@ -30,10 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("QUICK: tiny models and few rounds; these figures mean nothing")
     reports: list[dict[str, Any]] = []
     for name in chosen.names or BENCHMARKS:
-        begin = time.perf_counter()
+        begin, neighbours = time.perf_counter(), Neighbours()
         report = importlib.import_module(f"benchmarks.{name}").run(options)
         show(report)
-        reports.append(report.to_dict() | {"seconds": round(time.perf_counter() - begin, 1)})
+        spent = {"seconds": time.perf_counter() - begin, "cores_taken_by_others": neighbours.cores()}
+        print("  " + ", ".join(f"{key} {value:.2f}" for key, value in spent.items()), flush=True)
+        reports.append(report.to_dict() | {key: round(value, 2) for key, value in spent.items()})
     if chosen.json is not None:
         values = {"quick": options.quick, "machine": facts, "benchmarks": reports}
         chosen.json.parent.mkdir(parents=True, exist_ok=True)

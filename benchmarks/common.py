@@ -5,9 +5,11 @@ Refuses to know what is measured.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -157,6 +159,29 @@ def machine(dtype: torch.dtype) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "native_bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     }
+
+
+class Neighbours:
+    """How much of the machine other processes take: figures beside a busy neighbour are worth little."""
+
+    def __init__(self) -> None:
+        self._begin = self._times()
+
+    def cores(self) -> float:
+        """Cores that others kept busy since this was made, on average; NaN where the system does not tell."""
+        busy, own, seconds = (now - then for now, then in zip(self._times(), self._begin, strict=True))
+        return max(0.0, busy - own) / seconds
+
+    @staticmethod
+    def _times() -> tuple[float, float, float]:
+        """Processor seconds of everybody, of this process and its children, and the clock."""
+        own = sum(os.times()[:4])
+        try:
+            values = [int(v) for v in Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]]
+        except OSError:
+            return math.nan, own, time.perf_counter()
+        idle, waiting = values[3:5]
+        return (sum(values) - idle - waiting) / os.sysconf("SC_CLK_TCK"), own, time.perf_counter()
 
 
 def _processor() -> str:

@@ -37,8 +37,8 @@ def run(options: Options) -> Report:
         rng = np.random.default_rng(0)
         asked = [np.sort(rng.choice(len(store), LOADED, replace=False)) for _ in range(rounds + warm_ups)]
         ids = [store.ids(rows.tolist()) for rows in asked]
-        for batch in ids:  # the page cache of all subjects; through another Store, whose own caches go with it
-            Store.open(store.path).load(batch)
+        for batch in ids:  # the page cache, for all subjects; what this Store keeps itself helps none of them
+            store.load(batch)
         with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder:
             mapped = MemoryMap.write(Path(folder), store, asked)
             names = ("memstore", "memstore, TensorStore", "zarr-python", "memory map")

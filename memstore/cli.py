@@ -251,6 +251,19 @@ def ask(
 
 
 @app.command()
+def score(
+    gold: Annotated[Path, typer.Argument(help="Questions with answers and provenance, in KILT's form.")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions in KILT's form.")],
+    as_json: Json = False,
+) -> None:
+    """Score KILT-format predictions as KILT's official evaluation does, with bootstrap intervals."""
+    from memstore.evaluate import score_files
+    from memstore.report import show_scores
+
+    _print(score_files(gold, predictions).as_dict(), as_json, show_scores)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where to build the sample's store.")] = Path("demo-store"),
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Do not stop the server at the end.")] = False,

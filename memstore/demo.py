@@ -5,6 +5,7 @@ Goes the way a user would go: the `memstore` command for building and serving, H
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from memstore.errors import MemstoreError
+from memstore.inspect import inspect
 from memstore.report import show_answer
 
 QUESTIONS = (
@@ -24,6 +26,7 @@ QUESTIONS = (
     "Which planet has the largest ring system?",
     "In which year did the Titanic sink?",
 )
+SAMPLE = "encyclopedia.jsonl"  # the bundled corpus
 _READY = "memstore: serving on "
 
 
@@ -41,9 +44,7 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]1. build[/] the memories of the bundled sample: 200 documents")
     command = [sys.executable, "-m", "memstore"]
-    built = subprocess.run([*command, "build", "--corpus", "sample", "--out", str(out)], check=False)  # noqa: S603
-    if built.returncode:
-        raise MemstoreError(f"building the sample's store in {out} failed; remove the folder to begin anew")
+    _build([*command, "build", "--corpus", "sample", "--out", str(out)], out)
     console.print("\n[bold]2. serve[/] it on a free port")
     with _server([*command, "serve", "--store", str(out), "--port", "0", "--log-level", "warning"]) as (process, url):
         console.print(f"serving on {url}\n\n[bold]3. ask[/] five questions over HTTP")
@@ -60,6 +61,25 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
         "\nAsk more:", f"  .venv/bin/{again}", "Or serve it, with the API's page at /docs:", sep="\n", markup=False
     )
     console.print(f"  .venv/bin/memstore serve --store {out}", markup=False)
+
+
+def _build(command: list[str], out: Path) -> None:
+    """Build; where an older version of memstore or of its model has left the sample's store, build it anew."""
+    if subprocess.run(command, check=False).returncode == 0:  # noqa: S603 - our own command
+        return
+    if not _is_sample(out):
+        raise MemstoreError(f"building the sample's store in {out} failed, see above")
+    shutil.rmtree(out)
+    subprocess.run(command, check=True)  # noqa: S603
+
+
+def _is_sample(out: Path) -> bool:
+    """Whether a finished store of nothing but the bundled sample is there: what a demo may remove."""
+    try:
+        corpus = inspect(out)["settings"]["corpus"]
+    except MemstoreError:
+        return False
+    return [file["name"] for file in corpus] == [SAMPLE]
 
 
 @contextmanager

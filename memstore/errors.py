@@ -26,6 +26,10 @@ class DiskSpaceError(MemstoreError, OSError):
     """The disk has less room than the work needs."""
 
 
+class TrainingDiverged(MemstoreError, ArithmeticError):  # noqa: N818
+    """A loss or a gradient is no longer finite: going on would write useless parameters over good ones."""
+
+
 # --- corpora ---------------------------------------------------------------------------------------------
 
 

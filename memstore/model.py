@@ -183,7 +183,7 @@ class MemoryModel(nn.Module):
         layout = encoded.layout
         return Generation(
             cache=cache,
-            copy_keys=layout.pad(self.copy_head.key(encoded.states)),
+            copy_keys=layout.pad(self.copy_head.key(layout.fill(encoded.states))),
             copy_ids=layout.pad(encoded.token_ids),
             copy_mask=layout.pad(encoded.from_passage),  # padding is zeros: false
         )

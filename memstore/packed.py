@@ -16,12 +16,24 @@ import torch
 from torch import Tensor
 
 
+def rounded(size: int) -> int:
+    """`size` rounded up to one of 16 sizes per power of two: at most 6% more, 3% on average.
+
+    Matrix libraries keep what they prepared for every shape they meet (oneDNN about 1 MB each, 1,024 of them, and
+    that fragments the heap): passages of all lengths made a builder grow by 2 GB, so shapes must be few.
+    """
+    granule = 1 << max(0, (max(size, 1) - 1).bit_length() - 5)
+    return -(-size // granule) * granule
+
+
 class Layout:
     """Lengths of the rows of a packed tensor, and the way to a padded view and back.
 
     Attributes:
         lengths: `(R,)` int64 on the CPU.
-        rows, longest, tokens: R, the longest row L, and T = the sum of the lengths.
+        rows, longest, tokens: R, the longest row, and T = the sum of the lengths.
+        width: L, what rows are padded to: `longest`, rounded.
+        filled: T, rounded: how many tokens linear layers see. What is behind T is filler: computed, never read.
     """
 
     def __init__(self, lengths: Tensor | Sequence[int]) -> None:
@@ -29,7 +41,9 @@ class Layout:
         self.rows = len(self.lengths)
         self.longest = int(self.lengths.max()) if self.rows else 0
         self.tokens = int(self.lengths.sum())
-        self.uniform = self.tokens == self.rows * self.longest
+        self.width = rounded(self.longest)
+        self.filled = rounded(self.tokens)
+        self.uniform = self.tokens == self.rows * self.width
 
     @cached_property
     def starts(self) -> Tensor:
@@ -48,17 +62,23 @@ class Layout:
 
     @cached_property
     def _padded_index(self) -> Tensor:
-        return self.row_of * self.longest + self.position
+        return self.row_of * self.width + self.position
 
     def _index(self, device: torch.device) -> Tensor:
         return self._padded_index.to(device, non_blocking=True)
 
+    def fill(self, x: Tensor) -> Tensor:
+        """`(T, ...)` to `(filled, ...)`, zeros behind."""
+        missing = self.filled - self.tokens
+        return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
+
     def pad(self, x: Tensor) -> Tensor:
-        """`(T, ...)` to `(R, L, ...)`, zeros behind each row's end; a view where all rows are equal."""
+        """`(T or more, ...)` to `(R, L, ...)`, zeros behind each row's end; a view where nothing needs padding."""
+        x = x[: self.tokens]
         if self.uniform:
-            return x.view(self.rows, self.longest, *x.shape[1:])
-        out = x.new_zeros(self.rows * self.longest, *x.shape[1:])
-        return out.index_copy(0, self._index(x.device), x).view(self.rows, self.longest, *x.shape[1:])
+            return x.view(self.rows, self.width, *x.shape[1:])
+        out = x.new_zeros(self.rows * self.width, *x.shape[1:])
+        return out.index_copy(0, self._index(x.device), x).view(self.rows, self.width, *x.shape[1:])
 
     def pack(self, x: Tensor) -> Tensor:
         """`(R, L, ...)` to `(T, ...)`: the inverse of `pad`."""
@@ -74,7 +94,7 @@ class Layout:
         """`(R, L)` bool, true on real tokens; None where there is no padding."""
         if self.uniform:
             return None
-        return (torch.arange(self.longest) < self.lengths[:, None]).to(device)
+        return (torch.arange(self.width) < self.lengths[:, None]).to(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,3 +161,20 @@ def show_usage(usage: Values) -> None:
     _console().print(table)
     share = f", {fid / total:.1f} times less than FiD reading all of them" if total else ""
     _console().print(f"{size(usage['bytes_read'])} of memories read{share}")
+
+
+def show_scores(report: Values) -> None:
+    """`memstore score`."""
+    console = _console()
+    console.print(
+        f"{report['questions']:,} questions, {report['questions_with_evidence']:,} of them with known pages "
+        f"(pages by {report['page_key']}); 95% bootstrap intervals",
+        markup=False,
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("", "metric", "score", "low", "high"):
+        table.add_column(name, justify="left" if name in ("", "metric") else "right")
+    for group in ("downstream", "kilt", "retrieval"):
+        for metric, found in report[group].items():
+            table.add_row(group, metric, *(f"{100 * found[part]:.2f}" for part in ("value", "low", "high")))
+    console.print(table)

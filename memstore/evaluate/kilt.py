@@ -30,14 +30,14 @@ class GoldQuestion:
         input: the question's text; may be empty, scoring does not need it.
         answers: the different accepted answers, at least one.
         evidence: per output that has provenance, the pages that prove it.
-        line: where the row stands in its file, from 1.
+        line: where the row stands in its file, from 1; 0 for one that comes from no file.
     """
 
     id: str
     input: str
     answers: tuple[str, ...]
     evidence: tuple[frozenset[str], ...]
-    line: int
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Prediction:
     id: str
     answer: str
     pages: tuple[str, ...]
-    line: int
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

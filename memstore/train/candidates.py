@@ -171,7 +171,8 @@ class QuestionSet:
         """
         if rule not in _RULES:
             raise ConfigError(f"gold must be one of {', '.join(_RULES)}, not {rule!r}")
-        return (self.marks & _RULES[rule]) != 0
+        right: NDArray[np.bool_] = (self.marks & _RULES[rule]) != 0
+        return right
 
     def texts(self) -> list[tuple[str, str, tuple[str, ...]]]:
         """`(id, input, answers)` of each question.
@@ -290,7 +291,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise CandidatesCorrupt(f"{folder / name} cannot be read ({error}); prepare the cache anew") from error
         if found != sha256:
-            raise CandidatesCorrupt(f"{folder / name} is damaged: not the {size} bytes of its manifest; prepare it anew")
+            raise CandidatesCorrupt(
+                f"{folder / name} is damaged: not the {size} bytes of its manifest; prepare it anew"
+            )
 
 
 def _load_set(folder: Path, name: str) -> QuestionSet:

@@ -1,6 +1,6 @@
 """Every choice of a training run, frozen and typed, read from one TOML file. Knows no tensors and no texts.
 
-The `[data]` table belongs to the data side: it is carried along as plain values and checked where it is used.
+The `[data]` table belongs to the data side: it is carried along as plain values.
 """
 
 from __future__ import annotations
@@ -205,6 +205,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self, positive=("steps", "accumulate", "log_every", "prefetch", "loader_threads"),
                 natural=("seed", "stop_after_minutes"))  # fmt: skip
+        if self.compile and self.checkpoint_activations:
+            raise ConfigError("choose either compile or checkpoint_activations: they do not go together yet")
 
     @classmethod
     def from_file(cls, path: Path | str) -> Self:
@@ -221,7 +223,12 @@ class TrainConfig:
             raise ConfigError(f"cannot read the training config {path}: {error.strerror or error}") from None
         except ValueError as error:
             raise ConfigError(f"{path} is not TOML: {error}") from None
-        return read_table(cls, values, where=str(path))
+        config = read_table(cls, values, where=str(path))
+        if config.data:  # belongs to the data side, which asks again; here the file can be named
+            from memstore.train.batches import DataSettings  # which itself is read by `read_table`
+
+            read_table(DataSettings, config.data, where=str(path), name="data")
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -68,7 +68,8 @@ def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed:
         total = total + config.dense_weight * dense["dense"]
         total = total + config.dense_distill_weight * dense.get("dense_distill", 0.0)
         parts |= dense
-    return Losses(total, {n: p.detach() for n, p in parts.items()} | {"gold_kept": _gold_kept(kept, batch)})
+    told = {name: part.detach() for name, part in parts.items()}
+    return Losses(total, told | {"gold_kept": _gold_kept(kept, batch).to(total.device)})
 
 
 def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
@@ -190,10 +191,10 @@ def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
     """-log of the share of softmax(scores) that gold passages have, over the questions that have any."""
     log_shares = grouped_log_softmax(scores, question_of)
     padded = _by_question(log_shares.masked_fill(~gold.to(scores.device), -torch.inf), question_of)
-    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1).to(scores.device)
+    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1)  # on the CPU
     if not bool(with_gold.any()):
         return scores.sum() * 0.0
-    return -padded[with_gold].logsumexp(1).mean()
+    return -padded[with_gold.to(scores.device)].logsumexp(1).mean()
 
 
 def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:

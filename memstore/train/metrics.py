@@ -112,6 +112,11 @@ class MetricsFile:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    def last_dev(self) -> dict[str, dict[str, float]]:
+        """The latest dev scores; empty if there are none."""
+        records = read_metrics(self.path, whole=False) if self.path.is_file() else []
+        return next((r["dev"] for r in reversed(records) if "dev" in r), {})
+
     def cut(self, step: int) -> None:
         """Forget what is later than `step`, and a line that a kill left half written: training goes on from there."""
         if not self.path.exists():

@@ -58,8 +58,8 @@ class Optimizer:
         """Clip the gradients, move every parameter, forget the gradients.
 
         Returns:
-            The gradients' norm before clipping, a scalar on their device. If it is not finite nothing is moved
-            that could be told apart from noise: the caller has to stop.
+            The gradients' norm before clipping, a scalar on their device. If it is not finite, the parameters no
+            longer are either: the caller has to look (not at every step: that would wait for the device) and stop.
         """
         with_gradient = [p for p in self._parameters if p.grad is not None]
         limit = self.clip_norm or math.inf
@@ -94,27 +94,19 @@ class Optimizer:
         Raises:
             CheckpointMismatch: the state is of another optimizer, or of other parameters.
         """
-        rest = dict(state)
+        rest: dict[tuple[str, str], dict[str, Tensor]] = {}  # (optimizer, parameter) -> what -> value
+        for key, value in state.items():
+            optimizer, what, parameter = key.split("/")
+            rest.setdefault((optimizer, parameter), {})[what] = value
         for name, part in self.parts.items():
-            loaded = part.state_dict()
-            loaded["state"] = {
-                i: values
-                for i, p in enumerate(p for group in part.param_groups for p in group["params"])
-                if (values := _take(rest, f"{name}/", f"/{self._names[id(p)]}"))
-            }
-            part.load_state_dict(loaded)
+            parameters = [p for group in part.param_groups for p in group["params"]]
+            values = [rest.pop((name, self._names[id(p)]), {}) for p in parameters]
+            part.load_state_dict(part.state_dict() | {"state": {i: v for i, v in enumerate(values) if v}})
         if rest:
             raise CheckpointMismatch(
-                f"the optimizer's state does not fit: it holds {len(rest)} values of another optimizer or another "
-                f"model, such as {min(rest)}. Start anew in another folder."
+                f"the optimizer's state does not fit: it holds values of another optimizer or another model, such as "
+                f"those of {' for '.join(min(rest))}. Start anew in another folder."
             )
-
-
-def _take(state: dict[str, Tensor], prefix: str, suffix: str) -> dict[str, Tensor]:
-    """Remove from `state`, and return, what one parameter has in one optimizer, by what it is."""
-    names = [n for n in state if n.startswith(prefix) and n.endswith(suffix)]
-    whole = [n for n in names if n.count("/") == 2]
-    return {n.removeprefix(prefix).removesuffix(suffix): state.pop(n) for n in whole}
 
 
 def _groups(model: nn.Module, config: OptimizerConfig) -> dict[str, list[dict[str, Any]]]:

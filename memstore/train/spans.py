@@ -34,14 +34,15 @@ _UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĖĘĚĞĢĪĮİĶĹĻĽŁŃŅŇŌŐŒŘ�
 _CAPITAL = rf"[{_UPPER}][\w’'&]*(?:\.(?=[ ]?[{_UPPER}]))?"  # "J." goes on if a capital follows
 _PARTICLE = r"(?:of the|of|the|de la|de|del|della|di|da|van der|van|von|el|al|bin|ibn|la|le|du)"
 _NAME = re.compile(rf"(?<![\w'’.-]){_CAPITAL}(?:(?:[ -]|(?: {_PARTICLE} )|(?<=\.)){_CAPITAL})*(?!\w)")
-_FUNCTION = frozenset(
-    "a an the this that these those he she it they we i you his her its their our my your in on at of for from to by "
-    "with as after before during since until while when where who what which why how if although though because but "
-    "and or so then there here also however later many most some all both each every other another one two three no not "
-    "there's it's is are was were has have had do does did can could may might will would should under over between "
-    "among about through into like unlike such only even today now once often sometimes usually people several few "
-    "according despite".split()
-)
+_FUNCTION_WORDS = """
+a an the this that these those he she it they we i you his her its their our my your in on at of for from to
+by with as after before during since until while when where who what which why how if although though because
+but and or so then there here also however later many most some all both each every other another one two
+three no not there's it's is are was were has have had do does did can could may might will would should under
+over between among about through into like unlike such only even today now once often sometimes usually people
+several few according despite
+"""
+_FUNCTION = frozenset(_FUNCTION_WORDS.split())
 _END = re.compile(rf"[.!?][\"'”’)\]]*(?=\s+[{_UPPER}\d\"'“‘(\[])|\n+")
 _ABBREVIATION = re.compile(
     rf"(?:\b[{_UPPER}]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|Col|Lt|Capt|Sgt|Rev|vs|etc|No|Vol|ca|approx|Inc|Ltd|Co|Corp"

@@ -35,11 +35,6 @@ class TaskRow:
     answers: tuple[str, ...]
     titles: tuple[str, ...] = ()
 
-    @property
-    def search_text(self) -> str:
-        """What a retriever is asked: the input, a slot question's separator left out."""
-        return self.input.replace(" [SEP] ", " ")
-
 
 def read_tasks(path: Path) -> Iterator[TaskRow]:
     """Rows of a file: JSON lines, plain or compressed by gzip or zstd.

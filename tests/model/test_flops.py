@@ -64,11 +64,11 @@ def run(config: ModelConfig, *, question: int, passages: list[int], keep: int, n
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_each_stage_is_what_torch_counts(name, num_beams):
-    config, passages, new_tokens = CONFIGS[name], [11] * 5, 6
-    spent, kept = run(config, question=7, passages=passages, keep=2, new_tokens=new_tokens, num_beams=num_beams)
+    config, passages, new_tokens = CONFIGS[name], [8] * 4, 6  # sizes that `packed.rounded` leaves as they are
+    spent, kept = run(config, question=8, passages=passages, keep=2, new_tokens=new_tokens, num_beams=num_beams)
     said = flops.answer_flops(
         config,
-        question_tokens=7,
+        question_tokens=8,
         passage_tokens=passages,
         kept_tokens=kept,
         new_tokens=new_tokens,
@@ -82,7 +82,7 @@ def test_each_stage_is_what_torch_counts(name, num_beams):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_ragged_rows_cost_no_less_and_little_more(name):
-    """Attention pads rows to the longest; linear layers do not."""
+    """Attention pads rows to the longest; linear layers at most to the next of few sizes."""
     config, passages = CONFIGS[name], [3, 12, 7, 9, 5]
     spent, kept = run(config, question=4, passages=passages, keep=3, new_tokens=4, num_beams=1)
     said = flops.answer_flops(
@@ -90,13 +90,13 @@ def test_ragged_rows_cost_no_less_and_little_more(name):
     )
     for stage, count in spent.items():
         assert getattr(said, stage) <= count <= 1.15 * getattr(said, stage), stage
-    assert (said.question, said.cross, said.steps) == (spent["question"], spent["cross"], spent["steps"])
+    assert said.question == spent["question"]
 
 
 def test_fid_is_the_whole_encoder_over_every_row():
-    glimmer, lengths = CONFIGS["glimmer-copy"], [11] * 5
-    spent, _ = run(CONFIGS["fid"], question=7, passages=lengths, keep=5, new_tokens=6, num_beams=1)
-    said = flops.fid_flops(glimmer, question_tokens=7, passage_tokens=lengths, new_tokens=6)
+    glimmer, lengths = CONFIGS["glimmer-copy"], [8] * 4
+    spent, _ = run(CONFIGS["fid"], question=8, passages=lengths, keep=4, new_tokens=6, num_beams=1)
+    said = flops.fid_flops(glimmer, question_tokens=8, passage_tokens=lengths, new_tokens=6)
     assert said.total == sum(spent.values())
     assert said.question == said.passages == said.live_a == 0
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from memstore import layers
 from memstore.layers import CrossAttention, EncoderStack, FeedForward, RelativeBias, RMSNorm, SelfAttention
 from memstore.packed import Layout
 from tests import tiny
@@ -90,6 +91,51 @@ def test_self_attention_on_ragged_rows_equals_plain_attention_row_by_row() -> No
             q, k, v = (row @ w.T for w in layer.qkv.weight.chunk(3))
             q, k, v = (t.view(n, 3, 8).transpose(0, 1) for t in (q, k, v))
             torch.testing.assert_close(y, plain_attention(q, k, v, table(n, n)[0]) @ layer.o.weight.T)
+
+
+BIASES = {"none": None, "shared": (1, 3, 7, 50), "per row": (5, 3, 7, 50), "keys only": (5, 1, 1, 50)}
+
+
+def attention_inputs(bias: tuple[int, ...] | None, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
+    """q, k, v of 5 rows, 3 heads, 7 queries, 50 keys, of which a bias per row shuts off the last 9."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(5, 3, n, 8, generator=generator).to(dtype) for n in (7, 50, 50))
+    if bias is None:
+        return q, k, v, None
+    made = torch.randn(bias, generator=generator).to(dtype)
+    if len(made) > 1:
+        made[2, ..., 41:] = torch.finfo(dtype).min
+    return q, k, v, made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scores", [1, 3 * 7 * 50 * 2, 1 << 20], ids=["a row at a time", "two rows", "all rows"])
+@pytest.mark.parametrize("bias", BIASES.values(), ids=BIASES)
+def test_plain_attention_equals_fused(
+    bias: tuple[int, ...] | None, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_PLAIN_SCORES", scores)
+    q, k, v, mask = attention_inputs(bias, torch.float32)
+    fused = layers.attend(q, k, v, mask, dropout=0.0)
+    torch.testing.assert_close(layers.plain_attend(q, k, v, mask), fused, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", BIASES.values(), ids=BIASES)
+def test_attention_in_bfloat16_is_close_to_float32(bias: tuple[int, ...] | None) -> None:
+    q, k, v, mask = attention_inputs(bias, torch.bfloat16)
+    exact = layers.attend(q.float(), k.float(), v.float(), None if mask is None else mask.float(), dropout=0.0)
+    got = layers.attend(q, k, v, mask, dropout=0.0)
+    assert got.dtype is torch.bfloat16
+    assert (got - exact).norm() < 0.015 * exact.norm()  # bfloat16 has 8 bits: 0.004 for each rounding
+
+
+def test_attention_has_gradients_in_bfloat16() -> None:
+    q, k, v, _ = attention_inputs(None, torch.bfloat16)
+    q.requires_grad_()
+    layers.attend(q, k, v, None, dropout=0.0).float().sum().backward()
+    assert q.grad is not None
+    assert bool(q.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("lengths", [[5, 5], [5, 2]], ids=["even", "ragged"])

@@ -1,0 +1,337 @@
+"""Training, from a config to a checkpoint. `train` is the story: steps, and what is due after a step.
+
+A step is a pure function of the parameters, the seed and its number: batches, dropout and choices by chance are all
+drawn from these. So a run that was killed goes on as if it had not been. Refuses to know where batches come from,
+what a loss is, and how a parameter moves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memstore.errors import TrainingDiverged
+from memstore.model import MemoryModel
+from memstore.runtime import compute_dtype
+from memstore.tokens import TextTokenizer
+from memstore.train.batch import Batch, BatchSource
+from memstore.train.config import TrainConfig
+from memstore.train.losses import training_loss
+from memstore.train.measure import measure
+from memstore.train.metrics import ALL, MetricsFile, summarise
+from memstore.train.optim import Optimizer, learning_rate
+from memstore.train.processes import Processes
+from memstore.train.start import check_losses, checkpoint_activations, compile_blocks, open_model
+from memstore.train.state import RunState, load_state, save_model, save_state
+
+BEST, LAST, METRICS = "best", "last", "metrics.jsonl"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """How a run ended.
+
+    Attributes:
+        out: its folder.
+        step, finished: optimizer steps done, and whether these are all.
+        tokens, seconds: read and written, and spent on steps, since the run first began.
+        scores: dev scores by task, and their means under "all", at the last measurement.
+        best_score, best_step: of the model in `best/`; None if nothing was measured.
+        checkpoint: the model to use: the best one, or the last.
+    """
+
+    out: Path
+    step: int
+    finished: bool
+    tokens: int
+    seconds: float
+    scores: dict[str, dict[str, float]]
+    best_score: float | None
+    best_step: int | None
+    checkpoint: Path
+
+
+def train(config: TrainConfig, progress: Tell | None = None, *, source: BatchSource | None = None) -> TrainReport:
+    """Train as the config says; go on where the folder `config.out` stopped.
+
+    Args:
+        config: the run.
+        progress: gets a line of text now and then.
+        source: batches, instead of what `config.data` describes.
+
+    Raises:
+        ConfigError: settings contradict each other, the model, or the run in the folder.
+        CheckpointNotFound, CheckpointError, CheckpointMismatch: of the model to start from, or of a saved state.
+        TrainingDiverged: the loss is no longer finite.
+    """
+    run = _open(config, progress, source)
+    begin = time.monotonic()
+    wanted = _batch_numbers(config, run.processes, first=run.state.step)
+    with closing(_ahead(run.source.batch, wanted, config)) as batches:
+        while run.state.step < config.steps:
+            _step(run, batches)
+            _log_if_due(run)
+            _measure_if_due(run)
+            late = bool(config.stop_after_minutes) and time.monotonic() - begin > 60 * config.stop_after_minutes
+            stop = bool(config.stop_after_minutes) and run.processes.any(mine=late)
+            _save_if_due(run, now=stop)
+            if stop:
+                break
+    return _end(run)
+
+
+# --- the run ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Run:
+    """Everything a run works with."""
+
+    config: TrainConfig
+    processes: Processes
+    model: MemoryModel
+    tokenizer: TextTokenizer
+    optimizer: Optimizer
+    source: BatchSource
+    metrics: MetricsFile
+    state: RunState
+    dtype: torch.dtype
+    tell: Tell
+    window: dict[str, Tensor] = field(default_factory=dict)  # sums on the device: no waiting at every step
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    saved: float = field(default_factory=time.monotonic)
+
+    def precision(self) -> torch.autocast:
+        """Matrix products in bfloat16 over float32 parameters, if so chosen."""
+        device = self.processes.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None) -> _Run:
+    processes = Processes.join(config.device)
+    model, tokenizer = open_model(config.model, seed=config.seed)
+    check_losses(model, config.loss)
+    model.to(processes.device)
+    if config.checkpoint_activations:
+        checkpoint_activations(model)
+    if config.compile:
+        compile_blocks(model)
+    optimizer = Optimizer(model, config.optimizer)
+    state = load_state(config.out, model, optimizer, _identity(config, model, tokenizer, processes), steps=config.steps)
+    metrics = MetricsFile(config.out / METRICS)
+    config.out.mkdir(parents=True, exist_ok=True)
+    if processes.main:
+        metrics.cut(state.step)
+    run = _Run(
+        config=config,
+        processes=processes,
+        model=model,
+        tokenizer=tokenizer,
+        optimizer=optimizer,
+        source=source or _source(config, tokenizer),
+        metrics=metrics,
+        state=state,
+        dtype=compute_dtype(processes.device.type, config.dtype),
+        tell=progress if progress is not None and processes.main else _silent,
+    )
+    run.scores = metrics.last_dev()
+    run.window = {n: torch.tensor(v, device=processes.device) for n, v in state.window.items()}
+    count = sum(p.numel() for p in model.parameters())
+    begun = f"goes on at step {state.step:,}" if state.step else "begins"
+    run.tell(f"{begun}: {count:,} parameters, {run.dtype}, {processes.device}, {processes.world} process(es)")
+    return run
+
+
+def _identity(
+    config: TrainConfig, model: MemoryModel, tokenizer: TextTokenizer, processes: Processes
+) -> dict[str, Any]:
+    """What a resumed run must share with the one it resumes. Not where files are: it may go on elsewhere."""
+    values = {name: config.to_dict()[name] for name in ("data", "loss", "optimizer", "seed", "accumulate")}
+    made_of = {"model": model.config.to_dict(), "tokenizer": tokenizer.fingerprint}
+    return made_of | values | {"processes": processes.world}
+
+
+def _source(config: TrainConfig, tokenizer: TextTokenizer) -> BatchSource:
+    from memstore.train.batches import open_source  # who brings batches of their own needs none of it
+
+    return open_source(config.data, tokenizer=tokenizer, seed=config.seed)
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
+
+
+# --- a step -------------------------------------------------------------------------------------------------
+
+
+def _batch_numbers(config: TrainConfig, processes: Processes, *, first: int) -> Iterator[int]:
+    """The batches that this process reads, in order: all processes together read every number once."""
+    for number in range(first * config.accumulate, config.steps * config.accumulate):
+        yield number * processes.world + processes.rank
+
+
+def _ahead(make: Callable[[int], Batch], numbers: Iterable[int], config: TrainConfig) -> Generator[tuple[int, Batch]]:
+    """Batches in order, made by other threads before they are asked for."""
+    waiting: deque[tuple[int, Future[Batch]]] = deque()
+    with ThreadPoolExecutor(config.loader_threads, thread_name_prefix="batches") as threads:
+        for number in numbers:
+            waiting.append((number, threads.submit(make, number)))
+            if len(waiting) > config.prefetch:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+        while waiting:
+            ready, future = waiting.popleft()
+            yield ready, future.result()
+
+
+def _step(run: _Run, batches: Iterator[tuple[int, Batch]]) -> None:
+    """One optimizer step over `accumulate` batches of each process."""
+    begin, config = time.perf_counter(), run.config
+    tokens = 0
+    for _ in range(config.accumulate):
+        number, batch = next(batches)
+        seed = _seed_of(config.seed, number)
+        torch.manual_seed(seed)  # dropout, on every device
+        with run.precision():
+            losses = training_loss(run.model, batch, config.loss, seed=seed)
+        (losses.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
+        _add(run.window, {"loss": losses.total.detach()} | losses.parts, share=1 / config.accumulate)
+        tokens += batch.tokens
+    if run.processes.world > 1:
+        read = torch.tensor(float(tokens), device=run.processes.device)
+        run.processes.average([*run.optimizer.gradients(), read])
+        tokens = round(float(read) * run.processes.world)
+    norm = run.optimizer.step(learning_rate(run.state.step, config.optimizer, steps=config.steps))
+    _add(run.window, {"grad_norm": norm}, share=1.0)
+    seconds = time.perf_counter() - begin
+    state = run.state
+    state.step, state.window_steps = state.step + 1, state.window_steps + 1
+    state.tokens, state.window_tokens = state.tokens + tokens, state.window_tokens + tokens
+    state.seconds, state.window_seconds = state.seconds + seconds, state.window_seconds + seconds
+
+
+def _seed_of(seed: int, number: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1  # 63 bits: what a generator takes
+
+
+def _add(window: dict[str, Tensor], values: dict[str, Tensor], *, share: float) -> None:
+    for name, value in values.items():
+        window[name] = window.get(name, torch.zeros_like(value)) + value * share
+
+
+# --- after a step -------------------------------------------------------------------------------------------
+
+
+def _due(run: _Run, every: int) -> bool:
+    return every > 0 and (run.state.step % every == 0 or run.state.step == run.config.steps)
+
+
+def _log_if_due(run: _Run) -> None:
+    """A line of metrics: averages over the steps since the last one."""
+    if not _due(run, run.config.log_every):
+        return
+    state, config = run.state, run.config
+    run.processes.average(list(run.window.values()))
+    means = {name: float(total) / state.window_steps for name, total in run.window.items()}
+    _require_finite(run, means)
+    lr = learning_rate(state.step - 1, config.optimizer, steps=config.steps)
+    speed = state.window_tokens / max(state.window_seconds, 1e-9)
+    record = {"step": state.step} | means | {"lr": lr, "tokens": state.tokens, "tokens_per_s": round(speed, 1)}
+    left = (config.steps - state.step) * state.window_seconds / state.window_steps
+    if run.processes.main:
+        run.metrics.append(record | {"seconds": round(state.seconds, 3)})
+    losses = ", ".join(f"{n} {v:.3f}" for n, v in means.items() if n not in ("loss", "grad_norm"))
+    run.tell(
+        f"step {state.step:,}/{config.steps:,}  loss {means['loss']:.3f} ({losses})  lr {lr:.2e}  "
+        f"{speed:,.0f} tokens/s  {left / 60:.1f} min left"
+    )
+    run.window.clear()
+    state.window_steps = state.window_tokens = 0
+    state.window_seconds = 0.0
+
+
+def _measure_if_due(run: _Run) -> None:
+    """Dev scores; the best model so far is kept."""
+    if not _due(run, run.config.dev.every_steps):
+        return
+    config, state, processes = run.config, run.state, run.processes
+    own = (batch for i, batch in enumerate(run.source.dev()) if i % processes.world == processes.rank)
+    run.model.eval()
+    with run.precision():
+        measured = list(measure(run.model, run.tokenizer, own, config.dev, keep_k=config.loss.keep_k))
+    run.model.train()
+    measured = processes.gather(measured)
+    if not measured:
+        return
+    run.scores = summarise(measured, recall_at=config.dev.recall_at)
+    means = run.scores[ALL]
+    name = config.dev.best_by
+    score = means.get(f"reranked@{config.dev.recall_at[0]}", 0.0) if name == "recall" else means[name]
+    best = state.best_score is None or score > state.best_score
+    if best:
+        state.best_score, state.best_step = score, state.step
+    if processes.main:
+        run.metrics.append({"step": state.step, "dev": run.scores})
+        if best:
+            save_model(config.out / BEST, run.model, run.tokenizer, getattr(torch, config.checkpoints.dtype))
+    shown = ", ".join(f"{n} {v:.3f}" for n, v in means.items() if n != "questions")
+    run.tell(f"step {state.step:,}  dev{' (best so far)' if best else ''}: {shown}")
+
+
+def _save_if_due(run: _Run, *, now: bool) -> None:
+    """The state to resume from: every so many steps or minutes, at the end, and before stopping."""
+    kept, state = run.config.checkpoints, run.state
+    late = bool(kept.every_minutes) and time.monotonic() - run.saved > 60 * kept.every_minutes
+    done = state.step == run.config.steps
+    by_steps = bool(kept.every_steps) and state.step % kept.every_steps == 0
+    if not run.processes.main or not (now or done or by_steps or late):
+        return
+    state.window = {name: float(total) for name, total in run.window.items()}
+    _require_finite(run, state.window)
+    identity = _identity(run.config, run.model, run.tokenizer, run.processes)
+    save_state(run.config.out, run.model, run.optimizer, state, identity, keep_last=kept.keep_last)
+    run.saved = time.monotonic()
+
+
+def _require_finite(run: _Run, values: dict[str, float]) -> None:
+    """Stop before parameters that are no numbers are written over good ones.
+
+    Raises:
+        TrainingDiverged: says which value, and when.
+    """
+    for name, value in values.items():
+        if not abs(value) < float("inf"):
+            raise TrainingDiverged(
+                f"{name} is {value} in the steps up to {run.state.step}: training has diverged. Lower optimizer.lr, "
+                f"warm up longer, or clip harder; the last good state is in {run.config.out / 'state'}."
+            )
+
+
+def _end(run: _Run) -> TrainReport:
+    state, config = run.state, run.config
+    if run.processes.main:
+        save_model(config.out / LAST, run.model, run.tokenizer, getattr(torch, config.checkpoints.dtype))
+    run.processes.wait()
+    return TrainReport(
+        out=config.out,
+        step=state.step,
+        finished=state.step == config.steps,
+        tokens=state.tokens,
+        seconds=state.seconds,
+        scores=run.scores,
+        best_score=state.best_score,
+        best_step=state.best_step,
+        checkpoint=config.out / (LAST if state.best_step is None else BEST),
+    )

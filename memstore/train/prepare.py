@@ -1,0 +1,357 @@
+"""Makes the cache that training reads, from a store with its retriever, question files, and plain passages.
+
+    1. question sets   each question's candidates, marked where an answer or its page is found
+    2. more passages   of the store, evenly spread, or of a corpus of ready passages: for pretraining
+    3. sentences       salient spans of all passages; lexical neighbours of each, by a BM25 index over these passages
+    4. files           under a temporary name, checksums, manifest last, renamed
+
+The one file of training that knows stores and retrievers; what it writes needs neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memstore import checkpoint
+from memstore.config import ModelConfig
+from memstore.errors import CandidatesMismatch, ConfigError
+from memstore.passage import Passage
+from memstore.retrieve import Retriever
+from memstore.retrieve.open import open_retriever
+from memstore.store import Store, generation_path, hash_file, segment_path
+from memstore.store.format import PASSAGES, SEALED, Seal, list_files
+from memstore.store.publish import sync_tree
+from memstore.tokens import TextTokenizer
+from memstore.train.candidates import (
+    MANIFEST,
+    CacheFingerprint,
+    Candidates,
+    Manifest,
+    SetReport,
+    read_manifest,
+    task_of,
+    write_gzip_lines,
+)
+from memstore.train.gather import (
+    CHUNK,
+    Advance,
+    Corpus,
+    PassageTable,
+    QuestionSetBuilder,
+    chunks,
+    gather_set,
+    neighbours,
+    spread,
+)
+from memstore.train.pretrain_table import TableBuilder
+from memstore.train.ragged import Ragged, id_type
+from memstore.train.tasks import file_sha256, read_tasks
+
+Tick = Callable[[str, int, int], None]
+"""Hears of progress: stage, done, total."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareOptions:
+    """What to prepare, from what.
+
+    Attributes:
+        out: folder of the cache.
+        store: where candidates come from; without one there can be no tasks.
+        tasks: question files by set, named `<task>.<split>`, such as `nq.train`.
+        k: candidates per question.
+        keep_unanswerable: share kept of the questions of `train` sets that have no answer among their candidates.
+        max_answer_tokens: longer answers lose their end.
+        corpus: files of ready passages, JSON lines `{"id", "title", "text"}` or the builder's spool, for pretraining.
+        pretrain: whether to look for sentences to pretrain on in the cache's passages.
+        pretrain_passages: passages of the store beside the candidates, evenly spread (all the corpus' are taken).
+        most_spans: salient spans kept per passage.
+        max_sentence_tokens: longer sentences are not asked about.
+        neighbours: lexical neighbours per passage; 0 for none.
+    """
+
+    out: Path
+    store: Path | None = None
+    tasks: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    k: int = 20
+    keep_unanswerable: float = 1.0
+    max_answer_tokens: int = 32
+    corpus: tuple[Path, ...] = ()
+    pretrain: bool = True
+    pretrain_passages: int = 0
+    most_spans: int = 4
+    max_sentence_tokens: int = 48
+    neighbours: int = 8
+
+    def __post_init__(self) -> None:
+        if self.store is None and (self.tasks or self.pretrain_passages):
+            raise ConfigError("candidates and passages of tasks come from a store: name one")
+        if self.store is None and not self.corpus:
+            raise ConfigError("nothing to prepare: name a store or a corpus of passages")
+        if self.k < 1 or self.neighbours < 0 or self.most_spans < 1 or self.max_answer_tokens < 2:
+            raise ConfigError("k and most_spans must be at least 1, max_answer_tokens 2, neighbours not negative")
+        if not 0 <= self.keep_unanswerable <= 1:
+            raise ConfigError(f"keep_unanswerable must be between 0 and 1, not {self.keep_unanswerable}")
+        if bad := [n for n in self.tasks if not task_of(n) or "/" in n or not n.rpartition(".")[2]]:
+            raise ConfigError(f"a question set is named <task>.<split>, such as nq.train, not {bad[0]!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareReport:
+    """What is in the cache, and how long making it took; `already` says that it was there before."""
+
+    out: str
+    passages: int
+    tokens: int
+    bytes: int
+    sets: Mapping[str, SetReport]
+    pretraining: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    already: bool = False
+
+
+def model_tokenizer(path_or_id: str | Path) -> TextTokenizer:
+    """Tokenizer, templates and limits of a checkpoint, without its weights.
+
+    Raises:
+        CheckpointNotFound, CheckpointError, ConfigError: see `memstore.checkpoint.load`.
+    """
+    folder = checkpoint.resolve(path_or_id)
+    config = ModelConfig.from_dict(checkpoint.read_json(folder / checkpoint.CONFIG))
+    return TextTokenizer(checkpoint.read_tokenizer(folder), config)
+
+
+def prepare(
+    options: PrepareOptions,
+    tokenizer: TextTokenizer,
+    *,
+    retriever: Retriever | None = None,
+    tick: Tick = lambda *_: None,
+) -> PrepareReport:
+    """Make a cache; one that was made from the same is left as it is.
+
+    Args:
+        options: what to prepare.
+        tokenizer: of the model to train.
+        retriever: instead of the one that the store names.
+        tick: hears of progress.
+
+    Raises:
+        CandidatesMismatch: a cache is there that was made from something else.
+        CorpusError, CorpusNotFound, CorpusUnreadable: of question files and corpora.
+        StoreNotFound, StoreCorrupt: of the store.
+    """
+    store = None if options.store is None else Store.open(options.store)
+    fingerprint = cache_fingerprint(options, tokenizer, store)
+    if (options.out / MANIFEST).exists():
+        return _already(options.out, fingerprint)
+    if options.out.exists() and any(options.out.iterdir()):
+        raise ConfigError(f"{options.out} is not empty and no cache of training data: name another folder")
+    if store is not None and options.tasks:
+        retriever = retriever or open_retriever(store)
+    work = _Work(options, tokenizer, store, retriever, tick)
+    part = options.out.with_name(options.out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        manifest = work.write(part, fingerprint)
+        sync_tree(part)
+        if options.out.exists():
+            options.out.rmdir()
+        part.rename(options.out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return _report(options.out, manifest, work.seconds)
+
+
+def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: Store | None) -> CacheFingerprint:
+    """What a cache of these options is made from. Reads the question and corpus files."""
+    c = tokenizer.config
+    sources = [] if store is None else [_passages_sha256(store)]
+    sources += [file_sha256([path]) for path in options.corpus]
+    pretraining: dict[str, Any] = {}
+    if options.pretrain:
+        names = ("pretrain_passages", "most_spans", "max_sentence_tokens", "neighbours")
+        pretraining = {name: getattr(options, name) for name in names}
+    return CacheFingerprint(
+        passages=hashlib.sha256("\n".join(sources).encode()).hexdigest(),
+        retriever=_retriever_sha256(store) if store is not None and options.tasks else "",
+        k=options.k,
+        tokenizer=tokenizer.fingerprint,
+        passage_template=c.passage_template,
+        max_passage_tokens=c.max_passage_tokens,
+        max_question_tokens=c.max_question_tokens,
+        max_answer_tokens=options.max_answer_tokens,
+        question_templates={task_of(n): c.tasks.get(task_of(n), c.question_template) for n in options.tasks},
+        tasks={name: file_sha256(paths) for name, paths in options.tasks.items()},
+        pretraining=pretraining,
+        keep_unanswerable=options.keep_unanswerable,
+    )
+
+
+def _passages_sha256(store: Store) -> str:
+    """Sha256 over the checksums of the passages' files: the same for stores of other memories of the same passages."""
+    digest = hashlib.sha256()
+    for segment in store.generation.segments:
+        path = segment_path(store.path, segment.id) / SEALED
+        digest.update(Seal.from_bytes(path.read_bytes(), path=path).files[PASSAGES].sha256.encode())
+    return digest.hexdigest()
+
+
+def _retriever_sha256(store: Store) -> str:
+    index = store.generation.index
+    if index is None:  # made before indexes were recorded: the generation file stands for it
+        return hash_file(generation_path(store.path, store.generation.number))
+    values = [store.generation.retriever, index.parts, index.files]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=dict).encode()).hexdigest()
+    return f"{store.generation.retriever}:{digest}"
+
+
+def _already(out: Path, wanted: CacheFingerprint) -> PrepareReport:
+    manifest = read_manifest(out)
+    if differences := manifest.fingerprint.differences(wanted):
+        raise CandidatesMismatch(differences, where=out)
+    Candidates.open(out)
+    return dataclasses.replace(_report(out, manifest, {}), already=True)
+
+
+def _report(out: Path, manifest: Manifest, seconds: Mapping[str, float]) -> PrepareReport:
+    return PrepareReport(
+        out=str(out),
+        passages=manifest.passages,
+        tokens=manifest.tokens,
+        bytes=sum(size for size, _ in manifest.files.values()),
+        sets=manifest.sets,
+        pretraining=manifest.pretraining,
+        seconds=dict(seconds),
+    )
+
+
+class _Work:
+    """One run of `prepare`."""
+
+    def __init__(
+        self,
+        options: PrepareOptions,
+        tokenizer: TextTokenizer,
+        store: Store | None,
+        retriever: Retriever | None,
+        tick: Tick,
+    ) -> None:
+        self.options, self.tokenizer, self.store, self.retriever = options, tokenizer, store, retriever
+        self.table = PassageTable(tokenizer)
+        self.seconds: dict[str, float] = {}
+        self._tick = tick
+
+    def write(self, folder: Path, fingerprint: CacheFingerprint) -> Manifest:
+        """All files of the cache; the manifest last."""
+        sets = {}
+        for name, paths in self.options.tasks.items():
+            built = self._set(name, paths)
+            _write_set(folder / "sets" / name, built, name, self.tokenizer, self.options.max_answer_tokens)
+            sets[name] = built.report()
+        self._more_passages()
+        pretraining = self._pretraining(folder / "pretrain") if self.options.pretrain else {}
+        passages = Ragged.of(self.table.tokens, dtype=id_type(self.tokenizer.config.vocab_size))
+        passages.save(folder, "passages")
+        write_gzip_lines(folder / "names.jsonl.gz", self.table.names)
+        files = {n: [(folder / n).stat().st_size, hash_file(folder / n)] for n in list_files(folder)}
+        manifest = Manifest(
+            fingerprint=fingerprint,
+            vocab_size=self.tokenizer.config.vocab_size,
+            passages=len(passages),
+            tokens=len(passages.values),
+            sets=sets,
+            pretraining=pretraining,
+            files=files,
+        )
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        return manifest
+
+    def _set(self, name: str, paths: tuple[Path, ...]) -> QuestionSetBuilder:
+        assert self.store is not None
+        assert self.retriever is not None
+        rows = [row for path in paths for row in read_tasks(path)]
+        training = name.rpartition(".")[2] == "train"
+        with self._stage(name, len(rows)) as advance:
+            return gather_set(
+                rows,
+                k=self.options.k,
+                keep_unanswerable=self.options.keep_unanswerable if training else 1.0,
+                retriever=self.retriever,
+                store=self.store,
+                table=self.table,
+                advance=advance,
+            )
+
+    def _more_passages(self) -> None:
+        corpus = Corpus(self.options.corpus)
+        spaced = [] if self.store is None else spread(len(self.store), self.options.pretrain_passages)
+        with self._stage("passages", len(corpus) + len(spaced)) as advance:
+            for names in chunks(corpus.ids(), CHUNK):
+                self.table.add(corpus, corpus.passages(names))
+                advance(len(names))
+            for rows in chunks(spaced, CHUNK):
+                assert self.store is not None
+                names = [i for i in self.store.ids(rows) if self.store.contains(i)]  # deleted ones are not
+                self.table.add(self.store, self.store.passages(names))
+                advance(len(rows))
+
+    def _pretraining(self, folder: Path) -> dict[str, Any]:
+        o = self.options
+        builder = TableBuilder(self.tokenizer, most_spans=o.most_spans, most_tokens=o.max_sentence_tokens)
+        with self._stage("sentences", len(self.table)) as advance:
+            for rows, passages in self.table.read():
+                builder.add(rows, passages)
+                advance(len(rows))
+        with self._stage("neighbours", len(builder.rows)) as advance:
+            near = neighbours(self._passages(), builder.rows, builder.queries, count=o.neighbours, advance=advance)
+        table = builder.build(near)
+        table.save(folder)
+        return {
+            "passages": len(table),
+            "sentences": len(table.spans),
+            "spans": len(table.answers),
+            "neighbours": round(float((near >= 0).sum() / max(1, len(near))), 2),
+        }
+
+    def _passages(self) -> Iterator[Passage]:
+        return (passage for _, passages in self.table.read() for passage in passages)
+
+    @contextmanager
+    def _stage(self, stage: str, total: int) -> Iterator[Advance]:
+        begin, done = time.perf_counter(), 0
+
+        def advance(items: int) -> None:
+            nonlocal done
+            done += items
+            self._tick(stage, done, total)
+
+        yield advance
+        self.seconds[stage] = round(time.perf_counter() - begin, 3)
+
+
+def _write_set(folder: Path, built: QuestionSetBuilder, name: str, tokenizer: TextTokenizer, most: int) -> None:
+    """The files of one question set; see `memstore.train.candidates`."""
+    folder.mkdir(parents=True)
+    rows, dtype, c = built.kept, id_type(tokenizer.config.vocab_size), tokenizer.config
+    template = c.tasks.get(task_of(name), c.question_template)
+    Ragged.of(tokenizer.questions([r.input for r in rows], template), dtype=dtype).save(folder, "questions")
+    answers = tokenizer.encode_answers([a for r in rows for a in r.answers], max_tokens=most)
+    Ragged.of(answers, dtype=dtype).save(folder, "answers")
+    np.save(folder / "answers_per_question.npy", np.array([len(r.answers) for r in rows], dtype=np.int32))
+    none = np.zeros((0, built.k))
+    np.save(folder / "candidates.npy", np.stack(built.candidates) if rows else none.astype(np.int32))
+    np.save(folder / "marks.npy", np.stack(built.marks) if rows else none.astype(np.uint8))
+    write_gzip_lines(folder / "texts.jsonl.gz", ([r.id, r.input, list(r.answers)] for r in rows))

@@ -1,0 +1,283 @@
+"""Pretraining questions made from plain passages. Three kinds:
+
+- "salient": a sentence with a name, date or number masked is the question, its words dropped here and there so that
+  copying the sentence's surroundings is not enough; the masked text is the answer. The passage it came from is to be
+  found among others and read (salient span masking, REALM, arXiv 2002.08909, section 3.4).
+- "rebuild": some words of a sentence are the question, the whole sentence is the answer: more to learn from per step.
+- "corrupt": span corruption (T5, arXiv 1910.10683, section 3.1.4): the passage itself is masked, and the answer is
+  what was masked. The question is the prompt alone.
+
+The other passages are lexical neighbours of the right one, or random ones: `hardness` is the share of neighbours.
+An example is a function of its random generator alone. Knows token arrays; refuses to know files, texts and models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from memstore.errors import ConfigError
+from memstore.tokens import TextTokenizer
+from memstore.train.config import require
+from memstore.train.pretrain_table import PretrainTable
+from memstore.train.ragged import Ints, Ragged
+
+KINDS = ("salient", "rebuild", "corrupt")
+_WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies write the space before a word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainSettings:
+    """`[data.pretrain]`.
+
+    Attributes:
+        salient, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
+        word_dropout: of "salient": share of the sentence's words left out.
+        keep_words: of "rebuild": share of the sentence's words that are given.
+        noise: of "corrupt": share of tokens masked.
+        noise_span: of "corrupt": mean length of a masked span, in tokens.
+        salient_prompt, rebuild_prompt, corrupt_prompt: question templates.
+        dev_questions: so many passages are held out, evenly spread, and asked about for measuring ("salient").
+    """
+
+    salient: float = 0.7
+    rebuild: float = 0.3
+    corrupt: float = 0.0
+    word_dropout: float = 0.15
+    keep_words: float = 0.5
+    noise: float = 0.15
+    noise_span: float = 3.0
+    salient_prompt: str = "fill: {question}"
+    rebuild_prompt: str = "rebuild: {question}"
+    corrupt_prompt: str = "denoise: {question}"
+    dev_questions: int = 256
+
+    def __post_init__(self) -> None:
+        require(self, natural=(*KINDS, "dev_questions"), shares=("word_dropout", "keep_words", "noise"))
+        if not sum(getattr(self, kind) for kind in KINDS) > 0:
+            raise ConfigError(f"one of {', '.join(KINDS)} must be above 0, or there is nothing to pretrain on")
+        if self.noise_span < 1:
+            raise ConfigError(f"noise_span must be at least 1, not {self.noise_span}")
+        for kind in KINDS:
+            if "{question}" not in getattr(self, f"{kind}_prompt"):
+                raise ConfigError(f"{kind}_prompt must contain {{question}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question with its passages: token ids; `target` and every passage end with eos."""
+
+    task: str
+    question: Ints
+    target: Ints
+    passages: list[Ints]
+    gold: list[bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difficulty:
+    """Where a curriculum stands: passages per question, tokens per passage, share of lexical neighbours."""
+
+    passages: int
+    passage_tokens: int
+    hardness: float
+
+
+class Pretraining:
+    """Makes examples from a cache's passages and its `PretrainTable`. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        *,
+        passages: Ragged,
+        table: PretrainTable,
+        tokenizer: TextTokenizer,
+        max_question_tokens: int,
+        max_target_tokens: int,
+    ) -> None:
+        """Prepare the prompts. Longer questions and targets than allowed are cut.
+
+        Raises:
+            ConfigError: the table is empty, or the tokenizer has not the sentinels that are needed.
+        """
+        if not len(table):
+            raise ConfigError("no passage holds a sentence to pretrain on; prepare more of them")
+        self.settings, self._passages, self._table = settings, passages, table
+        self._eos, self._most = tokenizer.config.eos_token_id, max_target_tokens
+        self._question_tokens = max_question_tokens
+        plain = Tokenizer.from_str(tokenizer.json)
+        self._sentinels, self._word_start = _vocabulary(plain, tokenizer.config.vocab_size)
+        if not len(self._sentinels) and (settings.salient or settings.corrupt):
+            raise ConfigError("the tokenizer has no <extra_id_0>: only `rebuild` can be pretrained with it")
+        self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
+        weights = np.array([getattr(settings, kind) for kind in KINDS], dtype=np.float64)
+        self._shares = np.cumsum(weights / weights.sum())
+        self._held = min(settings.dev_questions, len(table) // 2)
+        self._stride = len(table) // self._held if self._held else 0  # every stride-th passage is held out
+
+    def __len__(self) -> int:
+        """Passages with a sentence to ask about, held-out ones included."""
+        return len(self._table)
+
+    def dev_size(self) -> int:
+        """How many examples `dev_example` has."""
+        return self._held
+
+    def example(self, rng: Generator, difficulty: Difficulty) -> Example:
+        """Draw a kind, a passage that is not held out, and a sentence."""
+        kind = KINDS[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
+        if kind == "corrupt":
+            row = int(rng.integers(len(self._passages)))
+            return self._corrupt(self._passages[row], rng, difficulty)
+        i = int(rng.integers(len(self._table)))
+        if self._stride and i % self._stride == 0:
+            i = i + 1 if i + 1 < len(self._table) else i - 1
+        return self._sentence(kind, i, rng, difficulty)
+
+    def dev_example(self, number: int, rng: Generator, difficulty: Difficulty) -> Example:
+        """A "salient" question about the number-th held-out passage."""
+        return self._sentence("salient", number * self._stride, rng, difficulty)
+
+    # --- sentences ----------------------------------------------------------------------------------------------
+
+    def _sentence(self, kind: str, i: int, rng: Generator, difficulty: Difficulty) -> Example:
+        table, row = self._table, int(self._table.rows[i])
+        first, last = int(table.sentences.offsets[i]), int(table.sentences.offsets[i + 1])
+        sentence = int(rng.integers(first, last))
+        begin, end = (int(x) for x in table.sentences.values[sentence])
+        tokens = self._passages[row]
+        if kind == "salient":
+            span = int(rng.integers(table.spans.offsets[sentence], table.spans.offsets[sentence + 1]))
+            question = self._masked(tokens, begin, end, table.spans.values[span], rng)
+            target = table.answers[span]
+        else:
+            question = self._thinned(tokens[begin:end], self.settings.keep_words, rng)
+            target = tokens[begin:end]
+        others = self._others(i, difficulty, rng)
+        place = int(rng.integers(len(others) + 1))
+        passages = [self._window(self._passages[o], None, difficulty.passage_tokens, rng) for o in others]
+        passages.insert(place, self._window(tokens, (begin, end), difficulty.passage_tokens, rng))
+        gold = [n == place for n in range(len(passages))]
+        return Example(kind, self._asked(kind, question), self._ended(target), passages, gold)
+
+    def _masked(self, tokens: Ints, begin: int, end: int, span: Ints, rng: Generator) -> Ints:
+        """The sentence with the span behind a sentinel and words left out, cut to fit around the sentinel."""
+        a, b = int(span[0]), int(span[1])
+        keep = 1 - self.settings.word_dropout
+        before = self._thinned(tokens[begin:a], keep, rng, least=0)
+        after = self._thinned(tokens[b:end], keep, rng, least=0)
+        room = self._question_tokens - sum(map(len, self._prompts["salient"])) - 1
+        left = min(len(before), max(room // 2, room - len(after)))
+        return np.concatenate([before[len(before) - left :], self._sentinels[:1], after[: max(0, room - left)]])
+
+    def _thinned(self, tokens: Ints, keep: float, rng: Generator, *, least: int = 1) -> Ints:
+        """The tokens without those of words left out at random; `least` words stay."""
+        if not len(tokens):
+            return tokens
+        word = np.cumsum(self._word_start[tokens], dtype=np.int64)  # (n,): the word of each token
+        word -= word[0]
+        kept = rng.random(int(word[-1]) + 1) < keep
+        if kept.sum() < least:
+            kept[int(rng.integers(len(kept)))] = True
+        thinned: Ints = tokens[kept[word]]
+        return thinned
+
+    def _others(self, i: int, difficulty: Difficulty, rng: Generator) -> list[int]:
+        """Rows of wrong passages: lexical neighbours as hardness says, then random ones, all different."""
+        source, wanted = int(self._table.rows[i]), difficulty.passages - 1
+        near = self._table.neighbours[i]
+        near = near[near >= 0]
+        hard = min(len(near), int(rng.binomial(wanted, difficulty.hardness))) if wanted else 0
+        chosen = {int(r) for r in rng.permutation(near)[:hard]} - {source}
+        while len(chosen) < min(wanted, len(self._passages) - 1):
+            chosen |= {int(rng.integers(len(self._passages)))} - {source}
+        return sorted(chosen)
+
+    # --- span corruption ----------------------------------------------------------------------------------------
+
+    def _corrupt(self, tokens: Ints, rng: Generator, difficulty: Difficulty) -> Example:
+        s = self.settings
+        longest = min(difficulty.passage_tokens - 1, int((self._most - 2) / (s.noise * (1 + 1 / s.noise_span))))
+        tokens = self._window(tokens, None, max(2, longest + 1), rng)[:-1]
+        spans = noise_spans(len(tokens), s.noise, s.noise_span, rng)[: len(self._sentinels)]
+        source: list[Ints] = []
+        target: list[Ints] = []
+        at = 0
+        for n, (a, b) in enumerate(spans):
+            sentinel = self._sentinels[n : n + 1]
+            source += [tokens[at:a], sentinel]
+            target += [sentinel, tokens[a:b]]
+            at = b
+        passage = self._ended(np.concatenate([*source, tokens[at:]]), most=len(tokens) + 1)
+        answer = self._ended(np.concatenate(target))
+        return Example("corrupt", self._asked("corrupt", np.zeros(0, np.int64)), answer, [passage], [True])
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _asked(self, kind: str, question: Ints) -> Ints:
+        before, after = self._prompts[kind]
+        room = max(1, self._question_tokens - len(before) - len(after))
+        asked = np.concatenate([before, question[:room], after])
+        return asked if len(asked) else np.array([self._eos])
+
+    def _ended(self, tokens: Ints, most: int | None = None) -> Ints:
+        return np.concatenate([tokens[: (most or self._most) - 1], [self._eos]])
+
+    def _window(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
+        """At most so many tokens of a passage, eos included: a random window, `around` in it if that fits."""
+        last = len(tokens) - most  # the last begin of a window: most - 1 tokens and eos
+        if last <= 0:
+            return tokens
+        low, high = 0, last
+        if around is not None:
+            low = min(last, max(0, around[1] - most + 1))
+            high = max(low, min(last, around[0]))
+        begin = int(rng.integers(low, high + 1))
+        return np.concatenate([tokens[begin : begin + most - 1], [self._eos]])
+
+
+def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[tuple[int, int]]:
+    """`[begin, end)` of masked spans as T5 draws them: none begins the text, none touch, at least one.
+
+    The masked tokens, and those between, are divided into equally many parts of random lengths of at least one. A
+    text of one token, or none, is masked whole.
+    """
+    if length <= 1:
+        return [(0, length)]
+    masked = min(max(round(length * noise), 1), length - 1)
+    count = max(1, min(round(masked / mean), length - masked))
+    gaps, spans = _parts(length - masked, count, rng), _parts(masked, count, rng)
+    ends = np.cumsum(gaps + spans)
+    return [(int(e - s), int(e)) for e, s in zip(ends, spans, strict=True)]
+
+
+def _parts(total: int, count: int, rng: Generator) -> NDArray[np.int64]:
+    """`count` random lengths of at least 1 that sum to `total`, all divisions alike."""
+    cuts = np.sort(rng.permutation(total - 1)[: count - 1]) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+def _vocabulary(tokenizer: Tokenizer, size: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Ids of `<extra_id_0>`, `<extra_id_1>`, ... as far as they go, and `(V,)`: tokens that begin a word."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    starts = np.zeros(max(size, max(vocabulary.values()) + 1), dtype=bool)
+    starts[[i for token, i in vocabulary.items() if token.startswith(_WORD_MARKS)]] = True
+    sentinels: list[int] = []
+    while (found := vocabulary.get(f"<extra_id_{len(sentinels)}>")) is not None:
+        sentinels.append(found)
+    return np.array(sentinels, dtype=np.int64), starts
+
+
+def _prompt(tokenizer: Tokenizer, template: str) -> tuple[Ints, Ints]:
+    """Token ids of a template before and after its question."""
+    parts: list[Any] = []
+    for text in template.split("{question}", 1):
+        ids = tokenizer.encode(text.strip(), add_special_tokens=False).ids if text.strip() else []
+        parts.append(np.array(ids, dtype=np.int64))
+    return parts[0], parts[1]

@@ -1,0 +1,90 @@
+"""One process, or several that average their gradients (started by `torchrun`, joined through accelerate).
+
+Refuses to know what is trained.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from memstore.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among `world` equal ones.
+
+    Attributes:
+        rank: its number, from 0; that of rank 0 writes files.
+        device: its own.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, device: str) -> Self:
+        """Join the processes that `torchrun` started; alone if it did not.
+
+        Raises:
+            ConfigError: there are several, and accelerate is not installed; or no such device.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            try:
+                from accelerate import PartialState
+            except ModuleNotFoundError:
+                raise ConfigError("several processes need accelerate: pip install 'memstore[train]'") from None
+            state = PartialState(cpu=device == "cpu")
+            atexit.register(_leave)
+            return cls(rank=state.process_index, world=state.num_processes, device=state.device)
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device is {device}, but torch sees no GPU here; use device = 'cpu'")
+        return cls(rank=0, world=1, device=torch.device(device))
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes, in one transfer."""
+        if self.world == 1 or not tensors:
+            return
+        from accelerate.utils import reduce
+
+        flat = reduce(torch.cat([t.flatten() for t in tensors]), reduction="mean")
+        for tensor, mean in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def gather(self, items: list[T]) -> list[T]:
+        """Everybody's items, in order of rank."""
+        if self.world == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        gathered: list[T] = gather_object(items)
+        return gathered
+
+    def any(self, *, mine: bool) -> bool:
+        """Whether it holds in any process: the same reply in all of them."""
+        return any(self.gather([mine]))
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.gather([None])
+
+
+def _leave() -> None:
+    """Say goodbye: a process that just ends may find threads of the group still running, and aborts."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

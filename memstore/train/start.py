@@ -1,0 +1,113 @@
+"""The model a run starts from, and how it is made ready: what is frozen, compiled, and computed twice.
+
+Knows checkpoints and tokenizers; refuses to know losses, batches and optimizers.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from memstore import checkpoint
+from memstore.config import ModelConfig
+from memstore.errors import ConfigError
+from memstore.layers import EncoderStack
+from memstore.model import MemoryModel
+from memstore.tokens import TextTokenizer
+from memstore.train.config import LossConfig, ModelTable
+
+_MAY_BE_NEW = ("scorer.", "copy_head.", "projection.")  # parts that a checkpoint can be given, or lose
+
+
+def open_model(table: ModelTable, *, seed: int) -> tuple[MemoryModel, TextTokenizer]:
+    """The model and tokenizer that `[model]` names, in float32 and training mode, frozen parts frozen.
+
+    Raises:
+        CheckpointNotFound, CheckpointError, CheckpointMismatch, ConfigError: see `memstore.checkpoint`.
+    """
+    if table.source == "scratch":
+        model, tokenizer = _from_scratch(table, seed)
+    elif table.source == "t5":
+        model, tokenizer = checkpoint.from_t5(table.path, **table.config)
+    else:
+        model, tokenizer = _from_checkpoint(table, seed)
+    model.config = model.config.replace(trained=True)
+    model = model.float().train()
+    freeze(model)
+    return model, TextTokenizer(Tokenizer.from_str(tokenizer.json), model.config)
+
+
+def freeze(model: MemoryModel) -> None:
+    """Take the gradient from what must not move: LUMEN's memory encoder, and the embedding that only it reads."""
+    if model.config.system == "lumen":
+        assert model.memory_embedding is not None
+        model.memory_encoder.requires_grad_(requires_grad=False)
+        model.memory_embedding.requires_grad_(requires_grad=False)
+
+
+def check_losses(model: MemoryModel, config: LossConfig) -> None:
+    """Refuse losses that the model has no part for.
+
+    Raises:
+        ConfigError: supervision of a scorer, or of a projection, that is not there.
+    """
+    system = model.config.system
+    if model.scorer is None and (config.gold_weight or config.dense_distill_weight):
+        raise ConfigError(f"gold_weight and dense_distill_weight need a scorer, and {system} has none; leave them 0")
+    if model.projection is None and (config.dense_weight or config.dense_distill_weight):
+        raise ConfigError("dense_weight and dense_distill_weight need a model with embedding_dim > 0")
+
+
+def compile_blocks(model: MemoryModel) -> None:
+    """Compile every block, for any number of tokens: shapes differ from batch to batch."""
+    for stack in _stacks(model):
+        for block in stack.blocks:
+            block.compile(dynamic=True)
+
+
+def checkpoint_activations(model: MemoryModel) -> None:
+    """Let encoder blocks keep only their input, and compute the rest again in the backward pass.
+
+    Done to the instances, so that names of parameters stay what they are.
+    """
+    for stack in _stacks(model):
+        for block in stack.blocks:
+            block.forward = partial(recomputed, block.forward, use_reentrant=False)
+
+
+def _stacks(model: MemoryModel) -> list[EncoderStack]:
+    return [m for m in model.modules() if isinstance(m, EncoderStack)]
+
+
+def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
+    path = Path(table.tokenizer)
+    if path.is_file() and path.name != checkpoint.TOKENIZER:
+        raise ConfigError(f"model.tokenizer must be a {checkpoint.TOKENIZER} or a folder that holds one, not {path}")
+    folder = path.parent if path.is_file() else checkpoint.resolve(table.tokenizer)
+    tokenizer = checkpoint.read_tokenizer(folder)
+    model = MemoryModel(ModelConfig.from_dict({"vocab_size": tokenizer.get_vocab_size()} | table.config))
+    model.initialise(seed)
+    return model, TextTokenizer(tokenizer, model.config)
+
+
+def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
+    """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN)."""
+    loaded, tokenizer = checkpoint.load(table.path, dtype=torch.float32)
+    if not table.config:
+        return loaded, tokenizer
+    changed = MemoryModel(ModelConfig.from_dict(loaded.config.to_dict() | table.config))
+    changed.initialise(seed)
+    new: dict[str, Tensor] = changed.state_dict()
+    held: dict[str, Tensor] = loaded.state_dict()
+    if changed.question_encoder is not None and loaded.question_encoder is None:
+        held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
+        held |= loaded.memory_encoder.state_dict(prefix="question_encoder.")
+    tensors = {n: p for n, p in held.items() if n in new or not n.startswith(_MAY_BE_NEW)}
+    tensors |= {n: p for n, p in new.items() if n not in held and n.startswith(_MAY_BE_NEW)}
+    checkpoint.assign(changed, {n: p.clone() for n, p in tensors.items()}, dtype=torch.float32, source=table.path)
+    return changed, tokenizer

@@ -1,0 +1,148 @@
+"""What a run leaves on disk: states to resume from, and models to hand on. Never pickle, never half a file.
+
+    out/state/step-00001000/   model.safetensors, optimizer.safetensors, state.json; a folder is renamed into
+                               place when it is complete
+    out/best/, out/last/       checkpoints that `memstore.checkpoint.load` reads
+
+Random numbers need no state: every step draws its own from the seed and its number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from memstore import checkpoint
+from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError
+from memstore.model import MemoryModel
+from memstore.tokens import TextTokenizer
+from memstore.train.optim import Optimizer
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_PREFIX, _TEMPORARY = "step-", ".tmp-"
+
+
+@dataclass(slots=True)
+class RunState:
+    """Where a run stands, beside its parameters.
+
+    Attributes:
+        step: optimizer steps done.
+        tokens: read and written, in all processes.
+        seconds: spent on steps.
+        best_score, best_step: of the model in `best/`.
+        window: sums of what the next line of metrics averages, over `window_steps` steps.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_score: float | None = None
+    best_step: int | None = None
+    window: dict[str, float] = field(default_factory=dict)
+    window_steps: int = 0
+    window_tokens: int = 0
+    window_seconds: float = 0.0
+
+
+def save_state(
+    out: Path, model: MemoryModel, optimizer: Optimizer, run: RunState, identity: Mapping[str, Any], *, keep_last: int
+) -> Path:
+    """Write a state under a temporary name, flush it, rename it, and remove all but the `keep_last` newest."""
+    states = out / "state"
+    states.mkdir(parents=True, exist_ok=True)
+    final = states / f"{_PREFIX}{run.step:08d}"
+    temporary = states / (_TEMPORARY + final.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    parameters = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+    save_file(parameters, temporary / MODEL)
+    save_file(optimizer.state(), temporary / OPTIMIZER)
+    values = {"run": asdict(run), "identity": dict(identity)}
+    (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    for path in (*temporary.iterdir(), temporary):
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)  # the same step once more: a run that had already ended
+    temporary.rename(final)
+    _sync(states)
+    for path in saved_states(out)[:-keep_last]:
+        shutil.rmtree(path)
+    return final
+
+
+def load_state(
+    out: Path, model: MemoryModel, optimizer: Optimizer, identity: Mapping[str, Any], *, steps: int
+) -> RunState:
+    """Go back to the newest state, if there is one; a fresh `RunState` otherwise.
+
+    Raises:
+        ConfigError: the state was made with other settings, or is beyond `steps`.
+        CheckpointError: a file of it is broken.
+        CheckpointMismatch: it does not fit the model or the optimizer.
+    """
+    for leftover in (out / "state").glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(leftover)
+    found = saved_states(out)
+    if not found:
+        return RunState()
+    folder = found[-1]
+    values = checkpoint.read_json(folder / STATE)
+    differing = _differences(values.get("identity", {}), json.loads(json.dumps(dict(identity))))
+    if differing:
+        raise ConfigError(
+            f"{out} holds a run with other settings: {'; '.join(differing)}. Put them back to go on with it, or name "
+            "another `out`."
+        )
+    run = RunState(**values["run"])
+    if run.step > steps:
+        raise ConfigError(f"{out} is already at step {run.step}, beyond steps = {steps}")
+    try:
+        model.load_state_dict(load_file(folder / MODEL, device=str(model.device)))
+        optimizer.load(load_file(folder / OPTIMIZER))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder} is broken: {error}. Remove it to resume from the one before.") from None
+    except RuntimeError as error:
+        raise CheckpointMismatch(f"{folder} does not fit the model: {error}") from None
+    return run
+
+
+def saved_states(out: Path) -> list[Path]:
+    """The complete states of a run, oldest first."""
+    return sorted((out / "state").glob(f"{_PREFIX}*"))
+
+
+def save_model(folder: Path, model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype) -> None:
+    """Write a checkpoint in another dtype than the model is trained in; the model stays as it is."""
+    with torch.device("meta"):
+        copy = MemoryModel(model.config)
+    copy.load_state_dict({n: p.detach().to("cpu", dtype) for n, p in model.state_dict().items()}, assign=True)
+    checkpoint.save(folder, copy, tokenizer)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of settings that differ, with both values."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name} was {a!r} and is now {b!r}")
+    return found
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

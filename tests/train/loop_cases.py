@@ -1,0 +1,95 @@
+"""A toy task for the loop's tests: the question names a key; the passage that holds it holds the answer too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memstore.packed import Tokens
+from memstore.train.batch import Batch, DevBatch
+from memstore.train.config import TrainConfig, read_table
+from tests import tiny
+
+EOS = 1
+
+
+class ToySource:
+    """Batches of B questions with 2 to 4 candidates each, by (seed, step)."""
+
+    def __init__(self, *, seed: int = 0, questions: int = 4) -> None:
+        self.seed, self.questions = seed, questions
+        self.tokenizer = tiny.text_tokenizer()
+
+    def batch(self, step: int) -> Batch:
+        parts = self._parts(step)
+        parts.pop("answers")
+        return Batch(**parts)
+
+    def dev(self) -> Iterator[DevBatch]:
+        for step in (10_000, 10_001):
+            yield DevBatch(**self._parts(step), ids=tuple(f"{step}-{i}" for i in range(self.questions)))
+
+    def _parts(self, step: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+
+        def draw(low: int, high: int) -> int:
+            return int(torch.randint(low, high, (1,), generator=generator))
+
+        questions, passages, of, gold, targets = [], [], [], [], []
+        for i in range(self.questions):
+            key, value = draw(40, 80), draw(80, 97)
+            count = draw(2, 5)
+            right = draw(0, count)
+            questions.append([12, key][: draw(1, 3)] if i == 0 else [12, key])
+            for place in range(count):
+                held = [key, 9, value] if place == right else [draw(40, 80), 9, draw(80, 97)]
+                passages.append([draw(4, 30) for _ in range(draw(0, 4))] + held + [EOS])
+                of.append(i)
+                gold.append(place == right)
+            targets.append([value, EOS, 0] if i % 2 else [value, 9, EOS])
+        return {
+            "questions": Tokens.of(questions),
+            "passages": Tokens.of(passages),
+            "question_of": torch.tensor(of),
+            "targets": torch.tensor(targets),
+            "gold": torch.tensor(gold),
+            "tasks": tuple("toy" if i % 2 else "other" for i in range(self.questions)),
+            "answers": tuple((self.tokenizer.decode([t for t in row if t > EOS]),) for row in targets),
+        }
+
+
+def save_tokenizer(folder: Path) -> Path:
+    """The tiny tokenizer as the file that a run from scratch wants."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tokenizer.json"
+    path.write_text(tiny.tokenizer().to_str())
+    return path
+
+
+def model_table(folder: Path, **changes: Any) -> dict[str, Any]:
+    """`[model]` for a tiny model from scratch."""
+    shape = tiny.config(**({"copy_head": True, "tie_word_embeddings": True, "d_model": 16} | changes)).to_dict()
+    return {"source": "scratch", "tokenizer": str(save_tokenizer(folder)), "config": shape}
+
+
+def config(folder: Path, **changes: Any) -> TrainConfig:
+    """A run of a few steps on the toy task, in float32, with dropout."""
+    values: dict[str, Any] = {
+        "out": str(folder / "run"), "steps": 6, "seed": 3, "dtype": "float32", "log_every": 2,
+        "loss": {"keep_k": 2}, "optimizer": {"lr": 3e-3, "warmup_steps": 2},
+        "checkpoints": {"every_steps": 2, "every_minutes": 0, "dtype": "float32"},
+        "dev": {"every_steps": 3, "max_new_tokens": 4, "recall_at": [1, 2]},
+    }  # fmt: skip
+    values |= {"model": model_table(folder / "tokens")} | changes
+    return read_table(TrainConfig, values, where="test")
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The metrics without what the clock says."""
+    clock = ("seconds", "tokens_per_s")
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]

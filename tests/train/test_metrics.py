@@ -1,0 +1,85 @@
+"""Scores of answers by the rules of SQuAD and KILT, ranks of gold passages, and their means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from memstore.errors import CheckpointError
+from memstore.packed import Tokens
+from memstore.train.batch import DevBatch
+from memstore.train.measure import gold_ranks
+from memstore.train.metrics import Measured, MetricsFile, accuracy, exact_match, f1, read_metrics, summarise
+
+
+@pytest.mark.parametrize(
+    ("guess", "answers", "em", "exact", "overlap"),
+    [
+        ("Paris", ["Paris"], 1, 1, 1),
+        ("the Paris.", ["Paris"], 1, 0, 1),
+        ("Paris, France", ["Paris"], 0, 0, 2 / 3),
+        ("Paris", ["London", "paris"], 1, 0, 1),
+        ("", ["Paris"], 0, 0, 0),
+        ("The", ["a"], 1, 0, 1),  # nothing is left of either
+        ("SUPPORTS", ["SUPPORTS"], 1, 1, 1),
+        ("New York New York", ["New York City"], 0, 0, 4 / 7),
+        ("Paris", [], 0, 0, 0),
+    ],
+)
+def test_scores(guess: str, answers: list[str], em: float, exact: float, overlap: float) -> None:
+    assert exact_match(guess, answers) == em
+    assert accuracy(guess, answers) == exact
+    assert f1(guess, answers) == pytest.approx(overlap)
+
+
+def measured(task: str, em: float, **ranks: int) -> Measured:
+    return Measured(task=task, scores={"em": em, "loss": 1.0 + em}, ranks=ranks)
+
+
+def test_means_within_tasks_and_over_them() -> None:
+    found = summarise(
+        [
+            measured("a", 1.0, retrieved=3, reranked=1),
+            measured("a", 0.0, retrieved=1, reranked=2),
+            measured("a", 0.0),
+            measured("b", 1.0),
+        ],
+        recall_at=(1, 2),
+    )
+    assert found["a"] == pytest.approx(
+        {"em": 1 / 3, "loss": 4 / 3, "questions": 3, "with_gold": 2 / 3, "em_with_gold": 1 / 2,
+         "retrieved@1": 1 / 2, "retrieved@2": 1 / 2, "reranked@1": 1 / 2, "reranked@2": 1.0}
+    )  # fmt: skip
+    assert found["b"] == {"em": 1.0, "loss": 2.0, "questions": 1, "with_gold": 0.0}
+    assert found["all"]["em"] == pytest.approx(2 / 3)
+    assert found["all"]["em_with_gold"] == 1 / 2  # over the tasks that have it
+    assert found["all"]["questions"] == 4
+
+
+def test_the_rank_of_the_best_gold_passage() -> None:
+    given = DevBatch(
+        questions=Tokens.of([[5]] * 3),
+        passages=Tokens.of([[7]] * 7),
+        question_of=torch.tensor([0, 0, 0, 1, 1, 2, 2]),
+        targets=torch.ones(3, 1, dtype=torch.int64),
+        gold=torch.tensor([True, False, True, False, True, False, False]),
+        tasks=("t",) * 3,
+        answers=(("x",),) * 3,
+        ids=("1", "2", "3"),
+    )
+    assert gold_ranks(torch.tensor([0.1, 0.9, 0.5, 0.9, 0.1, 0.2, 0.3]), given) == [2, 2, 0]
+    assert gold_ranks(-torch.arange(7).float(), given) == [1, 2, 0]
+
+
+def test_a_metrics_file_is_cut_where_training_goes_on(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.cut(3)  # nothing there yet
+    for step in (1, 2, 3):
+        file.append({"step": step, "loss": step / 3})
+    file.path.write_text(file.path.read_text() + '{"step": 4, "lo')
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl:4 is not JSON"):
+        read_metrics(file.path)
+    file.cut(2)
+    assert read_metrics(file.path) == [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}]

@@ -1,0 +1,150 @@
+"""A run that was cut off anywhere goes on as if it had not been: parameters, metrics, best model, to the bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from memstore.errors import CheckpointError, ConfigError
+from memstore.train.batch import Batch
+from memstore.train.loop import train
+from memstore.train.state import saved_states
+from tests.train.loop_cases import ToySource, config, records
+
+ROOT = Path(__file__).parents[2]
+
+
+class Cut(Exception):
+    """The power fails."""
+
+
+class Failing(ToySource):
+    """A source that fails, at once and without saying goodbye, when a certain batch is asked for."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def batch(self, step: int) -> Batch:
+        if step == self.at:
+            raise Cut
+        return super().batch(step)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that a run leaves, except times."""
+    last = saved_states(folder / "run")[-1]
+    found: dict[str, Any] = {"metrics": records(folder), "last": last.name}
+    for path in (*last.glob("*.safetensors"), *(folder / "run").glob("*/model.safetensors")):
+        found[str(path.relative_to(folder / "run"))] = {n: t.tolist() for n, t in load_file(path).items()}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "cuts"),
+    [
+        ({}, [5]),
+        ({}, [1, 3]),  # before the first state; and once more
+        ({"accumulate": 2, "optimizer": {"lr": 3e-3, "name": "muon", "weight_decay": 0.1}}, [9]),
+        ({"optimizer": {"lr": 3e-3, "name": "adafactor"}, "log_every": 3}, [4, 5]),
+        ({"dtype": "bfloat16", "loss": {"keep_k": 1, "gold_in_reader": 0.5, "distill_direction": "rank||lm"}}, [3]),
+    ],
+)
+def test_resumed_equals_uninterrupted(tmp_path: Path, changes: dict[str, Any], cuts: list[int]) -> None:
+    train(config(tmp_path / "whole", prefetch=1, **changes), source=ToySource())
+    again = config(tmp_path / "cut", prefetch=1, **changes)
+    for at in cuts:
+        with pytest.raises(Cut):
+            train(again, source=Failing(at))
+    report = train(again, source=ToySource())
+    assert report.finished
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_stopping_for_the_time_is_not_a_cut(tmp_path: Path) -> None:
+    train(config(tmp_path / "whole", dev={"every_steps": 0}), source=ToySource())
+    calls = 0
+    finished = False
+    while not finished:
+        calls += 1
+        stopping = config(tmp_path / "cut", dev={"every_steps": 0}, stop_after_minutes=1e-9)
+        report = train(stopping, source=ToySource())
+        assert report.step == calls
+        finished = report.finished
+    assert calls == stopping.steps
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.train.loop_cases import ToySource, config
+from memstore.train.loop import train
+
+class Killed(ToySource):
+    def batch(self, step):
+        if step == 5:
+            os.kill(os.getpid(), 9)
+        return super().batch(step)
+
+train(config(Path(sys.argv[1]), prefetch=1), source=Killed())
+"""
+
+
+def test_a_killed_process_leaves_whole_states(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == -9
+    # 1 step is in flight while batch 5 is made: the state of step 2 or 4 is there
+    assert [p.name for p in saved_states(tmp_path / "run")][-1] in ("step-00000002", "step-00000004")
+    for leftover in ("state/.tmp-step-00000006",):
+        (tmp_path / "run" / leftover).mkdir()
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "los')  # half a line
+    report = train(config(tmp_path), source=ToySource())
+    assert report.finished
+    assert not list((tmp_path / "run" / "state").glob(".tmp-*"))
+    assert [r["step"] for r in records(tmp_path)] == [2, 3, 4, 6, 6]
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    first = train(config(tmp_path), source=ToySource())
+    before = outcome(tmp_path)
+    again = train(config(tmp_path), source=Failing(0))
+    assert again == first
+    assert outcome(tmp_path) == before
+
+
+def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
+    train(config(tmp_path, checkpoints={"every_steps": 1, "keep_last": 3}, steps=5), source=ToySource())
+    assert [p.name for p in saved_states(tmp_path / "run")] == [f"step-0000000{i}" for i in (3, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 4}, "seed was 3 and is now 4"),
+        ({"optimizer": {"lr": 1e-3, "warmup_steps": 2}}, r"optimizer\.lr was 0\.003 and is now 0\.001"),
+        ({"steps": 4}, "already at step 6"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    train(config(tmp_path), source=ToySource())
+    with pytest.raises(ConfigError, match=message):
+        train(config(tmp_path, **changes), source=ToySource())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_broken_state_is_told(tmp_path: Path, name: str) -> None:
+    train(config(tmp_path), source=ToySource())
+    path = saved_states(tmp_path / "run")[-1] / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=str(path.parent)):
+        train(config(tmp_path, steps=8), source=ToySource())

@@ -1,0 +1,91 @@
+"""What a run starts from and by which settings: the config file, and the `[model]` table made a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from memstore import checkpoint
+from memstore.errors import CheckpointMismatch, ConfigError
+from memstore.train.config import ModelTable, TrainConfig
+from memstore.train.start import open_model
+from tests import tiny
+
+# --- where it starts from -----------------------------------------------------------------------------------
+
+
+def test_from_a_checkpoint_with_parts_added(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    was, _ = checkpoint.load(folder)
+    table = ModelTable(source="checkpoint", path=str(folder), config={"embedding_dim": 8, "dropout_rate": 0.3})
+    model, tokenizer = open_model(table, seed=0)
+    assert model.projection is not None
+    assert model.training
+    assert model.config.dropout_rate == tokenizer.config.dropout_rate == 0.3
+    assert all(torch.equal(p, model.get_parameter(n)) for n, p in was.named_parameters())
+
+
+def test_a_lumen_from_a_glimmer_begins_as_its_copy(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    model, _ = open_model(ModelTable(source="checkpoint", path=str(folder), config={"system": "lumen"}), seed=0)
+    assert model.question_encoder is not None
+    assert model.scorer is None
+    for p, q in zip(model.question_encoder.parameters(), model.memory_encoder.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert p.requires_grad
+        assert not q.requires_grad
+
+
+def test_another_cut_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    with pytest.raises(CheckpointMismatch, match="memory_encoder"):
+        open_model(ModelTable(source="checkpoint", path=str(folder), config={"alpha": 1 / 2}), seed=0)
+
+
+# --- the config ---------------------------------------------------------------------------------------------
+
+MINIMAL = 'out = "run"\nsteps = 3\n[model]\nsource = "t5"\npath = "p"\n'
+
+
+def test_a_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(MINIMAL + '[loss]\nlm_temperature = 2\n[dev]\nrecall_at = [3]\n[data]\ncache = "c"\n')
+    got = TrainConfig.from_file(path)
+    assert (got.out, got.steps, got.model.source) == (Path("run"), 3, "t5")
+    assert got.loss.lm_temperature == 2.0
+    assert got.dev.recall_at == (3,)
+    assert got.data == {"cache": "c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "[loss]\ntemprature = 1.0\n", r"train\.toml: unknown key loss\.temprature; known here: .*lm_temp"),
+        ("stepps = 3\n" + MINIMAL, r"train\.toml: unknown key stepps"),
+        (MINIMAL.replace("steps = 3\n", ""), r"train\.toml: steps is missing"),
+        (MINIMAL.replace("steps = 3", 'steps = "3"'), r"train\.toml: steps must be int, not '3'"),
+        (MINIMAL.replace("steps = 3", "steps = 0"), r"train\.toml: steps must be above 0"),
+        (MINIMAL + "[loss]\ndistill_direction = 'lm'\n", r"loss\.distill_direction must be one of 'lm\|\|rank', "),
+        (MINIMAL + "[loss]\ngold_in_reader = 1.5\n", r"train\.toml: \[loss\] gold_in_reader must be between 0 and 1"),
+        (MINIMAL + "[dev]\nrecall_at = [0]\n", r"recall_at must be ranks"),
+        (MINIMAL.replace('path = "p"', 'tokenizer = "p"'), r"\[model\] source = 't5' needs path"),
+        (MINIMAL + "[data]\ncach = 'c'\n", r"train\.toml: unknown key data\.cach; "),
+        (MINIMAL + "compile = 1\n", r"unknown key model\.compile"),
+        ("compile = 1\n" + MINIMAL, r"compile must be bool, not 1"),
+        ("loss = 3\n" + MINIMAL, r"loss must be a table, not 3"),
+        ("compile = true\ncheckpoint_activations = true\n" + MINIMAL, r"either compile or checkpoint_activations"),
+        ("steps = \n", r"train\.toml is not TOML"),
+    ],
+)
+def test_a_config_that_is_wrong_names_key_and_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.from_file(path)
+
+
+def test_no_config_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the training config .*absent\.toml"):
+        TrainConfig.from_file(tmp_path / "absent.toml")
