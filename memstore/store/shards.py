@@ -9,6 +9,7 @@ loading 50 random passages of 350,000 took 9.8 ms with it and 5.0 ms with this, 
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import struct
@@ -183,6 +184,6 @@ class ShardedArray:
 
     def finish(self, begun: list[tuple[Shard, int, int]]) -> Iterator[npt.NDArray[Any]]:
         """The chunk of each row, of `shape`."""
-        raw = int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+        raw = np.dtype(self.dtype).itemsize * math.prod(self.shape)  # numpy's prod took a fifth of a load
         for shard, offset, size in begun:
             yield np.frombuffer(shard.chunk(offset, size, raw=raw), dtype=self.dtype).reshape(self.shape)

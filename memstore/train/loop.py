@@ -323,7 +323,7 @@ def _end(run: _Run) -> TrainReport:
     state, config = run.state, run.config
     if run.processes.main:
         save_model(config.out / LAST, run.model, run.tokenizer, getattr(torch, config.checkpoints.dtype))
-    run.processes.wait()
+    run.processes.part()
     return TrainReport(
         out=config.out,
         step=state.step,

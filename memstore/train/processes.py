@@ -45,7 +45,6 @@ class Processes:
             except ModuleNotFoundError:
                 raise ConfigError("several processes need accelerate: pip install 'memstore[train]'") from None
             state = PartialState(cpu=device == "cpu")
-            atexit.register(_leave)
             return cls(rank=state.process_index, world=state.num_processes, device=state.device)
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device is {device}, but torch sees no GPU here; use device = 'cpu'")
@@ -79,12 +78,20 @@ class Processes:
         """Whether it holds in any process: the same reply in all of them."""
         return any(self.gather([mine]))
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        self.gather([None])
+    def part(self) -> None:
+        """Wait for every process, and leave the group when this one ends; only after all went well.
+
+        A barrier, because it carries no tensors: torch's gloo threads drop those of a finished transfer a little
+        later, under Python's lock, and abort the process if Python is ending by then.
+        """
+        if self.world == 1:
+            return
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        atexit.register(_leave)
 
 
 def _leave() -> None:
-    """Say goodbye: a process that just ends may find threads of the group still running, and aborts."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
