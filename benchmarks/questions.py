@@ -2,7 +2,8 @@
 
     python -m benchmarks.questions --url http://127.0.0.1:8080 --data nq.dev.jsonl.zst --questions 200
 
-KILT-form rows (`{"input": ...}`), plain or .zst. Over HTTP, as a user would; the first questions warm the server up and do not count.
+KILT-form rows (`{"input": ...}`), plain or .zst. Over HTTP, as a user would; the first questions warm the server up
+and do not count.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import zstandard
+
 from memstore_client import AnswerReply, Client
 
 WARM_UP = 5

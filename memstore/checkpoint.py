@@ -23,8 +23,8 @@ from torch import Tensor
 from memstore import t5
 from memstore.config import ModelConfig, System
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
+from memstore.fingerprint import Fingerprint
 from memstore.model import MemoryModel
-from memstore.store.format import Fingerprint
 from memstore.tokens import TextTokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"

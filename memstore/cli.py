@@ -251,6 +251,54 @@ def ask(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="TOML file of the run; a run that was cut off goes on.")],
+    plot: Annotated[bool, typer.Option("--plot", help="Only draw the run's losses and scores, as a PNG.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train FiD, LUMEN or GLIMMER from cached candidates; resumable to the same next batch after a kill."""
+    from memstore.train.config import TrainConfig
+
+    settings = TrainConfig.from_file(config)
+    if plot:
+        from memstore.train.metrics import plot as draw
+
+        typer.echo(f"wrote {draw(Path(settings.out) / 'metrics.jsonl')}")
+        return
+    from memstore.report import show_training
+    from memstore.runtime import tune_allocator
+    from memstore.train.loop import train as run
+
+    tune_allocator()
+    _print(asdict(run(settings, lambda line: typer.echo(line, err=True))), as_json, show_training)
+
+
+@app.command()
+def prepare(
+    store: Annotated[Path, typer.Option(help="The store whose retriever finds the candidates.")],
+    out: Annotated[Path, typer.Option(help="Folder of the cache, for `memstore train`.")],
+    task: Annotated[list[str], typer.Option(help="NAME=FILE: questions in KILT's form, such as nq.train=nq.jsonl.")],
+    model: BuildModel = "default",
+    k: Annotated[int, typer.Option(min=1, help="Passages per question.")] = 20,
+    pretrain: Annotated[bool, typer.Option(help="Also sentences to mask, and their lexical neighbours.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Find every training question's passages once, mark those that hold an answer, and cache them as token arrays."""
+    from memstore.report import show_prepared
+    from memstore.train.prepare import PrepareOptions, model_tokenizer
+    from memstore.train.prepare import prepare as run
+
+    tasks: dict[str, tuple[Path, ...]] = {}
+    for entry in task:
+        name, separator, file = entry.partition("=")
+        if not separator:
+            raise ConfigError(f"--task must be NAME=FILE, such as nq.train=nq.jsonl, not {entry!r}")
+        tasks[name] = (*tasks.get(name, ()), Path(file))
+    report = run(PrepareOptions(out=out, store=store, tasks=tasks, k=k, pretrain=pretrain), model_tokenizer(model))
+    _print(asdict(report), as_json, show_prepared)
+
+
+@app.command()
 def score(
     gold: Annotated[Path, typer.Argument(help="Questions with answers and provenance, in KILT's form.")],
     predictions: Annotated[Path, typer.Argument(help="Predictions in KILT's form.")],

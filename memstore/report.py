@@ -178,3 +178,30 @@ def show_scores(report: Values) -> None:
         for metric, found in report[group].items():
             table.add_row(group, metric, *(f"{100 * found[part]:.2f}" for part in ("value", "low", "high")))
     console.print(table)
+
+
+def show_training(report: Values) -> None:
+    """`memstore train`."""
+    rows = [
+        ("steps", f"{report['step']:,}{'' if report['finished'] else ' (not finished: run it again to go on)'}"),
+        ("tokens", f"{report['tokens']:,} in {duration(report['seconds'])}"),
+        ("best", "nothing was measured" if report["best_step"] is None
+                 else f"{report['best_score']:.3f} at step {report['best_step']:,}"),
+        ("checkpoint", str(report["checkpoint"])),
+        *((task, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+          for task, scores in report["scores"].items()),
+    ]  # fmt: skip
+    _pairs(f"trained {report['out']}", rows)
+
+
+def show_prepared(report: Values) -> None:
+    """`memstore prepare`."""
+    rows = [
+        ("passages", f"{report['passages']:,}, {report['tokens']:,} tokens, {size(report['bytes'])}"),
+        ("time", ", ".join(f"{name} {duration(s)}" for name, s in report["seconds"].items())),
+        *(
+            (name, ", ".join(f"{key} {value}" for key, value in found.items()))
+            for name, found in report["sets"].items()
+        ),
+    ]
+    _pairs(f"{report['out']} is there already" if report["already"] else f"prepared {report['out']}", rows)

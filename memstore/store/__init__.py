@@ -1,11 +1,11 @@
 """The store: memories, passages and their manifests on disk. Knows arrays, never the model."""
 
+from memstore.fingerprint import Fingerprint
 from memstore.store.check import Problem, check_generation
 from memstore.store.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
 from memstore.store.format import (
     FORMAT_VERSION,
     FileRef,
-    Fingerprint,
     Generation,
     IndexRef,
     SegmentRef,

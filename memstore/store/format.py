@@ -20,10 +20,10 @@ from typing import Any, Self, TypeVar
 from memstore.errors import (
     ChecksumMismatch,
     ConfigError,
-    FingerprintMismatch,
     StoreFormatError,
     StoreUnreadable,
 )
+from memstore.fingerprint import Fingerprint
 
 FORMAT_VERSION = 1
 SEALED = "SEALED"
@@ -139,40 +139,6 @@ def parse(data: bytes, *, path: Path) -> dict[str, Any]:
 
 def _canonical(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, sort_keys=True, indent=1) + "\n").encode()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
-    """What made the memories. Two fingerprints are compared part by part.
-
-    Attributes:
-        encoder: sha256 over the memory encoder's weights.
-        tokenizer: sha256 of tokenizer.json.
-        memory_layers: the cut: encoder layers that made the memories.
-        dtype: what the encoder computed in, "bfloat16" or "float32".
-    """
-
-    encoder: str
-    tokenizer: str
-    memory_layers: int
-    passage_template: str
-    max_passage_tokens: int
-    d_model: int
-    dtype: str
-
-    def differences(self, other: Fingerprint) -> dict[str, tuple[object, object]]:
-        """Parts that differ, each as `(here, in other)`."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-    def require(self, model: Fingerprint) -> None:
-        """Check that `model` could have made these memories.
-
-        Raises:
-            FingerprintMismatch: it could not; says which parts differ.
-        """
-        if differences := self.differences(model):
-            raise FingerprintMismatch(differences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

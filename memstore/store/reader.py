@@ -27,12 +27,12 @@ from memstore.errors import (
     StoreFormatError,
     StoreNotFound,
 )
+from memstore.fingerprint import Fingerprint
 from memstore.passage import Passage
 from memstore.store.codec import Codec
 from memstore.store.format import (
     CURRENT,
     Current,
-    Fingerprint,
     Generation,
     generation_path,
     hash_bytes,

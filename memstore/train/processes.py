@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -17,6 +18,7 @@ from torch import Tensor
 from memstore.errors import ConfigError
 
 T = TypeVar("T")
+_GRACE = 0.2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,16 @@ class Processes:
     def part(self) -> None:
         """Wait for every process, and leave the group when this one ends; only after all went well.
 
-        A barrier, because it carries no tensors: torch's gloo threads drop those of a finished transfer a little
-        later, under Python's lock, and abort the process if Python is ending by then.
+        A barrier, because it carries no tensors, and then a moment without Python's lock: torch's gloo threads drop
+        the tensors of a finished transfer a little later, under that lock, and abort the process if Python is ending
+        by then.
         """
         if self.world == 1:
             return
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+        time.sleep(_GRACE)
         atexit.register(_leave)
 
 

@@ -104,6 +104,8 @@ def test_verify_of_a_damaged_store_exits_1(store: Path, tmp_path: Path) -> None:
         (["ask", "x", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
         (["serve"], "--store or MEMSTORE_STORE"),
         (["serve", "--store", "/nowhere", "--port", "99999"], "port"),
+        (["prepare", "--store", "s", "--out", "OUT", "--task", "nq"], "--task must be NAME=FILE"),
+        (["train", "--config", "/nowhere.toml"], "/nowhere.toml"),
         (["convert", "/nowhere", "--out", "OUT"], "/nowhere"),
         (["convert", "/nowhere", "--out", "OUT", "--system", "bert"], "--system must be fid, lumen or glimmer"),
     ],

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from memstore.demo import QUESTIONS
 from memstore_builders.build import BuildOptions, build
 from memstore_builders.corpus import sample_corpus
-
-from memstore.demo import QUESTIONS
 from tests import tiny
 
 

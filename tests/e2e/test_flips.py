@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from memstore_builders.build import BuildOptions, build
-from memstore_builders.verify import verify
 
 from memstore import errors
 from memstore.errors import MemstoreError
 from memstore.store import Store
+from memstore_builders.build import BuildOptions, build
+from memstore_builders.verify import verify
 from tests import tiny
 
 FLIPS = int(os.environ.get("MEMSTORE_FLIPS", "200"))
@@ -64,6 +64,7 @@ def test_each_flip_is_told(store: Path) -> None:
 
 def test_a_flip_in_what_is_read_is_an_error_or_changes_nothing(store: Path) -> None:
     """Reading all passages and memories of a damaged store gives an error, or exactly what was written."""
+
     def read() -> tuple[torch.Tensor, list[str]]:
         opened = Store.open(store)
         ids = [p.id for p in opened.iter_passages()]
@@ -71,7 +72,7 @@ def test_a_flip_in_what_is_read_is_an_error_or_changes_nothing(store: Path) -> N
 
     states, texts = read()
     rng = random.Random(1)
-    touched = [p for p in files(store / "segments")]
+    touched = files(store / "segments")
     told = 0
     for _ in range(60):
         path = rng.choice([p for p in touched if p.stat().st_size])
