@@ -113,12 +113,14 @@ class Int8Codec:
 
     def encode(self, states: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
         """See `Codec.encode`."""
-        _require_finite(states)
-        values = states.detach().to("cpu", torch.float32)  # (T, D)
-        scales = values.abs().amax(dim=1) / _INT8_MAX if values.numel() else values.new_zeros(len(values))  # (T,)
+        states = states.detach().cpu()  # (T, D)
+        largest = states.abs().amax(dim=1).float() if states.numel() else torch.zeros(len(states))  # (T,)
+        if not bool(torch.isfinite(largest).all()):  # a NaN is the largest of its row
+            _require_finite(states)
+        scales = largest / _INT8_MAX
         # A token of zeros, or so small that its scale underflows, divides by one and stays zero.
         divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
-        codes = (values / divisors[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX).to(torch.int8)
+        codes = (states / divisors[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX).to(torch.int8)
         return {"states": codes.numpy(), "scales": scales.numpy()}
 
     def decode(self, arrays: Arrays, *, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
