@@ -19,7 +19,7 @@ from memstore.passage import Passage
 from memstore.tokens import TextTokenizer
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-"""Tokens of one forward pass, measured: beyond this the CPU gains nothing and its caches lose."""
+"""Tokens of one forward pass: enough to fill the processor, few enough for its caches."""
 
 
 @dataclass(frozen=True, slots=True)

