@@ -135,8 +135,10 @@ def show_answer(reply: Values, *, most_passages: int = 5) -> None:
     kept = [p for p in reply["passages"] if p["kept"]]
     table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left",
                   title=f"{len(kept)} passages read of {len(reply['passages'])} retrieved")  # fmt: skip
-    for name in ("rerank", "retrieved", "id", "passage"):
-        table.add_column(name, justify="right" if name in ("rerank", "retrieved") else "left", no_wrap=True)
+    widest = max((len(p["id"]) for p in kept[:most_passages]), default=2)
+    for name, width in (("rerank", 8), ("retrieved", 10), ("id", min(24, widest)), ("passage", 20)):
+        right = name in ("rerank", "retrieved")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=width)
     for p in kept[:most_passages]:
         score = "" if p["rerank_score"] is None else f"{p['rerank_score']:.3f}"
         rank = "own" if p["retrieval_rank"] is None else f"#{p['retrieval_rank']} {p['retrieval_score']:.2f}"
