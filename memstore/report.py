@@ -161,7 +161,7 @@ def show_usage(usage: Values) -> None:
     table.add_row("GFLOP", *(f"{flops[s] / 1e9:.2f}" if s in flops else "" for s in stages),
                   f"{total / 1e9:.2f}", f"{fid / 1e9:.2f}")  # fmt: skip
     _console().print(table)
-    share = f", {fid / total:.1f} times less than FiD reading all of them" if total else ""
+    share = f"; {fid / total:.1f} times fewer operations than FiD reading all of them" if total else ""
     _console().print(f"{size(usage['bytes_read'])} of memories read{share}")
 
 

@@ -28,7 +28,7 @@ def test_the_demo_answers_its_questions_and_leaves_the_command_to_ask_more(tmp_p
     for question in QUESTIONS:
         assert question in done.stdout
     assert done.stdout.count("answer:") == 5
-    assert done.stdout.count("times less than FiD") == 5
+    assert done.stdout.count("times fewer operations than FiD") == 5
     assert f"memstore ask '...' --store {out}" in done.stdout
 
 
