@@ -9,27 +9,18 @@ and do not count.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import zstandard
-
+from memstore.train.tasks import read_tasks
 from memstore_client import AnswerReply, Client
 
 WARM_UP = 5
 STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode", "total")
-
-
-def read_questions(path: Path) -> Iterator[str]:
-    with path.open("rb") as raw:
-        stream = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
-            yield json.loads(line)["input"]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -49,7 +40,7 @@ def main() -> None:
     replies: list[AnswerReply] = []
     seen: list[float] = []  # milliseconds by the client's clock
     with Client(options.url, timeout=300) as client:
-        asked = list(itertools.islice(read_questions(options.data), options.questions))
+        asked = [row.input for row in itertools.islice(read_tasks(options.data), options.questions)]
         for question in asked[:WARM_UP]:
             client.answer(question, max_new_tokens=options.max_new_tokens)
         for question in asked:
