@@ -312,6 +312,30 @@ def score(
 
 
 @app.command()
+def flops(
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder, hub id, or `default`: whose shape counts.")
+    ] = "default",
+    question_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 20,
+    passage_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each passage.")] = 128,
+    retrieve_k: Annotated[int, typer.Option(min=1, help="Passages retrieved.")] = 40,
+    keep_k: Annotated[int, typer.Option(min=1, help="Passages kept after reranking.")] = 10,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Decoder steps of the answer.")] = 16,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Count what one question costs FiD, LUMEN and GLIMMER: operations, bytes and parameters, stage by stage."""
+    from memstore.compare.costs import Lengths, costs
+    from memstore.report import show_costs
+
+    lengths = Lengths(
+        question_tokens=question_tokens, passage_tokens=passage_tokens, retrieve_k=retrieve_k, keep_k=keep_k,
+        new_tokens=new_tokens, num_beams=num_beams,
+    )  # fmt: skip
+    _print(asdict(costs(model, lengths)), as_json, show_costs)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where to build the sample's store.")] = Path("demo-store"),
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Do not stop the server at the end.")] = False,

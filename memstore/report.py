@@ -207,3 +207,39 @@ def show_prepared(report: Values) -> None:
         ),
     ]
     _pairs(f"{report['out']} is there already" if report["already"] else f"prepared {report['out']}", rows)
+
+
+def show_costs(found: Values) -> None:
+    """`memstore flops`."""
+    console, lengths = _console(), found["lengths"]
+    console.print(
+        f"{found['model']}: a question of {lengths['question_tokens']} tokens, passages of "
+        f"{lengths['passage_tokens']}, {lengths['new_tokens']} decoder steps of {lengths['num_beams']} beam(s). "
+        "Counted, not measured; memories are there already.",
+        markup=False,
+    )
+    for title, name, shown in (
+        ("operations", "flops", operations), ("bytes moved (bfloat16)", "bytes", size),
+        ("parameters read", "parameters", "{:,}".format),
+    ):  # fmt: skip
+        table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+        table.add_column("")
+        for system in found["systems"]:
+            ks = f"{system['retrieve_k']} to {system['keep_k']}" if system["beta"] is not None else system["keep_k"]
+            table.add_column(f"{_NAMES[system['system']]} {ks}", justify="right", no_wrap=True)
+        for stage in found["systems"][0][name]:
+            table.add_row(stage, *(shown(system[name][stage]) for system in found["systems"]))
+        if name == "bytes":
+            table.add_row("from an int8 store", *(size(system["store_bytes"]) for system in found["systems"]))
+        console.print(table)
+    layers = [
+        f"{_NAMES[s['system']]} {_layers(s['layers'])}" for s in {s["system"]: s for s in found["systems"]}.values()
+    ]
+    console.print(f"encoder layers (memory + live_a + live_b): {', '.join(layers)}", markup=False)
+
+
+_NAMES = {"fid": "FiD", "lumen": "LUMEN", "glimmer": "GLIMMER"}
+
+
+def _layers(layers: Mapping[str, int]) -> str:
+    return "+".join(str(layers[part]) for part in ("memory", "live_a", "live_b"))
