@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.common import Neighbours, Options, machine, show
 from memstore.runtime import compute_dtype, tune_allocator
 
-BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval")
+BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if unknown := sorted(set(chosen.names) - set(BENCHMARKS)):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    options = Options(quick=chosen.quick, store=chosen.store, corpus=chosen.corpus)
+    options = Options(quick=chosen.quick, large=chosen.large, stores=tuple(chosen.store), corpus=chosen.corpus)
     tune_allocator()  # for the baselines as for ours
     facts = machine(compute_dtype("cpu"))
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -48,8 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all by default: {', '.join(BENCHMARKS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures here")
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds, to see that it runs")
-    parser.add_argument("--store", type=_existing, metavar="DIR", help="a finished store, for `store`")
-    parser.add_argument("--corpus", type=_existing, metavar="FILE", help="documents, for `builder` and `retrieval`")
+    parser.add_argument("--large", action="store_true", help="also build and measure what takes many minutes")
+    parser.add_argument(
+        "--store",
+        type=_existing,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a finished store, for `store`, `growth` and `profile`; repeat for `growth`",
+    )
+    parser.add_argument(
+        "--corpus", type=_existing, metavar="FILE", help="documents, for `builder`, `retrieval`, `load` and `growth`"
+    )
     return parser
 
 

@@ -30,13 +30,20 @@ class Options:
 
     Attributes:
         quick: tiny models and few rounds: shows that a benchmark runs, measures nothing worth telling.
-        store: a finished store to read from, instead of a random one.
+        large: also what takes many minutes and gigabytes.
+        stores: finished stores to read from, instead of random ones.
         corpus: files or folders of documents, instead of generated text.
     """
 
     quick: bool = False
-    store: Path | None = None
+    large: bool = False
+    stores: tuple[Path, ...] = ()
     corpus: Path | None = None
+
+    @property
+    def store(self) -> Path | None:
+        """The first store named."""
+        return self.stores[0] if self.stores else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,12 @@ def summary(milliseconds: Sequence[float]) -> dict[str, float]:
     ordered = sorted(milliseconds)
     p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     return {"median": statistics.median(ordered), "p95": p95, "min": ordered[0], "max": ordered[-1]}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of the values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
 def take_turns(subjects: Mapping[str, Subject], *, rounds: int, warm_ups: int = 1) -> dict[str, Times]:
@@ -114,6 +127,7 @@ class Report:
         ratios: the comparisons, most important first.
         times: milliseconds by subject and stage.
         figures: other numbers worth keeping.
+        rows: a table of its own, each row with the same columns; the first column names the row.
     """
 
     name: str
@@ -122,6 +136,7 @@ class Report:
     ratios: Sequence[Ratio]
     times: Mapping[str, Mapping[str, Mapping[str, float]]]
     figures: Mapping[str, float | int | str] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, float | int | str]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -143,7 +158,16 @@ def show(report: Report) -> None:
         print(f"  {name:<{width}}  {t['median']:10.2f} {t['p95']:10.2f} {t['min']:10.2f}")
     for name, value in report.figures.items():
         print(f"  {name}: {value:,.4g}" if isinstance(value, float) else f"  {name}: {value}")
+    for row in report.rows:
+        print("  " + ", ".join(f"{name} {cell(value)}" for name, value in row.items()))
     print("  settings: " + ", ".join(f"{k} {v}" for k, v in report.settings.items()), flush=True)
+
+
+def cell(value: float | int | str) -> str:
+    """A number as tables show it: three digits, thousands apart."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def machine(dtype: torch.dtype) -> dict[str, Any]:

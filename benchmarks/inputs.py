@@ -27,6 +27,7 @@ from memstore_builders.corpus import open_corpus, sample_corpus
 T5_BASE = {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12}
 TINY = {"vocab_size": 256, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 12}
 SPECIAL_IDS = 3  # pad, eos, unknown
+QUESTION_WORDS = 8
 
 
 # --- models ---------------------------------------------------------------------------------------------------
@@ -93,6 +94,17 @@ def _zipf_passages() -> Iterator[Passage]:
             text = " ".join(names[w] for w in itertools.islice(words, length))
             row = block * 1000 + i
             yield Passage(id=f"{row}:0", document_id=str(row), title=text.split(" ", 1)[0], text=text, end=len(text))
+
+
+def questions_of(passages: Sequence[Passage]) -> list[str]:
+    """For each passage a question: a run of words out of it."""
+    rng = random.Random(0)
+    questions = []
+    for passage in passages:
+        words = passage.text.split()
+        first = rng.randrange(max(1, len(words) - QUESTION_WORDS))
+        questions.append(" ".join(words[first : first + QUESTION_WORDS]))
+    return questions
 
 
 def corpus_file(options: Options, folder: Path, documents: int) -> Path:

@@ -13,20 +13,14 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.common import percentile
 from memstore.train.tasks import read_tasks
 from memstore_client import AnswerReply, Client
 
 WARM_UP = 5
 STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode", "total")
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of the values do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered)) - 1))]
 
 
 def main() -> None:

@@ -15,18 +15,18 @@ from typing import Any
 import bm25s
 
 from benchmarks.common import Options, Report, Subject, ratio, take_turns
-from benchmarks.inputs import read_passages
+from benchmarks.inputs import QUESTION_WORDS, questions_of, read_passages
 from memstore.answer import Stages
 from memstore.passage import Passage
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
 
-PASSAGES, QUESTIONS, WORDS, K = 60_000, 200, 8, 40
+PASSAGES, QUESTIONS, K = 60_000, 200, 40
 
 
 def run(options: Options) -> Report:
     """Time building each index, then answering all questions one at a time, in turns."""
     passages = read_passages(options, 300 if options.quick else PASSAGES)
-    questions = _questions(passages, 10 if options.quick else QUESTIONS)
+    questions = questions_of(random.Random(0).sample(passages, 10 if options.quick else QUESTIONS))
     ids = [p.id for p in passages]
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name:
         folder = Path(name) / "lexical"
@@ -44,6 +44,7 @@ def run(options: Options) -> Report:
         settings={
             "passages": len(passages),
             "questions": len(questions),
+            "question_words": QUESTION_WORDS,
             "k": K,
             "corpus": options.corpus.name if options.corpus else "generated",
         },
@@ -55,16 +56,6 @@ def run(options: Options) -> Report:
         | {f"{name}, building": t.summary() for name, t in built.items()},
         figures={f"ms per question, {name}": t.median() / len(questions) for name, t in times.items()},
     )
-
-
-def _questions(passages: Sequence[Passage], count: int) -> list[str]:
-    rng = random.Random(0)
-    questions = []
-    for passage in rng.sample(passages, count):
-        words = passage.text.split()
-        first = rng.randrange(max(1, len(words) - WORDS))
-        questions.append(" ".join(words[first : first + WORDS]))
-    return questions
 
 
 def _build_bm25s(passages: Sequence[Passage]) -> Any:

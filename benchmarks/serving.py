@@ -1,0 +1,60 @@
+"""Real server processes for the benchmarks that need one, on a free port of the loopback interface.
+
+Goes the way a user would go: `memstore serve`, and HTTP. Refuses to know what is asked.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from memstore_builders.build import BuildOptions, build
+
+_READY = "memstore: serving on "
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is ready. `start_up` is the milliseconds from starting its process to its saying so."""
+
+    url: str
+    start_up: float
+
+
+@contextmanager
+def serving(store: Path, *, max_batch: int | None = None) -> Iterator[Server]:
+    """Serve a store in a process of its own, stopped at the end.
+
+    Raises:
+        RuntimeError: the server ended before it was ready; its output says why.
+    """
+    command = [sys.executable, "-m", "memstore", "serve", "--store", str(store), "--port", "0"]
+    command += ["--log-level", "warning"]
+    if max_batch is not None:
+        command += ["--max-batch", str(max_batch)]
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(_READY):
+                yield Server(line.removeprefix(_READY).strip(), (time.perf_counter() - begin) * 1e3)
+                break
+        else:
+            raise RuntimeError("the server ended before it was ready")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def built_store(corpus: Path, out: Path, *, limit: int, model: str = "default") -> Path:
+    """A store built of the corpus's first passages."""
+    build(BuildOptions(corpus=(corpus,), out=out, limit=limit, model=model))
+    return out
