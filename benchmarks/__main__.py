@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.common import Neighbours, Options, machine, show
 from memstore.runtime import compute_dtype, tune_allocator
 
-BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load")
+BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load", "growth")
 
 
 def main(arguments: list[str] | None = None) -> int:

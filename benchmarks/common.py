@@ -127,7 +127,7 @@ class Report:
         ratios: the comparisons, most important first.
         times: milliseconds by subject and stage.
         figures: other numbers worth keeping.
-        rows: a table of its own, each row with the same columns; the first column names the row.
+        rows: a table of its own, each row with the columns of the first; what was not run has only the first column.
     """
 
     name: str
