@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: runs the benchmarks named, or all of them, prints their tables and writes JSON."""
+"""`python -m benchmarks`: runs the benchmarks named, or all of them, prints their tables and writes JSON.
+
+All of them, in earnest, are what the README tells: they go to `results/<date>.json`, and its table is made anew.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,28 @@ import importlib
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import BENCHMARKS, table
 from benchmarks.common import Neighbours, Options, machine, show
 from memstore.runtime import compute_dtype, tune_allocator
-
-BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load", "growth")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; the exit code is 0 whatever the figures are, 2 for a wrong option."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["table"]:
+        return table.main(arguments[1:])
     parser = _parser()
     chosen = parser.parse_args(arguments)
     if unknown := sorted(set(chosen.names) - set(BENCHMARKS)):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     options = Options(quick=chosen.quick, large=chosen.large, stores=tuple(chosen.store), corpus=chosen.corpus)
+    record = not (chosen.names or chosen.json or chosen.quick)  # all of it, in earnest: what the README tells
+    today = datetime.now(UTC).date().isoformat()
+    path = table.RESULTS / f"{today}.json" if record else chosen.json
     tune_allocator()  # for the baselines as for ours
     facts = machine(compute_dtype("cpu"))
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -30,23 +39,34 @@ def main(arguments: list[str] | None = None) -> int:
         print("QUICK: tiny models and few rounds; these figures mean nothing")
     reports: list[dict[str, Any]] = []
     for name in chosen.names or BENCHMARKS:
-        begin, neighbours = time.perf_counter(), Neighbours()
-        report = importlib.import_module(f"benchmarks.{name}").run(options)
-        show(report)
-        spent = {"seconds": time.perf_counter() - begin, "cores_taken_by_others": neighbours.cores()}
-        print("  " + ", ".join(f"{key} {value:.2f}" for key, value in spent.items()), flush=True)
-        reports.append(report.to_dict() | {key: round(value, 2) for key, value in spent.items()})
-    if chosen.json is not None:
-        values = {"quick": options.quick, "machine": facts, "benchmarks": reports}
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    return 0
+        reports.append(_run(name, options))
+        if path is not None:  # after each: what comes last may fail
+            _write(path, {"quick": options.quick, "date": today, "machine": facts, "benchmarks": reports})
+    return table.main([str(path)]) if record else 0
+
+
+def _run(name: str, options: Options) -> dict[str, Any]:
+    """Run one, print it, and give its figures as JSON values."""
+    begin, neighbours = time.perf_counter(), Neighbours()
+    report = importlib.import_module(f"benchmarks.{name}").run(options)
+    show(report)
+    spent = {"seconds": time.perf_counter() - begin, "cores_taken_by_others": neighbours.cores()}
+    print("  " + ", ".join(f"{key} {value:.2f}" for key, value in spent.items()), flush=True)
+    figures: dict[str, Any] = report.to_dict()
+    return figures | {key: round(value, 2) for key, value in spent.items()}
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all by default: {', '.join(BENCHMARKS)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures here")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures here, and leave the README and its results alone"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds, to see that it runs")
     parser.add_argument("--large", action="store_true", help="also build and measure what takes many minutes")
     parser.add_argument(

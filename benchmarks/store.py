@@ -53,7 +53,7 @@ def run(options: Options) -> Report:
     ours = times["memstore"]
     return Report(
         name="store",
-        claim=f"loading {LOADED} random passages; other readers' times over ours",
+        claim=f"loading {LOADED} random passages of {settings['passages']:,}; other readers' times over ours",
         settings=settings,
         ratios=[
             ratio("zarr-python", times["zarr-python"].of(), ours.of()),
