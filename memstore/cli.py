@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from memstore.errors import ConfigError, MemstoreError
+from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
 
 app = typer.Typer(
     name="memstore",
@@ -354,6 +354,54 @@ def _build_options(**values: Any) -> Any:
 
     if values["on_error"] not in ("fail", "skip"):
         raise ConfigError(f"--on-error must be fail or skip, not {values['on_error']!r}")
+@app.command()
+def evaluate(
+    store: Annotated[Path, typer.Option(help="The store to answer from.")],
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="[NAME=]FILE", help="Questions in KILT's form; the name, by default squad of "
+                     "squad.dev.jsonl, is the task they are asked as, if the model knows it. Repeat for several."),
+    ],
+    train_data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Training questions of a task: take its majority answer from them."),
+    ] = None,
+    model: Model = None,
+    retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
+    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or all if fewer].")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of a file, evenly spread.")] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Write predictions in KILT's format; of several files, OUT.NAME.jsonl each."),
+    ] = None,
+    errors: Annotated[
+        Path | None, typer.Option(help="Write the wrong answers, most instructive first: .md to read, or .jsonl.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Answer files of questions as a server would, and score answers, pages and both orders of the passages."""
+    from memstore.evaluate.outputs import named_files
+    from memstore.evaluate.run import EvaluateOptions
+    from memstore.evaluate.run import evaluate as run
+    from memstore.report import show_evaluation
+    from memstore.runtime import tune_allocator
+    from memstore_builders.progress import for_people
+
+    tune_allocator()
+    options = EvaluateOptions(
+        store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
+        retrieve_k=retrieve_k, keep_k=min(10, retrieve_k) if keep_k is None else keep_k,
+        max_new_tokens=max_new_tokens, batch=batch, limit=limit, predictions=predictions, errors=errors, device=device,
+    )  # fmt: skip
+    report = run(options, progress=for_people())
+    _print(report, as_json, show_evaluation)
+    if report["unwritten"]:
+        raise OutputUnwritable("; ".join(report["unwritten"]))
+
+
     return BuildOptions(**values)
 
 

@@ -76,6 +76,10 @@ class PredictionMismatch(DataError):  # noqa: N818
     """Questions and predictions do not belong together: a question has no prediction, or the other way round."""
 
 
+class OutputUnwritable(MemstoreError, OSError):  # noqa: N818
+    """A file of results cannot be written where it was asked for."""
+
+
 # --- checkpoints -----------------------------------------------------------------------------------------
 
 

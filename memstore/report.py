@@ -198,6 +198,74 @@ def show_training(report: Values) -> None:
 
 def show_prepared(report: Values) -> None:
     """`memstore prepare`."""
+def show_evaluation(report: Values) -> None:
+    """`memstore evaluate`."""
+    console, settings = _console(), report["settings"]
+    if not report["model"]["trained"]:
+        console.print(UNTRAINED, style="yellow")
+    console.print(
+        f"{report['model']['name']} ({report['model']['system']}) over {report['store']['passages']:,} passages, "
+        f"{settings['retrieve_k']} retrieved and {settings['keep_k']} read; in percent, with 95% bootstrap intervals",
+        markup=False,
+    )
+    for name, task in report["tasks"].items():
+        _show_task(console, name, task)
+    if report["errors"]:
+        console.print(f"\nwrong answers to read: {report['errors']}", markup=False)
+    for message in report["unwritten"]:
+        console.print(f"NOT WRITTEN: {message}", style="red", markup=False)
+
+
+def _show_task(console: Console, name: str, task: Values) -> None:
+    """One file's answers, and its passages in both orders."""
+    everything, answerable = task["groups"]["all"], task["groups"]["answerable"]
+    sampled = f" (evenly spread, of {task['questions_in_file']:,})" if task["sampled"] else ""
+    asked = f"as task {task['asked_as']}" if task["asked_as"] else "without a task"
+    console.print(f"\n{name}: {task['questions']:,} questions{sampled} of {task['file']}, asked {asked}", markup=False)
+    console.print(
+        f"answerable: {answerable['questions']:,}, {_interval(task['answerable'])}; known pages: "
+        f"{task['questions_with_evidence']:,}; {task['cost']['seconds_per_question']:.3f} s per question",
+        markup=False,
+    )
+    table = _figures("answers", "all", "answerable", "majority", "1st title")
+    for group in ("downstream", "kilt", "retrieval"):
+        for metric, value in everything[group].items():
+            floors = (_percent(everything["floors"][floor].get(metric)) for floor in ("majority_answer", "first_title"))
+            table.add_row(metric, _interval(value), _interval(answerable[group].get(metric)), *floors)
+    console.print(table)
+    table = _figures("passages", "retrieved", "reranked", "gain", "answerable\nretrieved", "answerable\nreranked")
+    for part, label in (("answers", "answer "), ("pages", "page ")):
+        before, after, gain = (everything["orders"][order][part] for order in ("retrieved", "reranked", "gain"))
+        found = [answerable["orders"][order][part] for order in ("retrieved", "reranked")]
+        for metric, value in before.items():
+            table.add_row(label + metric, _percent(value), _percent(after[metric]), _interval(gain[metric], ".0f"),
+                          *(_percent(one.get(metric)) for one in found))  # fmt: skip
+    console.print(table)
+    console.print(f"majority answer: {task['majority_answer']['answer']!r}; wrong: "
+                  + ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items()),
+                  markup=False)  # fmt: skip
+    if task["predictions"]:
+        console.print(f"predictions: {task['predictions']}", markup=False)
+
+
+def _figures(*names: str) -> Table:
+    """A table of a name and figures, narrow enough for 80 columns."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _percent(found: Values | None) -> str:
+    return "" if found is None else f"{100 * found['value']:.1f}"
+
+
+def _interval(found: Values | None, ends: str = ".1f") -> str:
+    if found is None:
+        return ""
+    return f"{_percent(found)} [{100 * found['low']:{ends}}, {100 * found['high']:{ends}}]"
+
+
     rows = [
         ("passages", f"{report['passages']:,}, {report['tokens']:,} tokens, {size(report['bytes'])}"),
         ("time", ", ".join(f"{name} {duration(s)}" for name, s in report["seconds"].items())),

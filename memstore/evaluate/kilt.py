@@ -30,6 +30,7 @@ class GoldQuestion:
         input: the question's text; may be empty, scoring does not need it.
         answers: the different accepted answers, at least one.
         evidence: per output that has provenance, the pages that prove it.
+        titles: of these pages, where the file gives them, whatever key names them in `evidence`; each once.
         line: where the row stands in its file, from 1; 0 for one that comes from no file.
     """
 
@@ -37,6 +38,7 @@ class GoldQuestion:
     input: str
     answers: tuple[str, ...]
     evidence: tuple[frozenset[str], ...]
+    titles: tuple[str, ...] = ()
     line: int = 0
 
 
@@ -147,8 +149,18 @@ def _question(row: _Row, key: PageKey) -> GoldQuestion:
                 raise row.place.error(f"provenance without `{key}`, by which this file names its pages")
             evidence.append(pages)
     return GoldQuestion(
-        id=row.id, input=row.input, answers=tuple(answers), evidence=tuple(evidence), line=row.place.line
+        id=row.id,
+        input=row.input,
+        answers=tuple(answers),
+        evidence=tuple(evidence),
+        titles=_titles(row),
+        line=row.place.line,
     )
+
+
+def _titles(row: _Row) -> tuple[str, ...]:
+    titles = (item.get("title") for output in row.outputs for item in _provenance(output, row.place))
+    return tuple(dict.fromkeys(title for title in titles if isinstance(title, str) and title.strip()))
 
 
 def _prediction(row: _Row, key: PageKey) -> Prediction:

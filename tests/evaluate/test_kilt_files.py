@@ -50,7 +50,9 @@ def test_gold(tmp_path: Path) -> None:
     assert gold.page_key == "wikipedia_id"
     assert gold.questions == (
         GoldQuestion(id="a", input="who?", answers=("x",), evidence=(frozenset("1"),), line=1),
-        GoldQuestion(id="7", input="", answers=("26", "twenty-six"), evidence=(one, two, nothing), line=3),
+        GoldQuestion(
+            id="7", input="", answers=("26", "twenty-six"), evidence=(one, two, nothing), titles=("T",), line=3
+        ),
     )
 
 

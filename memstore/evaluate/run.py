@@ -1,0 +1,264 @@
+"""A model over question files, answered as a server answers, and scored: `memstore evaluate`.
+
+    1. check      question files are read, outputs are tried: mistakes are told before the work
+    2. answer     `Answerer.answer`, some questions at a time; each answer's passages are marked
+    3. summarise  metrics with intervals, floors, both orders of the passages
+    4. write      a task's predictions as soon as it is answered; the error list at the end
+
+Knows files and whatever answers questions; refuses to know what is printed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from memstore.answer import KEEP_K, MAX_NEW_TOKENS, RETRIEVE_K, Answer, Answerer, Question
+from memstore.errors import ConfigError, DataError, OutputUnwritable
+from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED
+from memstore.evaluate.kilt import Gold, GoldQuestion, read_gold
+from memstore.evaluate.mistakes import Kind, as_json_lines, as_markdown, mistakes
+from memstore.evaluate.outcome import Outcome, majority_answer, outcome
+from memstore.evaluate.outputs import check_outputs, file_of_task, write_text
+from memstore.evaluate.summary import summarise
+
+
+class Answers(Protocol):
+    """What answers questions: an `Answerer`, or a stand-in."""
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer each, in order."""
+        ...
+
+    def info(self) -> dict[str, Any]:
+        """Which `model` and `store` answer."""
+        ...
+
+
+class Progress(Protocol):
+    """What hears of progress. One stage at a time."""
+
+    def begin(self, stage: str, total: int | None, *, done: int = 0) -> None:
+        """A stage of so many questions starts."""
+
+    def advance(self, items: int) -> None:
+        """So many more are done."""
+
+    def end(self) -> None:
+        """The stage is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """What to evaluate on, and how.
+
+    Attributes:
+        store: folder of the store.
+        data: question files in KILT's form, by task. A question is asked as its task if the model knows one of
+            this name, else plainly.
+        train_data: by task, the file whose most frequent answer is the floor, instead of the task's own.
+        model: the checkpoint; by default the one that built the store.
+        retrieve_k, keep_k, max_new_tokens: see `memstore.answer.Question`.
+        batch: questions answered together.
+        limit: only so many questions of each file, evenly spread.
+        predictions: file to write, of one task; with several, `out.nq.jsonl` and so on for `out.jsonl`.
+        errors: list of wrong answers to write, `.md` or `.jsonl`.
+        device: where the model runs.
+    """
+
+    store: Path
+    data: Mapping[str, Path]
+    train_data: Mapping[str, Path] = field(default_factory=dict)
+    model: str | None = None
+    retrieve_k: int = RETRIEVE_K
+    keep_k: int = KEEP_K
+    max_new_tokens: int = MAX_NEW_TOKENS
+    batch: int = 8
+    limit: int | None = None
+    predictions: Path | None = None
+    errors: Path | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("nothing to evaluate on: name at least one file of questions")
+        if self.batch < 1 or (self.limit is not None and self.limit < 1):
+            raise ConfigError("batch and limit must be at least 1")
+        if unknown := sorted(set(self.train_data) - set(self.data)):
+            raise ConfigError(
+                f"training data of {unknown[0]!r}, but no data of that name; there is: {_list(self.data)}"
+            )
+        if self.errors is not None and self.errors.suffix not in (".md", ".jsonl"):
+            raise ConfigError(f"the error list must end in .md or .jsonl, not {self.errors.name!r}")
+        self.question("?", task=None)
+
+    def question(self, text: str, *, task: str | None) -> Question:
+        """A question with these settings.
+
+        Raises:
+            RequestError: the settings contradict each other.
+        """
+        return Question(
+            text=text,
+            task=task,
+            retrieve_k=self.retrieve_k,
+            keep_k=self.keep_k,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def predictions_of(self, task: str) -> Path | None:
+        """Where a task's predictions go."""
+        return None if self.predictions is None else file_of_task(self.predictions, task, tasks=len(self.data))
+
+
+def evaluate(
+    options: EvaluateOptions, *, progress: Progress | None = None, answerer: Answers | None = None
+) -> dict[str, Any]:
+    """Answer and score every file; plain values for JSON.
+
+    Args:
+        options: what to evaluate on.
+        progress: hears of questions answered.
+        answerer: instead of the options' store and model.
+
+    Returns:
+        `model`, `store`, `settings`, `bootstrap`; `tasks` by name, with the keys of `summarise` and of `_task`;
+        `errors`, the list's path; and `unwritten`, what could not be written after all, each with its reason.
+
+    Raises:
+        DataNotFound, DataUnreadable, DataError: a file of questions cannot be used.
+        ConfigError, OutputUnwritable: an output is an input, or cannot be written. Told before any question is asked.
+        StoreNotFound, CheckpointNotFound, FingerprintMismatch: see `Answerer.open`.
+    """
+    files = {task: _read(path) for task, path in options.data.items()}
+    majorities = {task: _majority(task, gold, options) for task, gold in files.items()}
+    wanted = [options.errors, *map(options.predictions_of, files)]
+    check_outputs(
+        [path for path in wanted if path is not None], inputs=[*options.data.values(), *options.train_data.values()]
+    )
+    answerer = answerer or Answerer.open(options.store, model=options.model, device=options.device)
+    run = _Run(options, answerer, progress)
+    tasks = {task: run.task(task, gold, majorities[task]) for task, gold in files.items()}
+    run.write_errors()
+    return dict(answerer.info()) | {
+        "settings": run.settings(),
+        "bootstrap": {"confidence": CONFIDENCE, "resamples": RESAMPLES, "seed": SEED},
+        "tasks": tasks,
+        "errors": None if options.errors is None else str(options.errors),
+        "unwritten": run.unwritten,
+    }
+
+
+class _Run:
+    """One run of `evaluate`."""
+
+    def __init__(self, options: EvaluateOptions, answerer: Answers, progress: Progress | None) -> None:
+        self.options, self.answerer, self.progress = options, answerer, progress
+        self.known = set(answerer.info()["model"]["tasks"])
+        self.wrong: dict[str, dict[Kind, list[Outcome]]] = {}
+        self.unwritten: list[str] = []
+
+    def task(self, task: str, gold: Gold, majority: tuple[str, Path]) -> dict[str, Any]:
+        """Answer, write and summarise one file."""
+        questions = _sample(gold.questions, self.options.limit)
+        asked_as = task if task in self.known else None
+        outcomes, cost = self._answer(task, questions, asked_as)
+        self.wrong[task] = mistakes(outcomes)
+        predictions = self.options.predictions_of(task)
+        if predictions is not None:
+            self._write(predictions, "".join(one.kilt_line() for one in outcomes))
+        return {
+            "file": str(gold.path),
+            "questions_in_file": len(gold.questions),
+            "sampled": len(questions) < len(gold.questions),
+            "asked_as": asked_as,
+            "page_key": gold.page_key,
+            "majority_answer": {"answer": majority[0], "file": str(majority[1])},
+            **summarise(outcomes, page_key=gold.page_key, majority=majority[0], retrieve_k=self.options.retrieve_k),
+            "wrong": {kind: len(found) for kind, found in self.wrong[task].items()},
+            "predictions": None if predictions is None else str(predictions),
+            "cost": cost,
+        }
+
+    def _answer(
+        self, task: str, questions: Sequence[GoldQuestion], asked_as: str | None
+    ) -> tuple[list[Outcome], dict[str, Any]]:
+        """Outcomes in order, and what a question cost on average."""
+        outcomes: list[Outcome] = []
+        seconds = 0.0
+        stages: defaultdict[str, float] = defaultdict(float)
+        spent: defaultdict[str, float] = defaultdict(float)
+        if self.progress:
+            self.progress.begin(task, len(questions))
+        try:
+            for start in range(0, len(questions), self.options.batch):
+                chosen = questions[start : start + self.options.batch]
+                begin = time.perf_counter()
+                answers = self.answerer.answer([self.options.question(q.input, task=asked_as) for q in chosen])
+                seconds += time.perf_counter() - begin
+                for stage, milliseconds in answers[0].usage.milliseconds.items():  # of the whole batch
+                    stages[stage] += milliseconds
+                for usage in (answer.usage for answer in answers):
+                    spent["flops"] += sum(usage.flops.values())
+                    spent["fid_flops"] += usage.fid_flops
+                    spent["bytes_read"] += usage.bytes_read
+                outcomes += map(outcome, chosen, answers)
+                if self.progress:
+                    self.progress.advance(len(chosen))
+        finally:
+            if self.progress:
+                self.progress.end()
+        n = len(questions)
+        cost = {
+            "seconds": seconds,
+            "seconds_per_question": seconds / n,
+            "milliseconds_per_question": {stage: total / n for stage, total in stages.items()},
+        }
+        return outcomes, cost | {f"{name}_per_question": total / n for name, total in spent.items()}
+
+    def write_errors(self) -> None:
+        """The list of wrong answers, if it is wanted."""
+        path = self.options.errors
+        if path is not None:
+            self._write(path, as_markdown(self.wrong) if path.suffix == ".md" else as_json_lines(self.wrong))
+
+    def _write(self, path: Path, text: str) -> None:
+        """A full disk must not cost the scores: it is told at the end."""
+        try:
+            write_text(path, text)
+        except OutputUnwritable as error:
+            self.unwritten.append(str(error))
+
+    def settings(self) -> dict[str, Any]:
+        """As they are in force."""
+        names = ("retrieve_k", "keep_k", "max_new_tokens", "batch", "limit", "device")
+        return {name: getattr(self.options, name) for name in names}
+
+
+def _read(path: Path) -> Gold:
+    gold = read_gold(path)
+    for question in gold.questions:
+        if not question.input:
+            raise DataError("the row has no `input` to ask", path=path, line=question.line)
+    return gold
+
+
+def _majority(task: str, gold: Gold, options: EvaluateOptions) -> tuple[str, Path]:
+    path = options.train_data.get(task)
+    source = gold if path is None else read_gold(path)
+    return majority_answer(source.questions), source.path
+
+
+def _sample(questions: Sequence[GoldQuestion], limit: int | None) -> Sequence[GoldQuestion]:
+    """All, or `limit` of them, evenly spread, in the file's order."""
+    if limit is None or limit >= len(questions):
+        return questions
+    return [questions[i * len(questions) // limit] for i in range(limit)]
+
+
+def _list(names: Mapping[str, Path]) -> str:
+    return ", ".join(sorted(names))
