@@ -336,25 +336,6 @@ def flops(
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Where to build the sample's store.")] = Path("demo-store"),
-    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Do not stop the server at the end.")] = False,
-) -> None:
-    """Build a store from the bundled sample, serve it on a free port, and ask it five questions over HTTP."""
-    from memstore.demo import run
-
-    run(out, keep_serving=keep_serving, ask=lambda url, question: _ask_server(url, question, {}))
-
-
-# --- helpers --------------------------------------------------------------------------------------------------
-
-
-def _build_options(**values: Any) -> Any:
-    from memstore_builders.build import BuildOptions
-
-    if values["on_error"] not in ("fail", "skip"):
-        raise ConfigError(f"--on-error must be fail or skip, not {values['on_error']!r}")
-@app.command()
 def evaluate(
     store: Annotated[Path, typer.Option(help="The store to answer from.")],
     data: Annotated[
@@ -402,6 +383,25 @@ def evaluate(
         raise OutputUnwritable("; ".join(report["unwritten"]))
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to build the sample's store.")] = Path("demo-store"),
+    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Do not stop the server at the end.")] = False,
+) -> None:
+    """Build a store from the bundled sample, serve it on a free port, and ask it five questions over HTTP."""
+    from memstore.demo import run
+
+    run(out, keep_serving=keep_serving, ask=lambda url, question: _ask_server(url, question, {}))
+
+
+# --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _build_options(**values: Any) -> Any:
+    from memstore_builders.build import BuildOptions
+
+    if values["on_error"] not in ("fail", "skip"):
+        raise ConfigError(f"--on-error must be fail or skip, not {values['on_error']!r}")
     return BuildOptions(**values)
 
 

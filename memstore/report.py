@@ -182,22 +182,6 @@ def show_scores(report: Values) -> None:
     console.print(table)
 
 
-def show_training(report: Values) -> None:
-    """`memstore train`."""
-    rows = [
-        ("steps", f"{report['step']:,}{'' if report['finished'] else ' (not finished: run it again to go on)'}"),
-        ("tokens", f"{report['tokens']:,} in {duration(report['seconds'])}"),
-        ("best", "nothing was measured" if report["best_step"] is None
-                 else f"{report['best_score']:.3f} at step {report['best_step']:,}"),
-        ("checkpoint", str(report["checkpoint"])),
-        *((task, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-          for task, scores in report["scores"].items()),
-    ]  # fmt: skip
-    _pairs(f"trained {report['out']}", rows)
-
-
-def show_prepared(report: Values) -> None:
-    """`memstore prepare`."""
 def show_evaluation(report: Values) -> None:
     """`memstore evaluate`."""
     console, settings = _console(), report["settings"]
@@ -266,6 +250,22 @@ def _interval(found: Values | None, ends: str = ".1f") -> str:
     return f"{_percent(found)} [{100 * found['low']:{ends}}, {100 * found['high']:{ends}}]"
 
 
+def show_training(report: Values) -> None:
+    """`memstore train`."""
+    rows = [
+        ("steps", f"{report['step']:,}{'' if report['finished'] else ' (not finished: run it again to go on)'}"),
+        ("tokens", f"{report['tokens']:,} in {duration(report['seconds'])}"),
+        ("best", "nothing was measured" if report["best_step"] is None
+                 else f"{report['best_score']:.3f} at step {report['best_step']:,}"),
+        ("checkpoint", str(report["checkpoint"])),
+        *((task, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+          for task, scores in report["scores"].items()),
+    ]  # fmt: skip
+    _pairs(f"trained {report['out']}", rows)
+
+
+def show_prepared(report: Values) -> None:
+    """`memstore prepare`."""
     rows = [
         ("passages", f"{report['passages']:,}, {report['tokens']:,} tokens, {size(report['bytes'])}"),
         ("time", ", ".join(f"{name} {duration(s)}" for name, s in report["seconds"].items())),
