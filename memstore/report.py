@@ -222,8 +222,10 @@ def _show_task(console: Console, name: str, task: Values) -> None:
         before, after, gain = (everything["orders"][order][part] for order in ("retrieved", "reranked", "gain"))
         found = [answerable["orders"][order][part] for order in ("retrieved", "reranked")]
         for metric, value in before.items():
-            table.add_row(label + metric, _percent(value), _percent(after[metric]), _interval(gain[metric], ".0f"),
-                          *(_percent(one.get(metric)) for one in found))  # fmt: skip
+            if part == "pages" and metric.startswith(("precision", "recall")) and metric != "precision@1":
+                continue  # in the JSON: success says nearly the same
+            name, figures = label + metric.replace("_rate", ""), [_percent(one.get(metric)) for one in found]
+            table.add_row(name, _percent(value), _percent(after[metric]), _interval(gain[metric], 0), *figures)
     console.print(table)
     console.print(f"majority answer: {task['majority_answer']['answer']!r}; wrong: "
                   + ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items()),
@@ -241,13 +243,17 @@ def _figures(*names: str) -> Table:
 
 
 def _percent(found: Values | None) -> str:
-    return "" if found is None else f"{100 * found['value']:.1f}"
+    return "" if found is None else _hundredfold(found["value"], 1)
 
 
-def _interval(found: Values | None, ends: str = ".1f") -> str:
+def _interval(found: Values | None, decimals: int = 1) -> str:
     if found is None:
         return ""
-    return f"{_percent(found)} [{100 * found['low']:{ends}}, {100 * found['high']:{ends}}]"
+    return f"{_percent(found)} [{_hundredfold(found['low'], decimals)}, {_hundredfold(found['high'], decimals)}]"
+
+
+def _hundredfold(value: float, decimals: int) -> str:
+    return f"{round(100 * value, decimals) + 0.0:.{decimals}f}"  # + 0.0: never -0
 
 
 def show_training(report: Values) -> None:
