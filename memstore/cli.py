@@ -312,6 +312,26 @@ def score(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Option(help="TOML file of the comparison; one that was cut off goes on.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train and measure this system alone, timing none; repeat for several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train or load several systems, measure quality and cost over a grid, and write one report."""
+    from memstore.compare.config import CompareConfig
+    from memstore.compare.run import compare as run
+    from memstore.report import show_comparison
+    from memstore.runtime import tune_allocator
+
+    tune_allocator()
+    settings = CompareConfig.from_file(config)
+    found = run(settings, lambda line: typer.echo(line, err=True), only=tuple(only or ()))
+    _print(found | {"out": str(settings.out)}, as_json, show_comparison)
+
+
+@app.command()
 def flops(
     model: Annotated[
         str, typer.Option(help="Checkpoint folder, hub id, or `default`: whose shape counts.")

@@ -312,6 +312,21 @@ def show_costs(found: Values) -> None:
     console.print(f"encoder layers (memory + live_a + live_b): {', '.join(layers)}", markup=False)
 
 
+def show_comparison(found: Values) -> None:
+    """`memstore compare`."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title=found["title"], title_justify="left")
+    for name in ("system", "retrieved", "read", "quality", "low", "high", "GFLOP", "ms"):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for system in found["systems"].values():
+        for p in system["points"]:
+            quality = [f"{100 * p['quality'][part]:.1f}" for part in ("value", "low", "high")]
+            ms = "" if p["ms"] is None else f"{p['ms']['median']:.1f}{'*' * p['front_ms']}"
+            table.add_row(system["title"], str(p["retrieve_k"]), str(p["keep_k"]), *quality,
+                          f"{p['flops'] / 1e9:.3g}{'*' * p['front_flops']}", ms)  # fmt: skip
+    _console().print(table)
+    _console().print(f"* on the Pareto front. The report: {found['out']}/report.md", markup=False)
+
+
 _NAMES = {"fid": "FiD", "lumen": "LUMEN", "glimmer": "GLIMMER"}
 
 

@@ -37,13 +37,13 @@ def estimates(
         seed: of the draws.
     """
     means = values.mean(axis=0)
-    drawn = _resampled_means(values, resamples=resamples, seed=seed)
+    drawn = resampled_means(values, resamples=resamples, seed=seed)
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     return [Estimate(*map(float, row)) for row in zip(means, low, high, strict=True)]
 
 
-def _resampled_means(values: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
+def resampled_means(values: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
     """The columns' means per resample, `(resamples, metrics)`: how often each row is drawn, times the rows."""
     rows = len(values)
     generator = np.random.default_rng(seed)

@@ -1,0 +1,150 @@
+"""How long one question takes each system, one at a time, all systems in turns within one process.
+
+Memories are there beforehand, where a system has any: loading them from a store is not timed, nor is retrieval. FiD
+embeds and encodes its passages within the time. The plain twin of what `memstore.compare.measure` computes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memstore import decode, rerank
+from memstore.compare.config import GridTable, Point
+from memstore.compare.measure import System, points_of, retrieval_order
+from memstore.model import Encoded, MemoryModel
+from memstore.packed import Packed, Tokens
+from memstore.train.batch import DevBatch
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """One model with one question: its tokens, and its memories of the first r candidates by each r of the grid."""
+
+    model: MemoryModel
+    question: Tokens
+    passages: dict[int, Tokens]
+    memories: dict[int, Packed]  # empty where nothing is precomputed
+
+    def remember(self, retrieve_k: int) -> Packed:
+        """The memories: there already, or (FiD) made now."""
+        return self.memories[retrieve_k] if self.memories else self.model.encode_passages(self.passages[retrieve_k])
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A system with one question."""
+
+    reader: _Prepared
+    ranker: _Prepared | None
+
+
+@torch.inference_mode()
+def prepare(system: System, batch: DevBatch, points: Sequence[Point]) -> Ready:
+    """Everything that is there before a question is asked. `batch` is of one question."""
+    retrieve_ks = sorted({p.retrieve_k for p in points})
+    task = batch.tasks[0]
+    ranker = None if system.reranker is None else _prepare(system.reranker.model(task), batch, retrieve_ks)
+    return Ready(_prepare(system.model(task), batch, retrieve_ks), ranker)
+
+
+def _prepare(model: MemoryModel, batch: DevBatch, retrieve_ks: Sequence[int]) -> _Prepared:
+    rows = torch.split(batch.passages.ids, batch.passages.layout.lengths.tolist())
+    passages = {r: Tokens.of(list(rows[:r])).to(model.device) for r in retrieve_ks}
+    offline = model.config.num_memory_layers > 0
+    memories = {r: model.encode_passages(tokens) for r, tokens in passages.items()} if offline else {}
+    return _Prepared(model, batch.questions.to(model.device), passages, memories)
+
+
+@torch.inference_mode()
+def encode(ready: Ready, point: Point) -> Encoded:
+    """One question's real way up to the decoder."""
+    reader, ranker = ready.reader, ready.ranker
+    model = reader.model
+    if ranker is None:
+        memories = reader.remember(point.retrieve_k)
+        rows = model.live_a(model.encode_question(reader.question), memories, _zeros(memories))
+        ranking = retrieval_order(memories.layout.rows) if model.scorer is None else model.score(rows)
+        return model.live_b(rows.take(rerank.select(ranking, rows.question_of, point.keep_k)))
+    seen = ranker.remember(point.retrieve_k)
+    rows = ranker.model.live_a(ranker.model.encode_question(ranker.question), seen, _zeros(seen))
+    kept = rerank.select(ranker.model.score(rows), rows.question_of, point.keep_k)
+    memories = reader.remember(point.retrieve_k).take(kept)
+    return model.live_b(model.live_a(model.encode_question(reader.question), memories, _zeros(memories)))
+
+
+def answer(ready: Ready, point: Point, *, max_new_tokens: int) -> list[int]:
+    """The answer's token ids."""
+    return _decode(ready, encode(ready, point), max_new_tokens)
+
+
+def _decode(ready: Ready, encoded: Encoded, max_new_tokens: int) -> list[int]:
+    model = ready.reader.model
+    padding = [model.config.pad_token_id]
+    return decode.generate(model, encoded, max_new_tokens=max_new_tokens, banned=padding)[0].ids
+
+
+def _zeros(memories: Packed) -> Tensor:
+    return torch.zeros(memories.layout.rows, dtype=torch.int64)
+
+
+# --- in turns -----------------------------------------------------------------------------------------------
+
+
+def take_times(systems: Sequence[System], batches: Iterable[DevBatch], grid: GridTable) -> Iterator[dict[str, Any]]:
+    """Time every system at each of its points, question by question; yields the times so far after each question.
+
+    Each question is asked `repeats` times of every system and point in turns, after a turn that does not count, and the
+    median is kept.
+
+    Args:
+        systems: those to compare.
+        batches: of one question each.
+        grid: the grid.
+    """
+    points = {s.name: points_of(s, grid) for s in systems}
+    turns = [(s.name, p) for s in systems for p in points[s.name]]
+    found: dict[str, Any] = {
+        "tasks": [],
+        "systems": {
+            name: [{"retrieve_k": p.retrieve_k, "keep_k": p.keep_k, "ms": [], "ms_encode": []} for p in own]
+            for name, own in points.items()
+        },
+    }
+    for batch in batches:
+        ready = {s.name: prepare(s, batch, points[s.name]) for s in systems}
+        taken: dict[tuple[str, Point], list[tuple[float, float]]] = {turn: [] for turn in turns}
+        for repeat in range(grid.repeats + 1):
+            for name, point in turns:
+                milliseconds = _timed(ready[name], point, grid.max_new_tokens)
+                if repeat:
+                    taken[name, point].append(milliseconds)
+        found["tasks"] += batch.tasks
+        for (name, point), times in taken.items():
+            own = found["systems"][name][points[name].index(point)]
+            own["ms"].append(round(median(t[0] for t in times), 4))
+            own["ms_encode"].append(round(median(t[1] for t in times), 4))
+        yield found
+
+
+def _timed(ready: Ready, point: Point, max_new_tokens: int) -> tuple[float, float]:
+    """Milliseconds of one answer, and of all before its decoding."""
+    device = ready.reader.model.device
+    begin = time.perf_counter()
+    encoded = encode(ready, point)
+    _wait(device)
+    middle = time.perf_counter()
+    _decode(ready, encoded, max_new_tokens)
+    _wait(device)
+    return (time.perf_counter() - begin) * 1e3, (middle - begin) * 1e3
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

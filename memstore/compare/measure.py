@@ -1,0 +1,286 @@
+"""How right a system's answers are over its grid, and what they cost by count. No clock here.
+
+What grid points share is computed once: questions, memories and live_a of all candidates, since no row depends on
+another. `memstore.compare.clock` answers by the plain way, and a test holds the two to the same answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memstore import decode, flops, rerank
+from memstore.compare.config import CompareConfig, GridTable, Point
+from memstore.compare.systems import ALL_TASKS, dev_sets
+from memstore.config import ModelConfig
+from memstore.model import MemoryModel
+from memstore.tokens import TextTokenizer
+from memstore.train.batch import DevBatch
+from memstore.train.batches import DataSettings, open_source
+from memstore.train.config import read_table
+from memstore.train.metrics import accuracy, exact_match, f1
+
+SCORES = ("em", "f1", "accuracy")
+_BY_ACCURACY = ("fever", "zsre", "trex")  # KILT's headline for labels and slots; the rest go by exact match
+_READ_ALIKE = ("cache", "gold", "passage_tokens", "question_tokens", "max_target_tokens")
+
+
+def headline(task: str) -> str:
+    """The score that stands for a task."""
+    return "accuracy" if task in _BY_ACCURACY else "em"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A system ready to answer.
+
+    Attributes:
+        name: its name.
+        models: by task, in evaluation mode; "" is for every task.
+        tokenizer: of all of them.
+        reranker: the system whose scorer orders its passages, if that is not its own.
+    """
+
+    name: str
+    models: Mapping[str, MemoryModel]
+    tokenizer: TextTokenizer
+    reranker: System | None = None
+
+    def model(self, task: str) -> MemoryModel:
+        """What answers questions of a task."""
+        return self.models[task] if ALL_TASKS not in self.models else self.models[ALL_TASKS]
+
+    @property
+    def reranks(self) -> bool:
+        """Whether passages are ordered by anything but the retriever."""
+        return self.reranker is not None or next(iter(self.models.values())).scorer is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it answers."""
+        return next(iter(self.models.values())).device
+
+
+def data_settings(config: CompareConfig) -> dict[str, Any]:
+    """The `[data]` that all systems are measured on: the base's cache, gold rule and lengths."""
+    whole = read_table(DataSettings, config.base.get("data", {}), where="[base]", name="data")
+    data = {key: value for key, value in config.base["data"].items() if key in _READ_ALIKE}
+    return data | {"dev": dev_sets(whole, config.grid.sets), "dev_passages": config.grid.most}
+
+
+def dev_batches(data: Mapping[str, Any], tokenizer: TextTokenizer, *, questions: int, batch: int) -> Iterator[DevBatch]:
+    """The questions to measure on, `questions` of each set (0 for all); each batch is of one task.
+
+    Raises:
+        ConfigError, CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `open_source`.
+    """
+    wanted = {"train": data["dev"], "dev_questions": questions, "dev_batch": batch}
+    return open_source({**data, **wanted}, tokenizer=tokenizer, seed=0).dev()
+
+
+# --- quality ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class PointResults:
+    """One place of the grid, a value per question.
+
+    Attributes:
+        answers: their texts.
+        em, f1, accuracy: of the answers.
+        kept_gold: 1 where a passage that holds the answer was among those read.
+        flops, bytes: counted by `memstore.flops`, with the real lengths.
+        store_bytes: of memories, as an int8 store holds them: a byte per value, uncompressed.
+    """
+
+    retrieve_k: int
+    keep_k: int
+    answers: list[str] = field(default_factory=list)
+    em: list[float] = field(default_factory=list)
+    f1: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    kept_gold: list[int] = field(default_factory=list)
+    flops: list[int] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    store_bytes: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Results:
+    """A system's answers to all questions, at all places of its grid.
+
+    Attributes:
+        ids, tasks: of the questions.
+        answerable: 1 where any candidate holds the answer: the same for every system and point.
+        points: by place.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    answerable: list[int] = field(default_factory=list)
+    points: list[PointResults] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def measure(system: System, batches: Iterable[DevBatch], grid: GridTable) -> Iterator[Results]:
+    """Answer every question at every point; yields the results so far after each batch, always the same object."""
+    found = Results(points=[PointResults(**dataclasses.asdict(p)) for p in grid.points(reranks=system.reranks)])
+    for batch in batches:
+        _measure(system, batch, found, grid)
+        yield found
+
+
+@torch.inference_mode()
+def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -> None:
+    """Add one batch's answers to what is found."""
+    model, ranker = _models(system, batch.tasks[0])
+    questions = model.encode_question(batch.questions.to(model.device))
+    memories = model.encode_passages(batch.passages.to(model.device))
+    rows = model.live_a(questions, memories, batch.question_of)
+    ranking = retrieval_order(len(batch.question_of))
+    if ranker is model:
+        ranking = model.score(rows).cpu()
+    elif ranker is not None:
+        ranking = _scores(ranker, batch)
+    found.ids += batch.ids
+    found.tasks += batch.tasks
+    found.answerable += [int(g) for g in _any(batch.gold, batch.question_of, batch.size)]
+    place = torch.arange(len(batch.question_of)) - _begins(batch)[batch.question_of]  # (R,): in the retriever's order
+    for point in found.points:
+        given = (place < point.retrieve_k).nonzero().squeeze(1)
+        kept = given[rerank.select(ranking[given], batch.question_of[given], point.keep_k)]
+        encoded = model.live_b(rows.take(kept))
+        padding = [model.config.pad_token_id]
+        decoded = decode.generate(model, encoded, max_new_tokens=grid.max_new_tokens, banned=padding)
+        _score(point, [system.tokenizer.decode(line.ids) for line in decoded], batch, kept)
+        _count(point, [line.steps for line in decoded], batch, given, kept, (model, ranker))
+
+
+def _models(system: System, task: str) -> tuple[MemoryModel, MemoryModel | None]:
+    """What answers, and what orders the passages: the same, another, or nothing."""
+    model = system.model(task)
+    if system.reranker is not None:
+        return model, system.reranker.model(task)
+    return model, model if model.scorer is not None else None
+
+
+def retrieval_order(rows: int) -> Tensor:
+    """Scores `(rows,)` that keep the retriever's order."""
+    return -torch.arange(rows).float()
+
+
+def _scores(ranker: MemoryModel, batch: DevBatch) -> Tensor:
+    """Another model's scores of the candidates, `(R,)` on the CPU."""
+    questions = ranker.encode_question(batch.questions.to(ranker.device))
+    memories = ranker.encode_passages(batch.passages.to(ranker.device))
+    return ranker.score(ranker.live_a(questions, memories, batch.question_of)).cpu()
+
+
+def _begins(batch: DevBatch) -> Tensor:
+    """`(B,)`: each question's first row."""
+    counts = torch.bincount(batch.question_of, minlength=batch.size)
+    return counts.cumsum(0) - counts
+
+
+def _any(marked: Tensor, question_of: Tensor, questions: int) -> list[bool]:
+    """Of each question, whether any of its rows is marked."""
+    found = torch.zeros(questions, dtype=torch.bool)
+    found[question_of[marked]] = True
+    return [bool(f) for f in found]
+
+
+def _score(point: PointResults, texts: Sequence[str], batch: DevBatch, kept: Tensor) -> None:
+    point.answers += texts
+    for text, answers in zip(texts, batch.answers, strict=True):
+        point.em.append(exact_match(text, answers))
+        point.f1.append(round(f1(text, answers), 4))
+        point.accuracy.append(accuracy(text, answers))
+    point.kept_gold += [int(g) for g in _any(batch.gold[kept], batch.question_of[kept], batch.size)]
+
+
+# --- costs by count -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one answer: operations, bytes moved, and bytes of memories from the store."""
+
+    flops: int
+    bytes: int
+    store_bytes: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(flops=self.flops + other.flops, bytes=self.bytes + other.bytes,
+                    store_bytes=self.store_bytes + other.store_bytes)  # fmt: skip
+
+
+def answer_cost(
+    reader: ModelConfig,
+    ranker: ModelConfig | None,
+    *,
+    question_tokens: int,
+    passage_tokens: Sequence[int],
+    kept_tokens: Sequence[int],
+    new_tokens: int,
+    bytes_per_value: int,
+) -> Cost:
+    """One answer's cost.
+
+    A separate reranker encodes the question and runs its live_a over all passages; the reader then encodes the
+    question again, and sees only the passages kept.
+    """
+    given: dict[str, Any] = {"question_tokens": question_tokens, "kept_tokens": kept_tokens}
+    if ranker is None:
+        return _cost(reader, {**given, "passage_tokens": passage_tokens, "new_tokens": new_tokens}, bytes_per_value)
+    ranking = {**given, "passage_tokens": passage_tokens, "new_tokens": 0}
+    reading = {**given, "passage_tokens": kept_tokens, "new_tokens": new_tokens}
+    return _cost(ranker, ranking, bytes_per_value, ranks_only=True) + _cost(reader, reading, bytes_per_value)
+
+
+def _cost(config: ModelConfig, given: dict[str, Any], bytes_per_value: int, *, ranks_only: bool = False) -> Cost:
+    operations = flops.answer_flops(config, **given)
+    moved = flops.answer_bytes(config, **given, bytes_per_value=bytes_per_value)
+    stored = sum(given["passage_tokens"]) * config.d_model if config.num_memory_layers else 0
+    if ranks_only:
+        return Cost(flops=operations.question + operations.live_a, bytes=moved.question + moved.live_a,
+                    store_bytes=stored)  # fmt: skip
+    return Cost(flops=operations.total, bytes=moved.total, store_bytes=stored)
+
+
+def _count(
+    point: PointResults,
+    steps: Sequence[int],
+    batch: DevBatch,
+    given: Tensor,
+    kept: Tensor,
+    models: tuple[MemoryModel, MemoryModel | None],
+) -> None:
+    """Add each question's cost at a point."""
+    model, ranker = models
+    lengths, question_of = batch.passages.layout.lengths, batch.question_of
+    for i, new_tokens in enumerate(steps):
+        cost = answer_cost(
+            model.config,
+            ranker.config if ranker is not None and ranker is not model else None,
+            question_tokens=int(batch.questions.layout.lengths[i]),
+            passage_tokens=lengths[given[question_of[given] == i]].tolist(),
+            kept_tokens=lengths[kept[question_of[kept] == i]].tolist(),
+            new_tokens=new_tokens,
+            bytes_per_value=model.dtype.itemsize,
+        )
+        point.flops.append(cost.flops)
+        point.bytes.append(cost.bytes)
+        point.store_bytes.append(cost.store_bytes)
+
+
+def points_of(system: System, grid: GridTable) -> list[Point]:
+    """Where a system is measured."""
+    return grid.points(reranks=system.reranks)

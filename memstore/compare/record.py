@@ -1,0 +1,124 @@
+"""What a result is kept with: the settings it was made by, fingerprints of what made it, the machine and the day.
+
+One JSON file per result, written under a temporary name and renamed. A result made by other settings is refused, not
+overwritten: it may have taken a day.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memstore import __version__
+from memstore.errors import CheckpointError, ConfigError
+from memstore.model import MemoryModel
+from memstore.tokens import TextTokenizer
+from memstore.train.candidates import MANIFEST
+
+Json = dict[str, Any]
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """sha256 over plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def model_fingerprint(model: MemoryModel, tokenizer: TextTokenizer) -> str:
+    """sha256 over a model: its tokenizer, every parameter as float32 values, and those of its settings that are not
+    the default ones (so that a setting which memstore gains later does not change it).
+    """
+    default = {f.name: f.default for f in dataclasses.fields(model.config)}
+    config = {name: value for name, value in model.config.to_dict().items() if value != default[name]}
+    head = {"config": config, "tokenizer": tokenizer.fingerprint}
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for name, p in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(p.shape)}\n".encode())
+        digest.update(p.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def cache_fingerprint(cache: Path) -> str:
+    """sha256 of the manifest, which holds that of every file of the cache."""
+    return hashlib.sha256((cache / MANIFEST).read_bytes()).hexdigest()
+
+
+def made_by() -> Json:
+    """The program, the machine and the day; recorded, never compared."""
+    return {
+        "memstore": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(values, file, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read(path: Path, settings: Mapping[str, Any]) -> Json | None:
+    """A result, if there is one.
+
+    Raises:
+        ConfigError: it was made by other settings; says which.
+        CheckpointError: the file is not one of these.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found: Json = json.loads(path.read_text(encoding="utf-8"))
+        old, same = found["settings"], found["settings_hash"] == settings_hash(settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}); remove it to make it anew") from None
+    if not same:
+        told = "; ".join(differences(old, json.loads(json.dumps(settings)))[:5])
+        raise ConfigError(
+            f"{path} was made by other settings: {told}. Put them back, name another `out`, or remove the file."
+        )
+    return found
+
+
+def kept(settings: Mapping[str, Any], values: Mapping[str, Any]) -> Json:
+    """A result with what `read` asks for."""
+    return {"settings_hash": settings_hash(settings), "settings": dict(settings), "made_by": made_by(), **values}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of values that differ, with both."""
+    found = []
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name} was {a!r} and is now {b!r}")
+    return found

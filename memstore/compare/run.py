@@ -1,0 +1,260 @@
+"""A comparison, from one file to one report. `compare` is the story: have every system, ask all of them, write.
+
+    out/runs/NAME/              training, as `memstore train` leaves it, and trained.json when it is finished
+    out/measured/NAME.json      the answers at every point of the grid, and what made them
+    out/times.json              milliseconds of all systems, taken in turns
+    out/report.json, report.md, *.png
+
+Each is written when it is complete, and found again by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memstore import checkpoint
+from memstore.compare import record
+from memstore.compare.clock import take_times
+from memstore.compare.config import CompareConfig
+from memstore.compare.measure import System, data_settings, dev_batches, measure
+from memstore.compare.report import write_report
+from memstore.compare.summary import summarise
+from memstore.compare.systems import ALL_TASKS, Plan, Run, plans
+from memstore.errors import ConfigError
+from memstore.model import MemoryModel
+from memstore.runtime import compute_dtype
+from memstore.tokens import TextTokenizer
+from memstore.train.candidates import read_manifest
+from memstore.train.loop import train
+
+TRAINED, MEASURED, TIMES, REPORT = "trained.json", "measured", "times.json", "report.json"
+_TELL_EVERY = 15.0  # seconds
+Json = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a comparison works with."""
+
+    config: CompareConfig
+    plans: Mapping[str, Plan]
+    data: Json
+    tell: Tell
+
+    def file(self, name: str) -> Path:
+        """Where a system's answers are kept."""
+        return self.config.out / MEASURED / f"{name}.json"
+
+
+def compare(config: CompareConfig, tell: Tell | None = None, *, only: tuple[str, ...] = ()) -> Json:
+    """Train or load every system, measure each over the grid, time them in turns, and write the report.
+
+    What an earlier run finished is not done again.
+
+    Args:
+        config: the comparison.
+        tell: gets a line of text now and then.
+        only: train and measure these alone (and the rerankers they need), and time nothing.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        ConfigError: settings contradict each other, or a result that is there.
+        MemstoreError: of training, checkpoints and the cache, see there.
+    """
+    work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None))
+    names = config.names(only)
+    _refuse_other_settings(work, names)
+    finished = [name for name in names if _train(work, name)]
+    ready = [n for n in finished if (config.systems[n].reranker or n) in finished]
+    systems = _load(work, ready)
+    for name in ready:
+        if config.systems[name].measured:
+            _measure(work, systems[name])
+    measured = {name: found for name in config.systems if (found := _found(work, name)) is not None}
+    if not measured:
+        raise ConfigError("no system is trained yet: run it again to go on")
+    wanted = [name for name, table in config.systems.items() if table.measured]
+    in_turns = not only and all(name in systems and name in measured for name in wanted)
+    times = _times(work, [systems[n] for n in wanted] if in_turns else [], measured)
+    summary = summarise(config, measured, times)
+    record.write(config.out / REPORT, summary)
+    work.tell(f"wrote {write_report(config.out, summary)}")
+    return summary
+
+
+def _refuse_other_settings(work: _Work, names: list[str]) -> None:
+    """Hold what is there to what is asked for, before hours of work."""
+    for name in names:
+        for run in work.plans[name].runs.values():
+            _trained(run)
+        _found(work, name)
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+def _trained(run: Run) -> Json | None:
+    out = run.config.out
+    found = record.read(out / TRAINED, run.settings)
+    return found if found is not None and (out / found["checkpoint"]).is_dir() else None
+
+
+def _train(work: _Work, name: str) -> bool:
+    """Have a system's models trained; false if it stopped before its end, as `stop_after_minutes` asked."""
+    for task, run in work.plans[name].runs.items():
+        label = f"{name}/{task}" if task else name
+        if _trained(run) is not None:
+            work.tell(f"{label}: is trained already")
+            continue
+        report = train(run.config, lambda line, label=label: work.tell(f"{label}: {line}"))  # type: ignore[misc]
+        if not report.finished:
+            work.tell(f"{label}: stopped at step {report.step:,} of {run.config.steps:,}; run it again to go on")
+            return False
+        told = {"step": report.step, "tokens": report.tokens, "seconds": report.seconds, "best_step": report.best_step,
+                "best_score": report.best_score, "checkpoint": report.checkpoint.name,
+                "config": json.loads(json.dumps(run.config.to_dict(), default=str))}  # fmt: skip
+        record.write(run.config.out / TRAINED, record.kept(run.settings, told))
+    return True
+
+
+def _load(work: _Work, names: list[str]) -> dict[str, System]:
+    """Systems ready to answer; `names` has rerankers first."""
+    systems: dict[str, System] = {}
+    for name in names:
+        table = work.config.systems[name]
+        paths = {
+            task: run.config.out / _require_trained(run)["checkpoint"] for task, run in work.plans[name].runs.items()
+        }
+        loaded = {task: _open(work, path) for task, path in (paths or {ALL_TASKS: work.plans[name].checkpoint}).items()}
+        reranker = systems[table.reranker] if table.reranker else None
+        if reranker is not None and not reranker.reranks:
+            raise ConfigError(f"systems.{name}.reranker names {table.reranker!r}, which has no scorer")
+        models = {task: model for task, (model, _) in loaded.items()}
+        tokenizer = next(tokenizer for _, tokenizer in loaded.values())
+        systems[name] = System(name=name, models=models, tokenizer=tokenizer, reranker=reranker)
+    return systems
+
+
+def _require_trained(run: Run) -> Json:
+    found = _trained(run)
+    assert found is not None
+    return found
+
+
+def _open(work: _Work, path: Path | str) -> tuple[MemoryModel, TextTokenizer]:
+    grid = work.config.grid
+    return checkpoint.load(path, dtype=compute_dtype(grid.device, grid.dtype), device=grid.device)
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+def _settings(work: _Work, name: str) -> Json:
+    """What decides about a system's answers."""
+    reranker, grid = work.config.systems[name].reranker, work.config.grid
+    asked = {key: getattr(grid, key) for key in ("retrieve_k", "keep_k", "questions", "max_new_tokens", "dtype")}
+    return {
+        "system": work.plans[name].settings,
+        "reranker": work.plans[reranker].settings if reranker else None,
+        "data": {key: str(v) if isinstance(v, Path) else v for key, v in work.data.items()},
+        "grid": {key: list(v) if isinstance(v, tuple) else v for key, v in asked.items()},
+    }
+
+
+def _found(work: _Work, name: str) -> Json | None:
+    return record.read(work.file(name), _settings(work, name))
+
+
+def _fingerprints(work: _Work, system: System) -> Json:
+    models = {task: record.model_fingerprint(model, system.tokenizer) for task, model in system.models.items()}
+    reranker = None if system.reranker is None else _fingerprints(work, system.reranker)["models"]
+    return {"models": models, "reranker": reranker, "cache": record.cache_fingerprint(Path(work.data["cache"]))}
+
+
+def _measure(work: _Work, system: System) -> None:
+    """Have a system's answers."""
+    fingerprints, path = _fingerprints(work, system), work.file(system.name)
+    found = _found(work, system.name)
+    if found is not None:
+        if told := record.differences(found["fingerprints"], fingerprints):
+            raise ConfigError(f"{path} was made by another model or cache: {told[0]}. Remove the file to measure anew.")
+        work.tell(f"{system.name}: is measured already")
+        return
+    grid, begin, told_at = work.config.grid, time.monotonic(), time.monotonic()
+    batches = dev_batches(work.data, system.tokenizer, questions=grid.questions, batch=grid.batch)
+    results = None
+    for results in measure(system, batches, grid):
+        if time.monotonic() - told_at > _TELL_EVERY:
+            told_at = time.monotonic()
+            work.tell(f"{system.name}: {len(results.ids):,} questions at {len(results.points)} points")
+    if results is None:
+        raise ConfigError(f"{work.data['cache']} has no question in {', '.join(work.data['dev'])}")
+    seconds = time.monotonic() - begin
+    work.tell(f"{system.name}: measured {len(results.ids):,} questions in {seconds:.0f} s")
+    values = _described(work, system) | {"fingerprints": fingerprints, "seconds": seconds}
+    record.write(path, record.kept(_settings(work, system.name), values | {"results": results.to_dict()}))
+
+
+def _described(work: _Work, system: System) -> Json:
+    """What answered, in figures that a reader asks for."""
+    manifest, table = read_manifest(Path(work.data["cache"])), work.config.systems[system.name]
+    training = {
+        task: {key: value for key, value in _require_trained(run).items() if key not in ("settings", "settings_hash")}
+        for task, run in work.plans[system.name].runs.items()
+    }
+    models = {
+        task: {"parameters": sum(p.numel() for p in model.parameters()), "config": model.config.to_dict()}
+        for task, model in system.models.items()
+    }
+    return {
+        "name": system.name,
+        "training": training,
+        "models": models,
+        "reranker": table.reranker,
+        "device": work.config.grid.device,
+        "dtype": str(next(iter(system.models.values())).dtype).removeprefix("torch."),
+        "cache": {"passages": manifest.passages, "tokens": manifest.tokens},
+    }
+
+
+# --- times --------------------------------------------------------------------------------------------------
+
+
+def _times(work: _Work, systems: list[System], measured: Mapping[str, Json]) -> Json | None:
+    """Milliseconds of all systems. Times of one process are comparable, so they are taken anew for other systems.
+
+    Without systems to ask, those that are there, if they are of just what was measured.
+    """
+    grid, path = work.config.grid, work.config.out / TIMES
+    settings = {
+        "systems": {name: [found["settings_hash"], found["fingerprints"]] for name, found in measured.items()},
+        "timed_questions": grid.timed_questions,
+        "repeats": grid.repeats,
+        "device": grid.device,
+    }
+    try:
+        found = record.read(path, settings)
+    except ConfigError:
+        found = None
+        work.tell(f"{path} is of other systems or settings" + (": taking the times anew" if systems else ""))
+    if found is not None or not systems or not grid.timed_questions:
+        return found
+    batches = dev_batches(work.data, systems[0].tokenizer, questions=grid.timed_questions, batch=1)
+    times, told_at = None, time.monotonic()
+    for times in take_times(systems, batches, grid):
+        if time.monotonic() - told_at > _TELL_EVERY:
+            told_at = time.monotonic()
+            work.tell(f"times: {len(times['tasks']):,} questions")
+    work.tell(f"times: took {len(times['tasks']):,} questions' in turns" if times else "times: no questions")
+    values = record.kept(settings, {"times": times})
+    values["made_by"]["device"] = grid.device
+    record.write(path, values)
+    return values

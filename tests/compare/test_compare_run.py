@@ -1,0 +1,162 @@
+"""A comparison from its file to its report: once, again, cut off, and with other settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from memstore import checkpoint, cli
+from memstore.compare.run import compare
+from memstore.errors import ConfigError
+from tests.compare import compare_cases as cases
+
+pytest.importorskip("matplotlib", reason="reports need matplotlib")
+
+
+@pytest.fixture(scope="module")
+def done(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison of GLIMMER and LUMEN."""
+    out = tmp_path_factory.mktemp("done") / "out"
+    compare(cases.config(cache, out))
+    return out
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def test_what_it_leaves(cache: Path, done: Path) -> None:
+    assert sorted(p.name for p in done.iterdir()) == [
+        "measured", "quality-flops.png", "quality-milliseconds.png", "report.json", "report.md", "runs", "times.json",
+    ]  # fmt: skip
+    report = json.loads((done / "report.json").read_text())
+    assert list(report["systems"]) == ["glimmer", "lumen"]
+    assert [(p["retrieve_k"], p["keep_k"]) for p in report["systems"]["glimmer"]["points"]] == [
+        (2, 1), (2, 2), (4, 1), (4, 2),
+    ]  # fmt: skip
+    assert {t: v["questions"] for t, v in report["tasks"].items()} == {"fever": 1, "nq": 3}
+    assert [(line["system"], line["keep_k"]) for line in report["ablations"]] == [("lumen", 1), ("lumen", 2)]
+    record = json.loads((done / "measured" / "lumen.json").read_text())
+    assert record["training"][""]["step"] == 4
+    assert record["training"][""]["tokens"] > 0
+    assert record["settings"]["system"]["runs"][""]["model"]["config"]["system"] == "lumen"
+    assert set(record["fingerprints"]) == {"models", "reranker", "cache"}
+    assert set(record["made_by"]) == {"memstore", "torch", "python", "cpu", "cores", "threads", "gpu", "date"}
+
+
+def test_a_second_run_does_nothing_again(cache: Path, done: Path) -> None:
+    before = files(done)
+    lines: list[str] = []
+    compare(cases.config(cache, done), lines.append)
+    assert lines == [
+        "glimmer: is trained already", "lumen: is trained already", "glimmer: is measured already",
+        "lumen: is measured already", f"wrote {done / 'report.md'}",
+    ]  # fmt: skip
+    assert files(done) == before
+
+
+def test_one_system_at_a_time_comes_to_the_same_answers(cache: Path, done: Path, tmp_path: Path) -> None:
+    for name in ("lumen", "glimmer"):
+        compare(cases.config(cache, tmp_path), only=(name,))
+    assert not (tmp_path / "times.json").exists()
+    for name in ("lumen", "glimmer"):
+        mine, theirs = (json.loads((out / "measured" / f"{name}.json").read_text()) for out in (tmp_path, done))
+        assert mine["results"] == theirs["results"]
+        assert mine["fingerprints"] == theirs["fingerprints"]
+
+
+def test_a_run_that_is_cut_off_goes_on(cache: Path, done: Path, tmp_path: Path) -> None:
+    base = cases.base(cache) | {"stop_after_minutes": 1e-9}
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match="no system is trained yet"):
+        compare(cases.config(cache, tmp_path, base=base), lines.append)
+    assert "glimmer: stopped at step 1 of 4; run it again to go on" in lines
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no system is trained yet"):
+            compare(cases.config(cache, tmp_path, base=base))
+    compare(cases.config(cache, tmp_path))
+    mine, theirs = (json.loads((out / "measured" / "glimmer.json").read_text()) for out in (tmp_path, done))
+    assert mine["fingerprints"] == theirs["fingerprints"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": {"max_new_tokens": 4}}, "glimmer.json was made by other settings: grid.max_new_tokens was 3 and is"),
+        ({"grid": {"keep_k": [1]}}, r"grid.keep_k was \[1, 2\] and is now \[1\]"),
+        ({"base": {"steps": 5}}, "trained.json was made by other settings: steps was 4 and is now 5"),
+        ({"base": {"optimizer": {"lr": 1.0}}}, "trained.json was made by other settings: optimizer.lr"),
+    ],
+)
+def test_results_of_other_settings_are_refused(
+    cache: Path, done: Path, change: dict[str, dict[str, Any]], message: str
+) -> None:
+    before = files(done)
+    values = cases.values(cache, done)
+    changed = {key: values[key] | change.get(key, {}) for key in ("base", "grid")}
+    with pytest.raises(ConfigError, match=message):
+        compare(cases.config(cache, done, **changed))
+    assert files(done) == before
+
+
+def test_answers_of_another_model_are_refused(cache: Path, done: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    systems = {"loaded": {"checkpoint": str(model)}}
+    for seed, name in enumerate(("glimmer", "lumen")):
+        loaded, tokenizer = checkpoint.load(done / "runs" / name / "last")
+        checkpoint.save(model, loaded, tokenizer)
+        if seed:
+            with pytest.raises(ConfigError, match=r"loaded\.json was made by another model or cache"):
+                compare(cases.config(cache, tmp_path / "out", systems=systems))
+        else:
+            compare(cases.config(cache, tmp_path / "out", systems=systems))
+
+
+def test_every_kind_of_system(cache: Path, tmp_path: Path) -> None:
+    fid = {"model": {"config": {"system": "fid", "alpha": 1.0}}}
+    systems = {
+        "fid": {"changes": fid},
+        "separate": {"ablation_of": "fid", "changes": cases.LUMEN, "reranker": "ranker"},
+        "shared": {"models_of": "separate"},
+        "single": {"single_task": True},
+        "ranker": {"measured": False, "changes": {"dev": {"best_by": "recall"}}},
+    }
+    found = compare(cases.config(cache, tmp_path, systems=systems))
+    points = {name: [(p["retrieve_k"], p["keep_k"]) for p in s["points"]] for name, s in found["systems"].items()}
+    flat, grid = [(1, 1), (2, 2)], [(2, 1), (2, 2), (4, 1), (4, 2)]
+    assert points == {"fid": flat, "separate": grid, "shared": flat, "single": grid}
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["fid", "ranker", "separate", "single"]
+    assert {t: r["step"] for t, r in found["systems"]["single"]["training"].items()} == {"fever": 2, "nq": 2}
+    record = json.loads((tmp_path / "measured" / "separate.json").read_text())
+    assert record["fingerprints"]["reranker"].keys() == {""}
+    assert "passages ordered by the scorer of ranker" in (tmp_path / "report.md").read_text()
+
+
+def test_a_reranker_needs_a_scorer(cache: Path, tmp_path: Path) -> None:
+    systems = {"a": {"changes": cases.LUMEN, "reranker": "b"}, "b": {"changes": cases.LUMEN}}
+    with pytest.raises(ConfigError, match=r"systems\.a\.reranker names 'b', which has no scorer"):
+        compare(cases.config(cache, tmp_path, systems=systems))
+
+
+def test_the_command(cache: Path, done: Path, tmp_path: Path) -> None:
+    path = tmp_path / "compare.toml"
+    path.write_text(_toml(cases.values(cache, done)))
+    found = CliRunner().invoke(cli.app, ["compare", "--config", str(path), "--json"], catch_exceptions=False)
+    assert list(json.loads(found.stdout)["systems"]) == ["glimmer", "lumen"]
+    assert "glimmer: is measured already" in found.stderr
+    shown = CliRunner().invoke(cli.app, ["compare", "--config", str(path), "--only", "lumen"], catch_exceptions=False)
+    assert f"The report: {done}/report.md" in shown.stdout
+    assert "glimmer" not in shown.stderr
+
+
+def _toml(values: dict[str, Any], prefix: str = "") -> str:
+    """Plain values as TOML, tables last; enough for these."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"[{prefix}{key}]", _toml(value, f"{prefix}{key}.")]
+    return "\n".join(lines) + "\n"

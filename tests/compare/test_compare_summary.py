@@ -1,0 +1,140 @@
+"""The figures of a report: Pareto fronts and intervals by hand, and the page itself from made-up answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memstore.compare.report import write_report
+from memstore.compare.summary import estimates, pareto, summarise, widest
+from memstore.errors import ConfigError
+from tests import tiny
+from tests.compare import compare_cases as cases
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(1, 0.2), (2, 0.4), (3, 0.3), (4, 0.5)], [True, True, False, True]),
+        ([(2, 0.4), (1, 0.4)], [False, True]),  # as good for more
+        ([(1, 0.3), (1, 0.4)], [False, True]),  # worse for as much
+        ([(1, 0.4), (1, 0.4)], [True, True]),  # neither beats the other
+        ([], []),
+    ],
+)
+def test_pareto_front(points: list[tuple[float, float]], front: list[bool]) -> None:
+    assert pareto(points) == front
+
+
+def test_every_task_weighs_the_same() -> None:
+    (found,) = estimates([np.ones((1, 1)), np.zeros((99, 1))])
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_an_interval_by_hand() -> None:
+    """Two questions, one right: a resample holds 0, 1 or 2 right ones with chances 1/4, 1/2, 1/4."""
+    (found,) = estimates([np.array([[0.0], [1.0]])])
+    assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
+
+
+def test_a_paired_difference_is_surer_than_its_parts() -> None:
+    """Ninety questions alike for both, ten that only one of them answers: the pairs leave just these ten uncertain."""
+    ours = np.array([1.0] * 55 + [0.0] * 45)
+    theirs = np.array([1.0] * 45 + [0.0] * 55)
+    (difference,), (own,) = estimates([(ours - theirs)[:, None]]), estimates([ours[:, None]])
+    assert difference.value == pytest.approx(0.10)
+    assert difference.low == pytest.approx(0.10 - 1.96 * (0.1 * 0.9 / 100) ** 0.5, abs=0.015)
+    assert difference.high - difference.low < 0.7 * (own.high - own.low)
+
+
+def test_the_widest_point_of_each_number_read() -> None:
+    points = [{"retrieve_k": r, "keep_k": k} for r, k in ((2, 1), (4, 1), (2, 2))]
+    assert [(p["retrieve_k"], k) for k, p in sorted(widest(points).items())] == [(4, 1), (2, 2)]
+
+
+# --- a report -----------------------------------------------------------------------------------------------
+
+MADE_BY = {"torch": "2", "cpu": "a processor", "gpu": "", "threads": 1, "date": "today", "device": "cpu"}
+
+
+def answered(points: dict[tuple[int, int], tuple[list[float], int]], ids: str = "abcd") -> dict[str, Any]:
+    """A record: of each point the right answers to four questions of two tasks, and its operations."""
+    model = {"parameters": 2_000_000, "config": tiny.config(**cases.SHAPE).to_dict()}
+    return {
+        "training": {}, "models": {"": model}, "fingerprints": {"models": {"": "f" * 64}, "cache": "c" * 64},
+        "reranker": "", "device": "cpu", "dtype": "float32", "made_by": MADE_BY, "settings_hash": "h",
+        "cache": {"passages": 8, "tokens": 300},
+        "results": {
+            "ids": list(ids), "tasks": ["nq", "nq", "nq", "fever"], "answerable": [1, 1, 0, 1],
+            "points": [
+                {"retrieve_k": r, "keep_k": k, "em": right, "f1": right, "accuracy": right, "kept_gold": [1, 0, 0, 1],
+                 "flops": [flops] * 4, "bytes": [10] * 4, "store_bytes": [5] * 4, "answers": [""] * 4}
+                for (r, k), (right, flops) in points.items()
+            ],
+        },
+    }  # fmt: skip
+
+
+MEASURED = {
+    "glimmer": answered({(2, 1): ([1.0, 0.0, 0.0, 1.0], 200), (4, 1): ([1.0, 1.0, 0.0, 1.0], 300)}),
+    "lumen": answered({(1, 1): ([0.0, 1.0, 0.0, 1.0], 300)}),
+}
+
+
+def times(**milliseconds: list[float]) -> dict[str, Any]:
+    own = {name: [{"ms": [ms, ms + 2], "ms_encode": [1.0, 1.0]} for ms in each] for name, each in milliseconds.items()}
+    return {"made_by": MADE_BY, "times": {"tasks": ["nq", "fever"], "systems": own}}
+
+
+def test_figures(cache: Path, tmp_path: Path) -> None:
+    found = summarise(cases.config(cache, tmp_path), MEASURED, times(glimmer=[5.0, 9.0], lumen=[6.0]))
+    first, second = found["systems"]["glimmer"]["points"]
+    assert first["quality"]["value"] == pytest.approx((1 / 3 + 1) / 2)
+    assert first["quality_answerable"]["value"] == pytest.approx((1 / 2 + 1) / 2)
+    assert first["recall"] == pytest.approx((1 / 2 + 1) / 2)
+    assert (first["flops"], first["ms"]["median"], first["ms"]["tasks"]) == (200, 6.0, {"nq": 5.0, "fever": 7.0})
+    (only,) = found["systems"]["lumen"]["points"]
+    assert [p["front_flops"] for p in (first, second, only)] == [True, True, False]
+    assert [p["front_ms"] for p in (first, second, only)] == [True, True, False]
+    assert found["tasks"]["nq"] == {"questions": 3, "answerable": 2, "headline": "em"}
+    (line,) = found["ablations"]
+    assert (line["system"], line["keep_k"], line["retrieve_k"], line["reference_retrieve_k"]) == ("lumen", 1, 1, 4)
+    assert line["difference"]["value"] == pytest.approx(-1 / 6)
+    assert line["tasks"]["fever"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_other_questions_are_refused(cache: Path, tmp_path: Path) -> None:
+    other = MEASURED | {"lumen": answered({(1, 1): ([0.0] * 4, 1)}, ids="abce")}
+    with pytest.raises(ConfigError, match="not asked the same questions"):
+        summarise(cases.config(cache, tmp_path), other, None)
+
+
+def test_the_page(cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    config = cases.config(cache, tmp_path)
+    (tmp_path / "reading.md").write_text("What I make of it.\n")
+    page = write_report(tmp_path, summarise(config, MEASURED, times(glimmer=[5.0, 9.0], lumen=[6.0])))
+    text = page.read_text()
+    for part in (
+        "# Tiny", "Eight passages.", "## Reading\n\nWhat I make of it.", "Models of 2.0 million parameters",
+        "not to be held against leaderboards", "## Ablations", "### fever", "(quality-milliseconds.png)",
+        "| LUMEN | GLIMMER | 1 / 4→1 | 66.7 / 83.3 | 1.00 | -16.7 [-", "| GLIMMER | 2→1 | 66.7 [", r"2e-07 \* |",
+        '- LUMEN: `model.config.system = "lumen"`',
+    ):  # fmt: skip
+        assert part in text, part
+    for name in ("quality-flops.png", "quality-milliseconds.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    widths = {line.count(" | ") for line in text.split("## Ablations")[0].splitlines() if line.startswith("|")}
+    assert widths == {11}
+
+
+def test_the_page_without_times_and_with_a_system_missing(cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    summary = summarise(cases.config(cache, tmp_path), {"glimmer": MEASURED["glimmer"]}, None)
+    text = write_report(tmp_path, summary).read_text()
+    assert "Not measured yet: lumen." in text
+    assert "Times were not taken." in text
+    assert not (tmp_path / "quality-milliseconds.png").exists()
