@@ -5,5 +5,5 @@ threads and the same input; what it reports first are ratios, since those outliv
 to run memstore, and nothing outside this package imports it.
 """
 
-BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load", "growth")
+BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load", "growth", "profile")
 """The modules here that measure, in the order in which they run and are told."""

@@ -1,11 +1,11 @@
 """Growth: what a question, memory and start-up cost as the store grows from 1k to 30k to 350k passages.
 
-Each round of each store is a process of its own: `memstore serve` until it says that it is ready, and then this file
-as a program, which opens the store, answers all questions once to warm the page cache, and times them one after
-another. Stores that are given (`--store`) stand for the size they have; what is missing is built in the run, of the
-first passages of the largest given store and with its model, or of generated ones (60 to 100 words) with a very small
-model, where reading is cheap and what grows shows. 350k passages are built only with `--large`. The baseline is the
-smallest store; all are asked the same questions.
+Each store is opened by a process of its own (this file as a program), which answers all questions once, to warm the
+page cache. Then all are asked the same questions, one at a time and in turns, so that what disturbs the machine
+disturbs them alike. Start-up is that of `memstore serve`, until it says that it is ready. Stores that are given
+(`--store`) stand for the size they have; what is missing is built in the run, of the first passages of the largest
+given store and with its model, or of generated ones (60 to 100 words) with a very small model, where reading is cheap
+and what grows shows. 350k passages are built only with `--large`. The baseline is the smallest store.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from __future__ import annotations
 import itertools
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import TOTAL, Options, Report, Times, ratio
+from benchmarks.common import Options, Report, Subject, ratio, take_turns
 from benchmarks.inputs import questions_of, read_passages
 from benchmarks.serving import built_store, serving
 from memstore import checkpoint
-from memstore.answer import Answerer, Question
+from memstore.answer import Answerer, Question, Stages
 from memstore.model import MemoryModel
 from memstore.passage import Passage
 from memstore.runtime import tune_allocator
@@ -55,28 +54,29 @@ class Grown:
 
 
 def run(options: Options) -> Report:
-    """Build what is missing; then every store in turns, another one first in each round."""
+    """Build what is missing; then start a server on every store, and ask every store, in turns."""
     sizes = QUICK_SIZES if options.quick else SIZES
-    with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name:
+    count, rounds = (2, 1) if options.quick else (QUESTIONS, ROUNDS)
+    with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name, ExitStack() as stack:
         stores = list(_stores(options, sizes, Path(name)))
-        count, rounds = (2, 1) if options.quick else (QUESTIONS, ROUNDS)
-        questions = Path(name) / "questions.json"
-        questions.write_text(json.dumps(_questions(stores[0].store, count)), encoding="utf-8")
-        kept: dict[str, list[dict[str, float]]] = {s.size: [] for s in stores}
-        for r in range(rounds):
-            first = r % len(stores)
-            for grown in stores[first:] + stores[:first]:
-                kept[grown.size].append(_measure(grown.store, questions))
+        start_ups = take_turns({s.size: _start_up(s.store) for s in stores}, rounds=rounds, warm_ups=0)
+        questions = _questions(stores[0].store, count)
+        askers = {s.size: stack.enter_context(_asker(s.store)) for s in stores}
+        for asker in askers.values():
+            for question in questions:
+                asker.ask(question)
+        subjects = {size: _subject(asker, questions) for size, asker in askers.items()}
+        times = take_turns(subjects, rounds=count, warm_ups=0)
+        memory = {size: asker.ask("")[MEMORY] for size, asker in askers.items()}
         model = str(Store.open(stores[0].store).generation.settings.get("model"))
         gigabytes = {s.size: _bytes(s.store) / 1e9 for s in stores}
-    times = {size: Times(tuple(measured)) for size, measured in kept.items()}
     smallest = stores[0]
     return Report(
         name="growth",
         claim=f"time per question of the store of {smallest.passages:,} passages over that of larger ones",
         settings={
             "questions": count,
-            "rounds": rounds,
+            "start_ups": rounds,
             "retrieve_k": RETRIEVE_K,
             "keep_k": KEEP_K,
             "new_tokens": NEW_TOKENS,
@@ -85,9 +85,21 @@ def run(options: Options) -> Report:
         }
         | ({"model_name": Path(model).name} if any(s.given for s in stores) else {}),
         ratios=[ratio(f"{s.passages:,} passages", times[smallest.size].of(), times[s.size].of()) for s in stores[1:]],
-        times={f"{s.passages:,} passages": _milliseconds(times[s.size]) for s in stores},
-        rows=[_row(s, times[s.size], gigabytes[s.size]) for s in stores]
-        + [_not_run(size) for size in sizes if size not in kept],
+        times={f"{s.passages:,} passages": times[s.size].summary() for s in stores}
+        | {f"{s.passages:,} passages, start to ready": start_ups[s.size].summary() for s in stores},
+        rows=[
+            {
+                "passages": f"{s.passages:,}",
+                "per question, ms": times[s.size].median(),
+                "of it retrieve": times[s.size].median("retrieve"),
+                "load": times[s.size].median("load"),
+                "peak memory, GB": memory[s.size] / 1e9,
+                "start to ready, s": start_ups[s.size].median(START_UP) / 1e3,
+                "on disk, GB": gigabytes[s.size],
+            }
+            for s in stores
+        ]
+        + [{"passages": f"{size}: not run"} for size in sizes if size not in askers],
     )
 
 
@@ -147,56 +159,63 @@ def _bytes(store: Path) -> int:
 # --- measuring ------------------------------------------------------------------------------------------------
 
 
-def _measure(store: Path, questions: Path) -> dict[str, float]:
-    """One round of one store: its stages' medians, milliseconds; and the peak memory of the process, in bytes."""
-    with serving(store) as server:
-        start_up = server.start_up
-    command = [sys.executable, "-m", "benchmarks.growth", str(store), str(questions)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return {START_UP: start_up} | found
+def _start_up(store: Path) -> Subject:
+    def work(stages: Stages) -> None:
+        with serving(store) as server:
+            stages.milliseconds[START_UP] = server.start_up
+
+    return work
 
 
-def ask_all(store: Path, questions: Sequence[str]) -> dict[str, float]:
-    """The measuring process: opens a store, asks, and tells medians in milliseconds and its peak memory in bytes."""
+def _subject(asker: Asker, questions: Sequence[str]) -> Subject:
+    rest = iter(questions)
+
+    def work(stages: Stages) -> None:
+        stages.milliseconds |= asker.ask(next(rest))
+
+    return work
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A process with a store open."""
+
+    process: subprocess.Popen[str]
+
+    def ask(self, question: str) -> dict[str, float]:
+        """Milliseconds by stage of the answer; of no question, the process's peak memory in bytes."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        found: dict[str, float] = json.loads(self.process.stdout.readline())
+        return found
+
+
+@contextmanager
+def _asker(store: Path) -> Iterator[Asker]:
+    command = [sys.executable, "-m", "benchmarks.growth", str(store)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Asker(process)
+        finally:
+            process.terminate()
+
+
+def _answer_questions(store: Path) -> None:
+    """The measuring process: a question a line as JSON, and for each a line of figures."""
     answerer = Answerer.open(store)
     k = min(RETRIEVE_K, len(answerer.store))
-    asked = [Question(text=q, retrieve_k=k, keep_k=min(KEEP_K, k), max_new_tokens=NEW_TOKENS) for q in questions]
-    rounds: list[dict[str, float]] = []
-    for timed in (False, True):
-        for question in asked:
-            begin = time.perf_counter()
-            (answer,) = answerer.answer([question])
-            if timed:
-                rounds.append({TOTAL: (time.perf_counter() - begin) * 1e3} | answer.usage.milliseconds)
-    medians = {stage: statistics.median(r[stage] for r in rounds) for stage in rounds[0]}
-    unit = 1 if sys.platform == "darwin" else 1024
-    return medians | {MEMORY: float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
-
-
-# --- telling --------------------------------------------------------------------------------------------------
-
-
-def _row(grown: Grown, times: Times, gigabytes: float) -> dict[str, float | int | str]:
-    return {
-        "passages": f"{grown.passages:,}",
-        "per question, ms": times.median(),
-        "of it retrieve": times.median("retrieve"),
-        "load": times.median("load"),
-        "peak memory, GB": max(times.of(MEMORY)) / 1e9,
-        "start to ready, s": times.median(START_UP) / 1e3,
-        "on disk, GB": gigabytes,
-    }
-
-
-def _milliseconds(times: Times) -> dict[str, dict[str, float]]:
-    return {stage: values for stage, values in times.summary().items() if stage != MEMORY}
-
-
-def _not_run(size: str) -> dict[str, float | int | str]:
-    return {"passages": f"{size}: not run"}
+    for line in sys.stdin:
+        if text := json.loads(line):
+            question = Question(text=text, retrieve_k=k, keep_k=min(KEEP_K, k), max_new_tokens=NEW_TOKENS)
+            found = answerer.answer([question])[0].usage.milliseconds
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            found = {MEMORY: float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
     tune_allocator()
-    print(json.dumps(ask_all(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))))
+    _answer_questions(Path(sys.argv[1]))

@@ -1,0 +1,144 @@
+"""Where the time of `POST /answer` goes: by stage over HTTP, and inside the largest stage by operator.
+
+A real `memstore serve` over the store given, or one of the bundled sample, is asked one question after another; what
+its stages do not account for of the client's wall time is HTTP, JSON, the queue, and putting the reply together. The
+same questions are then answered in this process, for what HTTP costs, and once more under torch's profiler, which slows
+small operators down: shares, not times, are to be read from it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from benchmarks.common import Options, Report, Subject, Times, ratio, take_turns
+from benchmarks.inputs import questions_of
+from benchmarks.serving import built_store, serving
+from memstore import answer as story
+from memstore.answer import Answerer, Question, Stages
+from memstore_builders.corpus import sample_corpus
+from memstore_client import Client
+
+QUESTIONS, ROUNDS, PROFILED, OPERATORS = 20, 5, 10, 12
+RETRIEVE_K, KEEP_K, NEW_TOKENS = 40, 10, 16
+STAGES = ("retrieve", "load", "question", "live_a", "live_b", "decode")
+OUTSIDE = "HTTP, JSON, queue, reply"
+MARK = "stage: "
+
+
+def run(options: Options) -> Report:
+    """Ask over HTTP and in this process, in turns; then profile."""
+    count, rounds = (2, 1) if options.quick else (QUESTIONS, ROUNDS)
+    with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name:
+        limit = 64 if options.quick else 10_000
+        store = options.store or built_store(sample_corpus(), Path(name) / "store", limit=limit)
+        answerer = Answerer.open(store)
+        questions = _questions(answerer, count)
+        with serving(store) as server, Client(server.url, timeout=300) as client:
+            subjects = {"HTTP": _over_http(client, questions), "in process": _in_process(answerer, questions)}
+            times = take_turns(subjects, rounds=rounds)
+        stages = {stage: times["HTTP"].median(stage) / count for stage in (*STAGES, OUTSIDE)}
+        largest = max(STAGES, key=lambda stage: stages[stage])
+        operators = _operators(answerer, questions[:PROFILED], largest)
+    wall = sum(stages.values())
+    return Report(
+        name="profile",
+        claim="answering in process over POST /answer, one question at a time",
+        settings={
+            "passages": len(answerer.store),
+            "questions": count,
+            "retrieve_k": RETRIEVE_K,
+            "keep_k": KEEP_K,
+            "new_tokens": NEW_TOKENS,
+            "model": str(answerer.model.config.name),
+            "store": "given" if options.store else "the bundled sample",
+        },
+        ratios=[ratio("per question", times["in process"].of(), times["HTTP"].of())],
+        times={name: _per_question(t, count).summary() for name, t in times.items()},
+        figures={f"{largest}, ms under the profiler: {name}": value for name, value in operators.items()},
+        rows=[{"stage": s, "ms": ms, "share, %": 100 * ms / wall} for s, ms in stages.items()],
+    )
+
+
+def _questions(answerer: Answerer, count: int) -> list[str]:
+    rows = [i * len(answerer.store) // count for i in range(count)]
+    return questions_of(answerer.store.passages(answerer.store.ids(rows)))
+
+
+def _question(text: str) -> Question:
+    return Question(text=text, retrieve_k=RETRIEVE_K, keep_k=KEEP_K, max_new_tokens=NEW_TOKENS)
+
+
+def _over_http(client: Client, questions: Sequence[str]) -> Subject:
+    def work(stages: Stages) -> None:
+        for question in questions:
+            begin = time.perf_counter()
+            reply = client.answer(question, retrieve_k=RETRIEVE_K, keep_k=KEEP_K, max_new_tokens=NEW_TOKENS)
+            wall = (time.perf_counter() - begin) * 1e3
+            spent = {stage: reply.usage.milliseconds[stage] for stage in STAGES}
+            for stage, ms in (spent | {OUTSIDE: wall - sum(spent.values())}).items():
+                stages.milliseconds[stage] = stages.milliseconds.get(stage, 0.0) + ms
+
+    return work
+
+
+def _in_process(answerer: Answerer, questions: Sequence[str]) -> Subject:
+    def work(stages: Stages) -> None:
+        for question in questions:
+            (answer,) = answerer.answer([_question(question)])
+            for stage, ms in answer.usage.milliseconds.items():
+                stages.milliseconds[stage] = stages.milliseconds.get(stage, 0.0) + ms
+
+    return work
+
+
+def _per_question(times: Times, count: int) -> Times:
+    return Times(tuple({stage: ms / count for stage, ms in r.items()} for r in times.rounds))
+
+
+# --- by operator ----------------------------------------------------------------------------------------------
+
+
+class _Marked(Stages):
+    """Stages that a profile shows."""
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        with record_function(MARK + stage), Stages.__call__(self, stage):
+            yield
+
+
+def _operators(answerer: Answerer, questions: Sequence[str], stage: str) -> dict[str, float]:
+    """The stage's operators with most time of their own, milliseconds and calls per question; the rest; and Python."""
+    with mock.patch.object(story, "Stages", _Marked), profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for question in questions:
+            answerer.answer([_question(question)])
+    spent: dict[str, list[float]] = defaultdict(list)
+    outside = 0.0
+    for event in profiled.events() or ():
+        if event.name == MARK + stage:
+            outside += event.self_cpu_time_total / 1e3
+        elif _within(event, MARK + stage):
+            spent[event.name].append(event.self_cpu_time_total / 1e3)
+    count = len(questions)
+    ordered = sorted(spent.items(), key=lambda item: -sum(item[1]))
+    found = {f"{name}, {len(ms) / count:.0f} calls": sum(ms) / count for name, ms in ordered[:OPERATORS]}
+    rest = sum(sum(ms) for _, ms in ordered[OPERATORS:]) / count
+    return found | {f"{max(0, len(ordered) - OPERATORS)} others": rest, "Python, between operators": outside / count}
+
+
+def _within(event: FunctionEvent, name: str) -> bool:
+    parent = event.cpu_parent
+    while parent is not None:
+        if parent.name == name:
+            return True
+        parent = parent.cpu_parent
+    return False
