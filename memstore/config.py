@@ -28,10 +28,16 @@ class ModelConfig:
         d_kv: width of one attention head; `num_heads * d_kv` need not equal `d_model`.
         scale_head: logits are scaled by `d_model ** -0.5` (T5 v1.0, whose head is tied).
         copy_head: mix the vocabulary softmax with attention over the kept passages' tokens (1704.04368).
+        copy_previous: the copy head's attention has a learned bonus on tokens that follow, in their passage, the
+            token just written: a span is copied to its end.
+        match_embedding: rows `[question; memory]` get a learned vector by side and by whether the token stands on
+            the other side too (as the exact-match feature of arXiv 1704.00051, section 3.2).
         embedding_dim: width of the passage vectors for dense retrieval from the model's own memory
             encoder; 0 for none.
         question_template, passage_template: `{question}`, and `{title}` and `{text}`.
         tasks: question templates of tasks by name, instead of `question_template`.
+        spellings: whole answers, as the tokenizer decodes them, and how they are to be written, such as
+            {"supports": "SUPPORTS"} for a tokenizer that folds case.
         trained: False says that the weights are random; everything that answers with them says so too.
     """
 
@@ -49,6 +55,8 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     scale_head: bool = False
     copy_head: bool = False
+    copy_previous: bool = False
+    match_embedding: bool = False
     embedding_dim: int = 0
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
@@ -62,6 +70,7 @@ class ModelConfig:
     question_template: str = "{question}"
     passage_template: str = "title: {title} context: {text}"
     tasks: dict[str, str] = field(default_factory=dict)
+    spellings: dict[str, str] = field(default_factory=dict)
     name: str = ""
     trained: bool = True
 
@@ -82,6 +91,8 @@ class ModelConfig:
             raise ConfigError(f"alpha and beta must be in (0, 1], not {self.alpha} and {self.beta}")
         if self.system == "fid" and self.alpha != 1:
             raise ConfigError(f"FiD precomputes nothing: alpha must be 1, not {self.alpha}")
+        if self.copy_previous and not self.copy_head:
+            raise ConfigError("copy_previous is a setting of the copy head: it needs copy_head")
         if "{question}" not in self.question_template:
             raise ConfigError("question_template must contain {question}")
         for task, template in self.tasks.items():

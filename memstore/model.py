@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from memstore.config import ModelConfig
 from memstore.layers import Decoder, DecoderCache, EncoderStack, RMSNorm
-from memstore.packed import Layout, Packed, Rows, Tokens, join
+from memstore.packed import Layout, Packed, Rows, Tokens, join, matches
+
+_CONTINUE = 3.0  # of a new copy head: how much a token that continues what was written is preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,15 @@ class Encoded:
 class Generation:
     """One batch's way through the decoder: its caches, and what the copy head points at.
 
-    `copy_keys` `(B, S, D)`, `copy_ids` `(B, S)` and `copy_mask` `(B, S)` bool are None without a copy head.
+    `copy_keys` `(B, S, D)`, `copy_ids` `(B, S)` and `copy_mask` `(B, S)` bool are None without a copy head;
+    `copy_before` `(B, S)`, the token before each, is None without `copy_previous`.
     """
 
     cache: DecoderCache
     copy_keys: Tensor | None = None
     copy_ids: Tensor | None = None
     copy_mask: Tensor | None = None
+    copy_before: Tensor | None = None
 
     def take(self, questions: Tensor) -> None:
         """Keep only the questions with the given indices `(B',)`, with all their beams."""
@@ -55,6 +59,16 @@ class Generation:
         if self.copy_keys is not None and self.copy_ids is not None and self.copy_mask is not None:
             self.copy_keys, self.copy_ids = self.copy_keys[questions], self.copy_ids[questions]
             self.copy_mask = self.copy_mask[questions]
+        if self.copy_before is not None:
+            self.copy_before = self.copy_before[questions]
+
+
+def _stream(x: Tensor) -> Tensor:
+    """What the residual stream is kept in: the parameters' dtype, or under autocast (training) its dtype, so that
+    norms and sums move half the bytes and the model is trained in the precision it serves in.
+    """
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class CopyHead(nn.Module):
@@ -67,9 +81,12 @@ class CopyHead(nn.Module):
         self.query = nn.Linear(config.d_model, config.d_model, bias=False)
         self.key = nn.Linear(config.d_model, config.d_model, bias=False)
         self.gate = nn.Linear(config.d_model, 1)
+        self.previous = nn.Linear(config.d_model, 1) if config.copy_previous else None
 
-    def forward(self, hidden: Tensor, logits: Tensor, generation: Generation) -> Tensor:
-        """Log-probabilities `(N, t, V)` float32 from decoder states `(N, t, D)` and logits `(N, t, V)`."""
+    def forward(self, hidden: Tensor, logits: Tensor, generation: Generation, written: Tensor) -> Tensor:
+        """Log-probabilities `(N, t, V)` float32 from decoder states `(N, t, D)`, logits `(N, t, V)`, and the
+        tokens written last, `(N, t)`.
+        """
         keys, ids, mask = generation.copy_keys, generation.copy_ids, generation.copy_mask
         assert keys is not None
         assert ids is not None
@@ -78,6 +95,9 @@ class CopyHead(nn.Module):
         b = keys.shape[0]
         q = self.query(hidden).view(b, n // b * t, d)  # beams of a question share its keys
         weights = (q @ keys.transpose(1, 2)).float() * d**-0.5  # (B, beams * t, S)
+        if self.previous is not None and generation.copy_before is not None:
+            follows = written.view(b, n // b * t, 1) == generation.copy_before[:, None, :]  # (B, beams * t, S)
+            weights = weights + self.previous(hidden).float().view(b, n // b * t, 1) * follows
         weights = weights.masked_fill(~mask[:, None, :], -torch.inf).softmax(-1).nan_to_num(0.0)
         copied = torch.zeros(b, weights.shape[1], logits.shape[-1], device=hidden.device)
         copied = copied.scatter_add(2, ids[:, None, :].expand(-1, n // b * t, -1), weights).view(n, t, -1)
@@ -99,6 +119,7 @@ class MemoryModel(nn.Module):
         lumen = config.system == "lumen"  # memories stay as they were: the trained copies are the question's
         self.memory_embedding = nn.Embedding(config.vocab_size, config.d_model) if lumen else None
         self.question_encoder = EncoderStack(config, config.num_memory_layers) if lumen else None
+        self.match_embedding = nn.Embedding(4, config.d_model) if config.match_embedding else None
         self.live = EncoderStack(config, config.num_live_layers)
         self.final_norm = RMSNorm(config)
         self.scorer = nn.Linear(config.d_model, 1, bias=False) if config.has_scorer else None
@@ -132,7 +153,7 @@ class MemoryModel(nn.Module):
         return self._encode(tokens, self.embedding, self.question_encoder or self.memory_encoder)
 
     def _encode(self, tokens: Tokens, embedding: nn.Embedding, stack: EncoderStack) -> Packed:
-        x = self.dropout(embedding(tokens.ids))  # (T, D)
+        x = self.dropout(_stream(embedding(tokens.ids)))  # (T, D)
         return Packed(states=stack(x, tokens.layout), token_ids=tokens.ids, layout=tokens.layout)
 
     def embed(self, packed: Packed) -> Tensor:
@@ -155,6 +176,9 @@ class MemoryModel(nn.Module):
             question_of: `(R,)` int64 on the CPU, ascending: each memory's question.
         """
         rows = join(questions, memories, question_of)
+        if self.match_embedding is not None:
+            kinds = 2 * rows.from_passage + matches(rows, self.config.vocab_size)  # (T,)
+            rows = rows.with_states(rows.states + self.match_embedding(kinds).to(rows.states.dtype))
         return rows.with_states(self.live(rows.states, rows.layout, last=self.config.num_live_a_layers))
 
     def score(self, rows: Rows) -> Tensor:
@@ -186,17 +210,19 @@ class MemoryModel(nn.Module):
             copy_keys=layout.pad(self.copy_head.key(layout.fill(encoded.states))),
             copy_ids=layout.pad(encoded.token_ids),
             copy_mask=layout.pad(encoded.from_passage),  # padding is zeros: false
+            # A row begins with question tokens, which are never copied: rolling over its edge harms nothing.
+            copy_before=layout.pad(encoded.token_ids.roll(1)) if self.config.copy_previous else None,
         )
 
     def step(self, ids: Tensor, generation: Generation) -> Tensor:
         """Feed decoder tokens, `(N = B * beams, t)`: log-probabilities `(N, t, V)` float32 of the next."""
-        hidden = self.decoder(self.embedding(ids), generation.cache)
+        hidden = self.decoder(_stream(self.embedding(ids)), generation.cache)
         head = self.embedding.weight if self.head is None else self.head.weight
         scaled = hidden * self.config.d_model**-0.5 if self.config.scale_head else hidden
         logits = F.linear(scaled, head)  # (N, t, V)
         if self.copy_head is None:
             return logits.float().log_softmax(-1)
-        return self.copy_head(hidden, logits, generation)  # type: ignore[no-any-return]
+        return self.copy_head(hidden, logits, generation, ids)  # type: ignore[no-any-return]
 
     def log_probs(self, encoded: Encoded, targets: Tensor) -> Tensor:
         """Teacher forcing: log-probabilities `(B, t, V)` float32 at each target position.
@@ -216,13 +242,16 @@ class MemoryModel(nn.Module):
         c = self.config
         deviation = {"qkv": c.d_model**-0.5, "q": (c.d_model * c.d_kv) ** -0.5, "kv": c.d_model**-0.5,
                      "o": (c.num_heads * c.d_kv) ** -0.5, "wi": c.d_model**-0.5, "wo": c.d_ff**-0.5,
-                     "embedding": 1.0, "memory_embedding": 1.0}  # fmt: skip
+                     "embedding": 1.0, "memory_embedding": 1.0, "match_embedding": 1.0}  # fmt: skip
         for name, p in self.named_parameters():
             if name.endswith("norm.weight"):
                 p.fill_(1.0)
                 continue
             if name.endswith("gate.bias"):
                 p.zero_()
+                continue
+            if name.endswith("previous.bias"):
+                p.fill_(_CONTINUE)
                 continue
             part = name.split(".")[-2]
             values = torch.randn(p.shape, generator=generator) * deviation.get(part, c.d_model**-0.5)

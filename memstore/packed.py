@@ -209,6 +209,18 @@ def join(questions: Packed, passages: Packed, question_of: Tensor) -> Rows:
     )
 
 
+def matches(rows: Rows, vocab_size: int) -> Tensor:
+    """`(T,)` bool: whether the token's id stands on the other side of its row, question or passage, too."""
+    device = rows.states.device
+    row_of, question_of = rows.layout.row_of.to(device), rows.question_of.to(device)
+    ids, passage = rows.token_ids, rows.from_passage
+    asked = torch.zeros(rows.questions, vocab_size, dtype=torch.bool, device=device)
+    asked[question_of[row_of[~passage]], ids[~passage]] = True
+    held = torch.zeros(rows.layout.rows, vocab_size, dtype=torch.bool, device=device)
+    held[row_of[passage], ids[passage]] = True
+    return torch.where(passage, asked[question_of[row_of], ids], held[row_of, ids])
+
+
 def concatenate(parts: Sequence[Packed]) -> Packed:
     """Several packed tensors behind one another."""
     return Packed(

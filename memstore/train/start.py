@@ -21,7 +21,12 @@ from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.config import LossConfig, ModelTable
 
-_MAY_BE_NEW = ("scorer.", "copy_head.", "projection.")  # parts that a checkpoint can be given, or lose
+_MAY_BE_NEW = (
+    "scorer.",
+    "copy_head.",
+    "match_embedding.",
+    "projection.",
+)  # parts that a checkpoint can be given, or lose
 
 
 def open_model(table: ModelTable, *, seed: int) -> tuple[MemoryModel, TextTokenizer]:

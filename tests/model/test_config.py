@@ -40,6 +40,7 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
         ({"system": "rag"}, "system must be fid, lumen or glimmer"),
         ({"feed_forward": "silu"}, "feed_forward must be"),
         ({"alpha": 0.0}, "alpha and beta"),
+        ({"copy_previous": True}, "it needs copy_head"),
         ({"beta": 1.5}, "alpha and beta"),
         ({"system": "fid", "alpha": 0.5}, "alpha must be 1"),
         ({"question_template": "why"}, "question_template must contain {question}"),

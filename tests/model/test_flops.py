@@ -25,6 +25,7 @@ BASE = ModelConfig(  # eos is outside the vocabulary: answers are as long as the
 CONFIGS = {
     "glimmer": BASE.replace(alpha=2 / 3, beta=1 / 4),
     "glimmer-copy": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True),
+    "glimmer-all": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True, copy_previous=True, match_embedding=True),
     "lumen-relu": BASE.replace(system="lumen", alpha=1 / 2, feed_forward="relu", tie_word_embeddings=True),
     "fid": BASE.replace(system="fid", alpha=1.0, copy_head=True),
 }

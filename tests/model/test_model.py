@@ -30,15 +30,23 @@ def inputs() -> tuple[list[Tensor], list[Tensor], Tensor]:
     return tiny.token_rows(QUESTIONS), tiny.token_rows(PASSAGES, seed=1), targets
 
 
+ALL_PARTS = {"copy_head": True, "copy_previous": True, "match_embedding": True}
+PARTS = [
+    pytest.param({}, id="plain"),
+    pytest.param({"copy_head": True}, id="copy"),
+    pytest.param(ALL_PARTS, id="all"),
+]
+
+
 def close(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("copy_head", [False, True], ids=["plain", "copy"])
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_batch_equals_singles(system: str, copy_head: bool) -> None:
-    model = make(system, copy_head=copy_head)
+def test_batch_equals_singles(system: str, parts: dict[str, bool]) -> None:
+    model = make(system, **parts)
     questions, passages, targets = inputs()
     rows = run(model, questions, passages, QUESTION_OF)
     encoded = model.live_b(rows)
@@ -139,10 +147,10 @@ def encode(model: MemoryModel) -> tuple[Encoded, Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("copy_head", [False, True], ids=["plain", "copy"])
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [1, 4]], ids=str)
-def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], copy_head: bool) -> None:
-    model = make("glimmer", copy_head=copy_head)
+def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], parts: dict[str, bool]) -> None:
+    model = make("glimmer", **parts)
     encoded, targets = encode(model)
     inputs = torch.cat([torch.zeros_like(targets[:, :1]), targets[:, :-1]], 1)  # 0 starts the decoder
     generation = model.start(encoded, capacity=8)
@@ -152,9 +160,10 @@ def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], copy_head: b
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_gradients_reach_every_parameter_that_takes_part(system: str) -> None:
-    model = make(system, copy_head=True, embedding_dim=8).train()
+    model = make(system, **ALL_PARTS, embedding_dim=8).train()
     torch.manual_seed(0)
     questions, passages, targets = inputs()
+    targets[0, :2] = passages[0][:2]  # a span, for the bonus on what goes on
     memories = model.encode_passages(Tokens.of(passages))
     rows = model.live_a(model.encode_question(Tokens.of(questions)), memories, QUESTION_OF)
     loss = -model.log_probs(model.live_b(rows), targets).gather(-1, targets[..., None]).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memstore.packed import Layout, Packed, Rows, Tokens, join
+from memstore.packed import Layout, Packed, Rows, Tokens, join, matches
 
 LENGTHS = [[3, 1, 4], [2, 2, 2], [1], [0, 3], [3, 0, 2, 0], [0, 0], []]
 
@@ -96,3 +96,14 @@ def test_take_selects_rows(joined: Rows) -> None:
 def test_take_changes_the_order_within_a_question(joined: Rows) -> None:
     taken = joined.take(torch.tensor([1, 0, 2, 3]))
     assert rows_of(taken.token_ids, taken.layout) == [[10, 11, 3], [10, 11, 1, 2], [20], [4, 5, 6]]
+
+
+def test_matches_are_tokens_of_the_other_side() -> None:
+    def packed(rows: list[list[int]]) -> Packed:
+        tokens = Tokens.of(rows)
+        return Packed(torch.zeros(len(tokens.ids), 1), tokens.ids, tokens.layout)
+
+    questions, passages = packed([[5, 6], [7]]), packed([[6, 8, 6], [], [5, 7, 9]])
+    rows = join(questions, passages, torch.tensor([0, 0, 1]))
+    # [5 6 | 6 8 6], [5 6 |], [7 | 5 7 9]: the 5 of the last passage stands in another question
+    assert matches(rows, 10).int().tolist() == [0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 0]
