@@ -24,6 +24,7 @@ from memstore.passage import Passage
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
+from memstore.surface import spelled
 from memstore.tokens import TextTokenizer
 
 RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
@@ -211,7 +212,7 @@ class Answerer:
                 fid_flops=fid,
                 questions_in_batch=len(questions),
             )
-            text = self.tokenizer.decode(read.decoded[i].ids)
+            text = self._text(read.decoded[i].ids, ranked)
             answers.append(Answer(text=text, score=read.decoded[i].score, passages=ranked, usage=usage))
         return answers
 
@@ -327,6 +328,14 @@ class Answerer:
         if not brought and all(found):
             return parts[0], bytes_read  # the usual case: already in order
         return concatenate(parts).take(torch.tensor(order)), bytes_read
+
+    def _text(self, ids: Sequence[int], ranked: Sequence[RankedPassage]) -> str:
+        """The answer in words, spelled as in the passages read where the tokenizer folds case."""
+        text = self.tokenizer.decode(ids)
+        if not self.tokenizer.folds_case or text in self.model.config.spellings.values():
+            return text
+        kept = [p.passage for p in ranked if p.kept]
+        return spelled(text, [*(p.text for p in kept), *(p.title for p in kept)])
 
     def _flops(
         self, question: Question, *, passage_tokens: list[int], kept_tokens: list[int], new_tokens: int

@@ -41,6 +41,7 @@ class TextTokenizer:
 
     Attributes:
         fingerprint: sha256 of `json`.
+        folds_case: the tokenizer makes capitals small.
         json: the canonical `tokenizer.json`: sorted keys, no padding or truncation settings.
     """
 
@@ -60,6 +61,7 @@ class TextTokenizer:
         self.json = canonical(tokenizer)
         self.fingerprint = hashlib.sha256(self.json.encode()).hexdigest()
         self._tokenizer = Tokenizer.from_str(self.json)
+        self.folds_case = self.decode(self._encode(["Aa"])[0]) == "aa"
 
     def passages(self, passages: Sequence[Passage]) -> list[Ids]:
         """Token ids of the filled `passage_template` and eos: `max_passage_tokens` at most, eos kept."""
@@ -116,8 +118,11 @@ class TextTokenizer:
         return self._ended(self._encode(texts), max_tokens).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, without special tokens and without ids that the tokenizer does not know."""
-        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+        """Text of token ids, without special tokens and without ids that the tokenizer does not know; a whole
+        answer among the config's `spellings` is written as they say.
+        """
+        text = str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+        return self.config.spellings.get(text, text)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [

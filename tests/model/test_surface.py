@@ -1,0 +1,39 @@
+"""Answers written as their passages write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from memstore.surface import spelled
+
+TEXTS = [
+    "Marie Curie (born in Warsaw) won it in the U.S. in 1921; it cost $1,000 or so.",
+    "CURIE was the co-founder of the Radium Institute, with a half-life of 1,600 years. Ask J. R. R. Tolkien's agent.",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("marie curie", "Marie Curie"),
+        ("curie", "Curie"),  # the first text first
+        ("u. s", "U.S"),
+        ("u.s.", "U.S."),
+        ("$ 1, 000", "$1,000"),
+        ("cofounder", "cofounder"),  # other words: left alone
+        ("co- founder", "co-founder"),
+        ("j.r.r. tolkien", "J. R. R. Tolkien"),
+        ("radium institute", "Radium Institute"),
+        ("art", "art"),  # never a part of a word
+        ("nobody", "nobody"),
+        ("", ""),
+        ("?!", "?!"),
+        ("(born in warsaw)", "(born in Warsaw)"),
+    ],
+)
+def test_an_answer_is_spelled_as_the_first_passage_that_holds_it(answer: str, expected: str) -> None:
+    assert spelled(answer, TEXTS) == expected
+
+
+def test_words_in_brackets_and_lines_are_not_joined() -> None:
+    assert spelled("one two", ["One\nTwo", "One -- Two"]) == "One -- Two"
