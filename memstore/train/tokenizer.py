@@ -9,44 +9,73 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 SENTINELS = 100  # T5's span corruption names masked spans <extra_id_0> .. <extra_id_99>
+ALPHABET = 400  # characters with a piece of their own; the others are written in bytes
+
+# A word has the same pieces wherever it stands: no space before punctuation, one between punctuation and a word.
+_BEFORE_MARK = Regex(r"\s+(?=[^\w\s<])")
+_MARK_LETTER = Regex(r"(?<=[^\w\s>])(?=\p{L})")
+_MARK_DIGIT = Regex(r"(?<=[^\w\s.,:>])(?=\d)")  # "1,000" and "2.5" stay together
+# What decoding takes back: hyphens, apostrophes, initials, opening brackets.
+_JOINED = Regex(r"(?<=\w[-'’–/]) (?=\w)|(?<=\b\w\.) (?=\w\b\.)|(?<=[(\[$£€“]) ")
+_OPENING = Regex(r"(?<=[\w,])(?=[(\[“$£€])")
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """A unigram tokenizer (Kudo, 2018) over NFKC text with byte fallback, ids 0, 1, 2 = pad, end, unknown.
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool = False) -> Tokenizer:
+    """Byte-pair encoding (arXiv 1508.07909) over NFKC text with byte fallback, ids 0, 1, 2 = pad, end, unknown.
 
-    Words carry their leading space (`▁word`), so a name has the same tokens wherever it stands: what the copy
-    head copies is what the answer is made of. Characters outside the vocabulary become bytes, so any script
-    survives a round trip.
+    Words carry their leading space (`▁word`) and punctuation stands apart, so a name has the same pieces wherever it
+    stands: what the copy head copies is what the answer is made of. Characters outside the vocabulary become bytes,
+    so any script survives a round trip; spaces around punctuation do so only by rules of English writing.
 
     Args:
         texts: paragraphs or documents; read once.
         vocab_size: pieces in all, special tokens, sentinels and the 256 bytes included.
+        lowercase: fold case, so that a question in small letters has the pieces of the passage it asks about.
     """
     special = [PAD, EOS, UNK, *(f"<extra_id_{i}>" for i in range(SENTINELS))]
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size - len(bytes_), special_tokens=special, unk_token=UNK, show_progress=False
+    tokenizer = Tokenizer(models.BPE(unk_token=UNK, byte_fallback=True, fuse_unk=False))
+    fold = [normalizers.Lowercase()] if lowercase else []
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            *fold,
+            normalizers.Replace(_BEFORE_MARK, ""),
+            normalizers.Replace(_MARK_LETTER, " "),
+            normalizers.Replace(_MARK_DIGIT, " "),
+            normalizers.Replace(Regex(r"\s+"), " "),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation("isolated")]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special + bytes_,
+        limit_alphabet=ALPHABET,
+        min_frequency=2,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
-    return _with_byte_fallback(tokenizer, special, bytes_, vocab_size)
-
-
-def _with_byte_fallback(trained: Tokenizer, special: list[str], bytes_: list[str], vocab_size: int) -> Tokenizer:
-    """The trainer knows no byte fallback: rebuild the model with the byte pieces behind the special ones."""
-    learned = json.loads(trained.to_str())["model"]["vocab"]
-    pieces = [(piece, score) for piece, score in learned if piece not in set(special)]
-    vocab = [*((s, 0.0) for s in special), *((b, 0.0) for b in bytes_), *pieces][:vocab_size]
-    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=True))
-    tokenizer.normalizer = trained.normalizer
-    tokenizer.pre_tokenizer = trained.pre_tokenizer
+    tokenizer = _without_added(tokenizer, bytes_)
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Replace(_JOINED, ""),
+            decoders.Replace(_OPENING, " "),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[(EOS, 1)]
     )
-    tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def _without_added(tokenizer: Tokenizer, ordinary: list[str]) -> Tokenizer:
+    """The same tokenizer with some special tokens made ordinary pieces: text that spells a byte piece is text."""
+    values = json.loads(tokenizer.to_str())
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] not in set(ordinary)]
+    return Tokenizer.from_str(json.dumps(values))
