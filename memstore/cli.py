@@ -277,24 +277,43 @@ def train(
 def prepare(
     store: Annotated[Path, typer.Option(help="The store whose retriever finds the candidates.")],
     out: Annotated[Path, typer.Option(help="Folder of the cache, for `memstore train`.")],
-    task: Annotated[list[str], typer.Option(help="NAME=FILE: questions in KILT's form, such as nq.train=nq.jsonl.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: questions in KILT's form, such as nq.train=nq.jsonl.")
+    ] = None,
     model: BuildModel = "default",
     k: Annotated[int, typer.Option(min=1, help="Passages per question.")] = 20,
     pretrain: Annotated[bool, typer.Option(help="Also sentences to mask, and their lexical neighbours.")] = True,
+    pretrain_passages: Annotated[
+        int, typer.Option(min=0, help="Passages of the store, evenly spread, beside the candidates.")
+    ] = 0,
+    pretrain_most: Annotated[
+        int, typer.Option(min=0, help="Look for sentences in so many passages, evenly spread; 0 for all.")
+    ] = 0,
+    neighbours: Annotated[int, typer.Option(min=0, help="Lexical neighbours per passage to pretrain on.")] = 8,
     as_json: Json = False,
 ) -> None:
     """Find every training question's passages once, mark those that hold an answer, and cache them as token arrays."""
-    from memstore.report import show_prepared
+    from memstore.report import StageLines, show_prepared
     from memstore.train.prepare import PrepareOptions, model_tokenizer
     from memstore.train.prepare import prepare as run
 
     tasks: dict[str, tuple[Path, ...]] = {}
-    for entry in task:
+    for entry in task or ():
         name, separator, file = entry.partition("=")
         if not separator:
             raise ConfigError(f"--task must be NAME=FILE, such as nq.train=nq.jsonl, not {entry!r}")
         tasks[name] = (*tasks.get(name, ()), Path(file))
-    report = run(PrepareOptions(out=out, store=store, tasks=tasks, k=k, pretrain=pretrain), model_tokenizer(model))
+    options = PrepareOptions(
+        out=out,
+        store=store,
+        tasks=tasks,
+        k=k,
+        pretrain=pretrain,
+        pretrain_passages=pretrain_passages,
+        pretrain_most=pretrain_most,
+        neighbours=neighbours,
+    )
+    report = run(options, model_tokenizer(model), tick=StageLines(lambda line: typer.echo(line, err=True)))
     _print(asdict(report), as_json, show_prepared)
 
 

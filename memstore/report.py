@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,21 @@ from rich.table import Table
 Values = Mapping[str, Any]
 UNTRAINED = "This model is UNTRAINED: its weights are random, so the answer and the ranking mean nothing."
 STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode")
+
+
+class StageLines:
+    """Progress of a long command as lines of text: a stage's counts, every ten seconds and at its end."""
+
+    EVERY = 10.0  # seconds
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._told = tell, time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """So much of a stage is done."""
+        if done >= total or time.monotonic() - self._told > self.EVERY:
+            self._told = time.monotonic()
+            self._tell(f"{stage}: {done:,}/{total:,}")
 
 
 def _console() -> Console:

@@ -76,6 +76,7 @@ class PrepareOptions:
         corpus: files of ready passages, JSON lines `{"id", "title", "text"}` or the builder's spool, for pretraining.
         pretrain: whether to look for sentences to pretrain on in the cache's passages.
         pretrain_passages: passages of the store beside the candidates, evenly spread (all the corpus' are taken).
+        pretrain_most: look for sentences in at most so many of the cache's passages, evenly spread; 0 for all.
         most_spans: salient spans kept per passage.
         max_sentence_tokens: longer sentences are not asked about.
         neighbours: lexical neighbours per passage; 0 for none.
@@ -90,6 +91,7 @@ class PrepareOptions:
     corpus: tuple[Path, ...] = ()
     pretrain: bool = True
     pretrain_passages: int = 0
+    pretrain_most: int = 0
     most_spans: int = 4
     max_sentence_tokens: int = 48
     neighbours: int = 8
@@ -182,7 +184,7 @@ def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: 
     sources += [file_sha256([path]) for path in options.corpus]
     pretraining: dict[str, Any] = {}
     if options.pretrain:
-        names = ("pretrain_passages", "most_spans", "max_sentence_tokens", "neighbours")
+        names = ("pretrain_passages", "pretrain_most", "most_spans", "max_sentence_tokens", "neighbours")
         pretraining = {name: getattr(options, name) for name in names}
     return CacheFingerprint(
         passages=hashlib.sha256("\n".join(sources).encode()).hexdigest(),
@@ -311,9 +313,11 @@ class _Work:
     def _pretraining(self, folder: Path) -> dict[str, Any]:
         o = self.options
         builder = TableBuilder(self.tokenizer, most_spans=o.most_spans, most_tokens=o.max_sentence_tokens)
+        chosen = set(spread(len(self.table), o.pretrain_most or len(self.table)))
         with self._stage("sentences", len(self.table)) as advance:
             for rows, passages in self.table.read():
-                builder.add(rows, passages)
+                taken = [i for i, row in enumerate(rows) if row in chosen]
+                builder.add([rows[i] for i in taken], [passages[i] for i in taken])
                 advance(len(rows))
         with self._stage("neighbours", len(builder.rows)) as advance:
             near = neighbours(self._passages(), builder.rows, builder.queries, count=o.neighbours, advance=advance)

@@ -1,8 +1,10 @@
-"""Pretraining questions made from plain passages. Three kinds:
+"""Pretraining questions made from plain passages. Four kinds:
 
 - "salient": a sentence with a name, date or number masked is the question, its words dropped here and there so that
   copying the sentence's surroundings is not enough; the masked text is the answer. The passage it came from is to be
   found among others and read (salient span masking, REALM, arXiv 2002.08909, section 3.4).
+- "asked": the same, but the sentence's words stand behind a question word that fits the answer ("when", "how many",
+  "who", ...) and the masked place is not shown: cloze to question as in Lewis et al., arXiv 1906.04980, section 2.3.
 - "rebuild": some words of a sentence are the question, the whole sentence is the answer: more to learn from per step.
 - "corrupt": span corruption (T5, arXiv 1910.10683, section 3.1.4): the passage itself is masked, and the answer is
   what was masked. The question is the prompt alone.
@@ -13,6 +15,7 @@ An example is a function of its random generator alone. Knows token arrays; refu
 
 from __future__ import annotations
 
+import calendar
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +30,14 @@ from memstore.train.config import require
 from memstore.train.pretrain_table import PretrainTable
 from memstore.train.ragged import Ints, Ragged
 
-KINDS = ("salient", "rebuild", "corrupt")
+KINDS = ("salient", "asked", "rebuild", "corrupt")
+QUESTION_WORDS = {
+    "date": ("when", "when did", "in what year", "what year"),
+    "number": ("how many", "how much", "what number", "what"),
+    "name": ("who", "what", "which", "where", "who is", "what is the name of", "who was", "in what place"),
+}
+_MONTHS = frozenset(name.lower() for name in calendar.month_name if name)
+_YEARS = range(1000, 2100)  # a number of four digits that is called a date
 _WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies write the space before a word
 
 
@@ -36,16 +46,17 @@ class PretrainSettings:
     """`[data.pretrain]`.
 
     Attributes:
-        salient, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
-        word_dropout: of "salient": share of the sentence's words left out.
+        salient, asked, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
+        word_dropout: of "salient" and "asked": share of the sentence's words left out.
         keep_words: of "rebuild": share of the sentence's words that are given.
         noise: of "corrupt": share of tokens masked.
         noise_span: of "corrupt": mean length of a masked span, in tokens.
-        salient_prompt, rebuild_prompt, corrupt_prompt: question templates.
+        salient_prompt, asked_prompt, rebuild_prompt, corrupt_prompt: question templates.
         dev_questions: so many passages are held out, evenly spread, and asked about for measuring ("salient").
     """
 
     salient: float = 0.7
+    asked: float = 0.0
     rebuild: float = 0.3
     corrupt: float = 0.0
     word_dropout: float = 0.15
@@ -53,6 +64,7 @@ class PretrainSettings:
     noise: float = 0.15
     noise_span: float = 3.0
     salient_prompt: str = "fill: {question}"
+    asked_prompt: str = "question: {question}"
     rebuild_prompt: str = "rebuild: {question}"
     corrupt_prompt: str = "denoise: {question}"
     dev_questions: int = 256
@@ -113,6 +125,7 @@ class Pretraining:
         self._question_tokens = max_question_tokens
         plain = Tokenizer.from_str(tokenizer.json)
         self._sentinels, self._word_start = _vocabulary(plain, tokenizer.config.vocab_size)
+        self._asking = _QuestionWords(plain, tokenizer.config.vocab_size)
         if not len(self._sentinels) and (settings.salient or settings.corrupt):
             raise ConfigError("the tokenizer has no <extra_id_0>: only `rebuild` can be pretrained with it")
         self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
@@ -152,10 +165,12 @@ class Pretraining:
         sentence = int(rng.integers(first, last))
         begin, end = (int(x) for x in table.sentences.values[sentence])
         tokens = self._passages[row]
-        if kind == "salient":
+        if kind in ("salient", "asked"):
             span = int(rng.integers(table.spans.offsets[sentence], table.spans.offsets[sentence + 1]))
-            question = self._masked(tokens, begin, end, table.spans.values[span], rng)
             target = table.answers[span]
+            mark = self._asking.draw(target, rng) if kind == "asked" else self._sentinels[:1]
+            place = table.spans.values[span]
+            question = self._masked(tokens, begin, end, place, mark, rng, in_front=kind == "asked")
         else:
             question = self._thinned(tokens[begin:end], self.settings.keep_words, rng)
             target = tokens[begin:end]
@@ -166,15 +181,19 @@ class Pretraining:
         gold = [n == place for n in range(len(passages))]
         return Example(kind, self._asked(kind, question), self._ended(target), passages, gold)
 
-    def _masked(self, tokens: Ints, begin: int, end: int, span: Ints, rng: Generator) -> Ints:
-        """The sentence with the span behind a sentinel and words left out, cut to fit around the sentinel."""
+    def _masked(
+        self, tokens: Ints, begin: int, end: int, span: Ints, mark: Ints, rng: Generator, *, in_front: bool
+    ) -> Ints:
+        """The sentence without the span and some words, cut to fit around it; `mark` in its place or in front."""
         a, b = int(span[0]), int(span[1])
         keep = 1 - self.settings.word_dropout
         before = self._thinned(tokens[begin:a], keep, rng, least=0)
         after = self._thinned(tokens[b:end], keep, rng, least=0)
-        room = self._question_tokens - sum(map(len, self._prompts["salient"])) - 1
+        prompt = self._prompts["asked" if in_front else "salient"]
+        room = max(1, self._question_tokens - sum(map(len, prompt)) - len(mark))
         left = min(len(before), max(room // 2, room - len(after)))
-        return np.concatenate([before[len(before) - left :], self._sentinels[:1], after[: max(0, room - left)]])
+        before, after = before[len(before) - left :], after[: max(0, room - left)]
+        return np.concatenate([mark, before, after] if in_front else [before, mark, after])
 
     def _thinned(self, tokens: Ints, keep: float, rng: Generator, *, least: int = 1) -> Ints:
         """The tokens without those of words left out at random; `least` words stay."""
@@ -240,6 +259,31 @@ class Pretraining:
             high = max(low, min(last, around[0]))
         begin = int(rng.integers(low, high + 1))
         return np.concatenate([tokens[begin : begin + most - 1], [self._eos]])
+
+
+class _QuestionWords:
+    """Question words by the kind of an answer, as token ids; the kind is told by the answer's tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self._words = {
+            kind: [np.array(tokenizer.encode(w, add_special_tokens=False).ids, dtype=np.int64) for w in words]
+            for kind, words in QUESTION_WORDS.items()
+        }
+        pieces = {i: token.lstrip("▁Ġ").lower() for token, i in tokenizer.get_vocab(with_added_tokens=True).items()}
+        self._kinds = [_kind_of(pieces.get(i, "")) for i in range(max(size, max(pieces) + 1))]
+
+    def draw(self, answer: Ints, rng: Generator) -> Ints:
+        """Question words that fit an answer, by chance."""
+        found = {self._kinds[int(t)] for t in answer}
+        words = self._words["date" if "date" in found else "number" if "number" in found else "name"]
+        chosen: Ints = words[int(rng.integers(len(words)))]
+        return chosen
+
+
+def _kind_of(piece: str) -> str:
+    if piece in _MONTHS or (piece.isdecimal() and len(piece) == 4 and int(piece) in _YEARS):
+        return "date"
+    return "number" if piece[:1].isdecimal() else "name"
 
 
 def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[tuple[int, int]]:
