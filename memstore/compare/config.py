@@ -1,9 +1,58 @@
 """Every choice of a comparison, frozen and typed, read from one TOML file. Knows no tensors and no files but that one.
 
 out = "comparison"
-[base]                        a training config, as `memstore train` takes it, without `out`
-[systems.fid]                 what a system changes in it, or the checkpoint it is loaded from
-[grid]                        what is measured
+title = "FiD, LUMEN and GLIMMER on one budget"
+about = "Simple English Wikipedia; BM25; tasks in KILT's form."
+
+[base]                        # a training config, as `memstore train` takes it, without `out`
+steps = 20000
+data = { cache = "cache", questions = 64, passages = [[0, 8]] }
+loss = { keep_k = 4 }
+model.source = "scratch"
+model.tokenizer = "tokenizer.json"
+model.config.d_model = 256
+model.config.d_kv = 64
+model.config.d_ff = 1024
+model.config.num_heads = 4
+model.config.num_layers = 6
+model.config.num_decoder_layers = 2
+
+[systems.fid]                 # what a system changes in the base, merged into it table by table
+title = "FiD"
+changes.model.config = { system = "fid", alpha = 1.0 }
+
+[systems.lumen]
+title = "LUMEN"
+changes.model.config = { system = "lumen" }
+
+[systems.glimmer]             # the base as it is
+title = "GLIMMER"
+
+[systems.single]
+title = "GLIMMER, no multi-task"
+ablation_of = "glimmer"
+single_task = true
+
+[systems.no-distillation]
+title = "GLIMMER, no distillation"
+ablation_of = "glimmer"
+changes.loss = { distill_weight = 0 }
+
+[systems.separate]
+title = "LUMEN, separate reranker"
+ablation_of = "glimmer"
+models_of = "lumen"           # reads with the models trained there
+reranker = "ranker"           # ordered by the scorer of this one, in a pass of its own
+
+[systems.ranker]              # only ranks: the model with the best recall is kept, and it is not measured
+measured = false
+changes.dev = { best_by = "recall" }
+
+[grid]                        # what is measured
+retrieve_k = [5, 10, 20]
+keep_k = [1, 2, 5, 10]
+questions = 300
+timed_questions = 10
 """
 
 from __future__ import annotations

@@ -74,6 +74,8 @@ def _head(summary: Json) -> str:
         )
     if loaded := [s["title"] for s in systems.values() if s["checkpoint"]]:
         lines.append(f"Loaded, not trained here: {', '.join(loaded)}.")
+    if random := [s["title"] for s in systems.values() if not all(_trained(m) for m in s["models"].values())]:
+        lines.append(f"**UNTRAINED, with random weights: {', '.join(random)}. Their quality means nothing.**")
     lines.append(
         f"Measured on {sum(t['questions'] for t in tasks.values()):,} questions of {len(tasks)} task(s), the same for "
         f"all systems, on {'; '.join(machines)}."
@@ -109,6 +111,10 @@ def _head(summary: Json) -> str:
 def _budget(system: Json) -> dict[str, float]:
     """Steps, tokens and seconds of all models of a system."""
     return {key: sum(t[key] for t in system["training"].values()) for key in ("step", "tokens", "seconds")}
+
+
+def _trained(model: Json) -> bool:
+    return bool(model["config"]["trained"])
 
 
 def _machine(made_by: Json, *, gpu: bool) -> str:

@@ -71,7 +71,7 @@ def compare(config: CompareConfig, tell: Tell | None = None, *, only: tuple[str,
     """
     work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None))
     names = config.names(only)
-    _refuse_other_settings(work, names)
+    _refuse_other_settings(work)
     finished = [name for name in names if _train(work, name)]
     ready = [n for n in finished if (config.systems[n].reranker or n) in finished]
     systems = _load(work, ready)
@@ -90,10 +90,10 @@ def compare(config: CompareConfig, tell: Tell | None = None, *, only: tuple[str,
     return summary
 
 
-def _refuse_other_settings(work: _Work, names: list[str]) -> None:
-    """Hold what is there to what is asked for, before hours of work."""
-    for name in names:
-        for run in work.plans[name].runs.values():
+def _refuse_other_settings(work: _Work) -> None:
+    """Hold what is there, of any system, to what is asked for, before hours of work."""
+    for name, plan in work.plans.items():
+        for run in plan.runs.values():
             _trained(run)
         _found(work, name)
 

@@ -68,7 +68,12 @@ def plans(config: CompareConfig) -> dict[str, Plan]:
         ConfigError: a training config has an unknown key or an impossible value, or a task has no training set.
         CandidatesNotFound, CandidatesCorrupt: of the cache, which is asked for the tasks of single-task systems.
     """
-    return {name: _plan(config, name, table) for name, table in config.systems.items()}
+    found = {name: _plan(config, name, table) for name, table in config.systems.items()}
+    for name, table in config.systems.items():
+        for run in found[table.reranker].runs.values() if table.reranker else ():
+            if run.config.model.config.get("system", "glimmer") != "glimmer":
+                raise ConfigError(f"systems.{name}.reranker names {table.reranker!r}, which has no scorer")
+    return found
 
 
 def _plan(config: CompareConfig, name: str, table: SystemTable) -> Plan:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from memstore.compare import config
 from memstore.compare.config import CompareConfig, GridTable, Point
 from memstore.compare.systems import merged, plans
 from memstore.errors import ConfigError
@@ -69,6 +71,21 @@ def test_the_grid_of_a_system_with_a_scorer_and_of_one_without() -> None:
     assert [str(p) for p in grid.points(reranks=True)] == ["2→1", "2", "4→1", "4→2", "4"]
 
 
+def test_the_example(cache: Path) -> None:
+    """The one that the module shows is a whole comparison."""
+    values = tomllib.loads(str(config.__doc__).partition("\n\n")[2])
+    values["base"]["data"]["cache"] = str(cache)
+    found = plans(CompareConfig.from_values(values, where="the example"))
+    assert list(found) == ["fid", "lumen", "glimmer", "single", "no-distillation", "separate", "ranker"]
+    assert found["separate"].runs == found["lumen"].runs
+    assert found["no-distillation"].runs[""].config.loss.keep_k == 4
+
+
+def test_no_file() -> None:
+    with pytest.raises(ConfigError, match=r"/nowhere\.toml"):
+        CompareConfig.from_file("/nowhere.toml")
+
+
 def test_merging() -> None:
     base = {"a": 1, "t": {"x": [1, 2], "y": {"z": 1, "w": 2}}, "u": {"q": 1}}
     changes = {"a": 2, "t": {"x": [3], "y": {"z": 5}}, "u": 7, "v": {"n": 1}}
@@ -102,12 +119,12 @@ def test_one_model_per_task_shares_the_budget(cache: Path, tmp_path: Path) -> No
 
 
 def test_models_of_another_system_are_the_same_runs(cache: Path, tmp_path: Path) -> None:
-    config = cases.config(cache, tmp_path, systems=systems(models_of="lumen", reranker="glimmer"))
-    found = plans(config)
+    made = cases.config(cache, tmp_path, systems=systems(models_of="lumen", reranker="glimmer"))
+    found = plans(made)
     assert found["other"].runs == found["lumen"].runs
-    assert config.names(("other",)) == ["glimmer", "other"]
+    assert made.names(("other",)) == ["glimmer", "other"]
     with pytest.raises(ConfigError, match="no system 'fid'"):
-        config.names(("fid",))
+        made.names(("fid",))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +132,7 @@ def test_models_of_another_system_are_the_same_runs(cache: Path, tmp_path: Path)
     [
         ({"changes": {"los": {}}}, "with the changes of systems.other: unknown key los"),
         ({"changes": {"data": {"cach": ""}}}, "unknown key data.cach"),
+        ({"reranker": "lumen"}, "systems.other.reranker names 'lumen', which has no scorer"),
         ({"single_task": True, "changes": {"data": {"train": ["nq.train"]}}}, "no training set of 'fever'"),
     ],
 )

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from memstore import checkpoint, cli
 from memstore.compare.run import compare
 from memstore.errors import ConfigError
+from tests import tiny
 from tests.compare import compare_cases as cases
 
 pytest.importorskip("matplotlib", reason="reports need matplotlib")
@@ -137,7 +138,8 @@ def test_every_kind_of_system(cache: Path, tmp_path: Path) -> None:
 
 
 def test_a_reranker_needs_a_scorer(cache: Path, tmp_path: Path) -> None:
-    systems = {"a": {"changes": cases.LUMEN, "reranker": "b"}, "b": {"changes": cases.LUMEN}}
+    lumen = tiny.save_checkpoint(tmp_path / "lumen", **cases.SHAPE, system="lumen")  # what it is, only loading tells
+    systems = {"a": {"changes": cases.LUMEN, "reranker": "b"}, "b": {"checkpoint": str(lumen)}}
     with pytest.raises(ConfigError, match=r"systems\.a\.reranker names 'b', which has no scorer"):
         compare(cases.config(cache, tmp_path, systems=systems))
 

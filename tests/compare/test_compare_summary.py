@@ -131,6 +131,14 @@ def test_the_page(cache: Path, tmp_path: Path) -> None:
     assert widths == {11}
 
 
+def test_the_page_tells_of_random_weights(cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    random = answered({(1, 1): ([0.0] * 4, 300)})
+    random["models"][""]["config"]["trained"] = False
+    summary = summarise(cases.config(cache, tmp_path), MEASURED | {"lumen": random}, None)
+    assert "**UNTRAINED, with random weights: LUMEN." in write_report(tmp_path, summary).read_text()
+
+
 def test_the_page_without_times_and_with_a_system_missing(cache: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     summary = summarise(cases.config(cache, tmp_path), {"glimmer": MEASURED["glimmer"]}, None)
