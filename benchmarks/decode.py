@@ -15,6 +15,7 @@ from benchmarks.inputs import glimmer_of, stock_t5
 from memstore import decode
 from memstore.model import Encoded, MemoryModel
 from memstore.packed import Layout
+from memstore.prepared import PreparedDecoder
 from memstore.runtime import compute_dtype
 
 NEW_TOKENS, BEAMS = 16, 4
@@ -58,9 +59,12 @@ def _ours(model: MemoryModel, states: torch.Tensor, layout: Layout, beams: int) 
     ids = torch.zeros(layout.tokens, dtype=torch.int64)
     encoded = Encoded(states=states, token_ids=ids, from_passage=ids.bool(), layout=layout)
     banned = [model.config.pad_token_id, model.config.eos_token_id]
+    prepared = PreparedDecoder(model)  # as `Answerer` does when it opens
 
     def work(_: object) -> None:
-        answers = decode.generate(model, encoded, max_new_tokens=NEW_TOKENS, num_beams=beams, banned=banned)
+        answers = decode.generate(
+            model, encoded, max_new_tokens=NEW_TOKENS, num_beams=beams, banned=banned, prepared=prepared
+        )
         assert [len(a.ids) for a in answers] == [NEW_TOKENS] * layout.rows
 
     return work

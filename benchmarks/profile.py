@@ -2,8 +2,9 @@
 
 A real `memstore serve` over the store given, or one of the bundled sample, is asked one question after another; what
 its stages do not account for of the client's wall time is HTTP, JSON, the queue, and putting the reply together. The
-same questions are then answered in this process, for what HTTP costs, and once more under torch's profiler, which slows
-small operators down: shares, not times, are to be read from it.
+same questions are answered in this process in turns with that: as served, for what HTTP costs, and with the plain
+decoder in place of the prepared one (`memstore/prepared.py`), for what that saves. Once more under torch's profiler,
+which slows small operators down: shares, not times, are to be read from it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ QUESTIONS, ROUNDS, PROFILED, OPERATORS = 20, 5, 10, 12
 RETRIEVE_K, KEEP_K, NEW_TOKENS = 40, 10, 16
 STAGES = ("retrieve", "load", "question", "live_a", "live_b", "decode")
 OUTSIDE = "HTTP, JSON, queue, reply"
+PLAIN = "in process, plain decoder"
 MARK = "stage: "
 
 
@@ -40,18 +42,23 @@ def run(options: Options) -> Report:
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name:
         limit = 64 if options.quick else 10_000
         store = options.store or built_store(sample_corpus(), Path(name) / "store", limit=limit)
-        answerer = Answerer.open(store)
+        answerer, plain = Answerer.open(store), Answerer.open(store)
+        plain.prepared = None
         questions = _questions(answerer, count)
         with serving(store) as server, Client(server.url, timeout=300) as client:
-            subjects = {"HTTP": _over_http(client, questions), "in process": _in_process(answerer, questions)}
+            subjects = {
+                "HTTP": _over_http(client, questions),
+                "in process": _in_process(answerer, questions),
+                PLAIN: _in_process(plain, questions),
+            }
             times = take_turns(subjects, rounds=rounds)
         stages = {stage: times["HTTP"].median(stage) / count for stage in (*STAGES, OUTSIDE)}
         largest = max(STAGES, key=lambda stage: stages[stage])
         operators = _operators(answerer, questions[:PROFILED], largest)
-    wall = sum(stages.values())
+    wall, ours = sum(stages.values()), times["in process"]
     return Report(
         name="profile",
-        claim="answering in process over POST /answer, one question at a time",
+        claim="one question at a time",
         settings={
             "passages": len(answerer.store),
             "questions": count,
@@ -61,7 +68,11 @@ def run(options: Options) -> Report:
             "model": str(answerer.model.config.name),
             "store": "given" if options.store else "the bundled sample",
         },
-        ratios=[ratio("per question", times["in process"].of(), times["HTTP"].of())],
+        ratios=[
+            ratio("decode, plain decoder over the prepared one", times[PLAIN].of("decode"), ours.of("decode")),
+            ratio("the whole, plain decoder over the prepared one", times[PLAIN].of(), ours.of()),
+            ratio("in process over HTTP", ours.of(), times["HTTP"].of()),
+        ],
         times={name: _per_question(t, count).summary() for name, t in times.items()},
         figures={f"{largest}, ms under the profiler: {name}": value for name, value in operators.items()},
         rows=[{"stage": s, "ms": ms, "share, %": 100 * ms / wall} for s, ms in stages.items()],

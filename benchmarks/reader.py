@@ -20,6 +20,7 @@ from memstore import decode, rerank
 from memstore.answer import Stages
 from memstore.model import MemoryModel
 from memstore.packed import Layout, Packed, Tokens
+from memstore.prepared import PreparedDecoder
 from memstore.runtime import compute_dtype
 from memstore.store import Store
 
@@ -77,6 +78,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Subject:
     ids = [str(i) for i in range(PASSAGES)]
     tokens, question_of = Tokens.of([question]), torch.zeros(PASSAGES, dtype=torch.int64)
     banned = [model.config.pad_token_id, model.config.eos_token_id]
+    prepared = PreparedDecoder(model)  # as `Answerer` does when it opens
 
     def read(stages: Stages) -> None:
         with stages("load"):
@@ -90,7 +92,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Subject:
         with stages("live_b"):
             encoded = model.live_b(live.take(kept))
         with stages("decode"):
-            answer = decode.generate(model, encoded, max_new_tokens=NEW_TOKENS, banned=banned)[0]
+            answer = decode.generate(model, encoded, max_new_tokens=NEW_TOKENS, banned=banned, prepared=prepared)[0]
         assert len(answer.ids) == NEW_TOKENS
 
     return read

@@ -21,6 +21,7 @@ from memstore.errors import RequestError
 from memstore.model import MemoryModel
 from memstore.packed import Layout, Packed, Tokens, concatenate
 from memstore.passage import Passage
+from memstore.prepared import PreparedDecoder
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
@@ -133,6 +134,7 @@ class Answerer:
         self.codec = store.codec
         self.fingerprint = checkpoint.fingerprint(model, tokenizer)
         store.fingerprint.require(self.fingerprint)
+        self.prepared = PreparedDecoder(model) if model.device.type == "cpu" else None  # measured there only
 
     @classmethod
     def open(cls, store: Path | str, *, model: str | None = None, device: str = "cpu") -> Self:
@@ -167,7 +169,9 @@ class Answerer:
         with stages("decode"):
             limits, beams = [q.max_new_tokens for q in questions], questions[0].num_beams
             padding = [self.model.config.pad_token_id]
-            decoded = decode.generate(self.model, encoded, max_new_tokens=limits, num_beams=beams, banned=padding)
+            decoded = decode.generate(
+                self.model, encoded, max_new_tokens=limits, num_beams=beams, banned=padding, prepared=self.prepared
+            )
         return _Read(memories, bytes_read, scores, kept, decoded)
 
     # --- public -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from memstore.errors import RequestError
 from memstore.model import Encoded, MemoryModel
+from memstore.prepared import PreparedDecoder, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ def generate(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
+    prepared: PreparedDecoder | None = None,
 ) -> list[Decoded]:
     """Answer each of B questions: greedily, or by beam search with more than one beam.
 
@@ -53,6 +55,7 @@ def generate(
         num_beams: hypotheses kept per question.
         length_penalty: beam search ranks finished hypotheses by `score / tokens ** length_penalty`.
         banned: token ids that no answer may hold, such as padding; scores are not normalised anew.
+        prepared: the same model's, to be greedy with: same answers, sooner. Beam search does without.
 
     Returns:
         One answer per question, in order.
@@ -67,7 +70,7 @@ def generate(
     if not limits:
         return []
     if num_beams == 1:
-        return greedy(model, encoded, limits=limits, banned=banned)
+        return greedy(model, encoded, limits=limits, banned=banned, prepared=prepared)
     return beam_search(model, encoded, limits=limits, num_beams=num_beams, length_penalty=length_penalty, banned=banned)
 
 
@@ -122,8 +125,29 @@ class _Line:
         return Decoded(ids=self.ids, score=self.score, finished=self.finished, steps=self.tokens)
 
 
+class _PlainProgress:
+    """`prepared.Progress` by the model's own step."""
+
+    def __init__(self, model: MemoryModel, encoded: Encoded, *, capacity: int) -> None:
+        self.model, self.generation = model, model.start(encoded, capacity=capacity)
+
+    def best(self, ids: Tensor, *, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+        best, token = _allowed(self.model.step(ids[:, None], self.generation)[:, -1], banned).max(dim=-1)
+        return best, token
+
+    def take(self, questions: Tensor) -> None:
+        self.generation.take(questions)
+
+
 @torch.inference_mode()
-def greedy(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int], banned: Sequence[int] = ()) -> list[Decoded]:
+def greedy(
+    model: MemoryModel,
+    encoded: Encoded,
+    *,
+    limits: Sequence[int],
+    banned: Sequence[int] = (),
+    prepared: PreparedDecoder | None = None,
+) -> list[Decoded]:
     """The most probable token at each step; of equal ones the lower id.
 
     Questions that are done leave the batch once they make up half of it: a departure copies the cross keys
@@ -134,14 +158,19 @@ def greedy(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int], banne
         encoded: B questions, each with something to read.
         limits: tokens per answer, eos included; B of them, at least 1 each.
         banned: token ids that no answer may hold.
+        prepared: the same model's, instead of its own step.
     """
     eos = model.config.eos_token_id
     lines = [_Line(limit) for limit in limits]
     live = list(lines)  # the line of each row still in the batch
-    generation = model.start(encoded, capacity=max(limits))
-    ids = torch.full((len(live), 1), model.config.decoder_start_token_id, device=encoded.states.device)
+    progress: Progress | _PlainProgress
+    if prepared is None:
+        progress = _PlainProgress(model, encoded, capacity=max(limits))
+    else:
+        progress = prepared.start(encoded, capacity=max(limits))
+    token = torch.full((len(live),), model.config.decoder_start_token_id, device=encoded.states.device)
     while True:
-        best, token = _allowed(model.step(ids, generation)[:, -1], banned).max(dim=-1)  # (rows,), (rows,)
+        best, token = progress.best(token, banned=banned)  # (rows,), (rows,)
         for line, t, log_prob in zip(live, token.tolist(), best.tolist(), strict=True):
             if not line.done:
                 line.extend(t, log_prob, eos)
@@ -150,9 +179,8 @@ def greedy(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int], banne
             return [line.decoded() for line in lines]
         if 2 * len(staying) <= len(live):
             kept = torch.tensor(staying, device=token.device)
-            generation.take(kept)
+            progress.take(kept)
             live, token = [live[row] for row in staying], token[kept]
-        ids = token[:, None]
 
 
 @torch.inference_mode()
