@@ -104,6 +104,23 @@ def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer) -> No
         _replace(temporary, folder / name)
 
 
+def from_scratch(values: Mapping[str, Any], *, tokenizer: Tokenizer, seed: int) -> tuple[MemoryModel, TextTokenizer]:
+    """A model with random weights.
+
+    Args:
+        values: of `ModelConfig`; `vocab_size` comes from the tokenizer if it is left out.
+        tokenizer: the model's.
+        seed: of the weights.
+
+    Raises:
+        ConfigError: a value is unknown or impossible.
+        CheckpointMismatch: the tokenizer has more tokens than `vocab_size`.
+    """
+    model = MemoryModel(ModelConfig.from_dict({"vocab_size": tokenizer.get_vocab_size()} | dict(values)))
+    model.initialise(seed)
+    return model.eval(), TextTokenizer(tokenizer, model.config)
+
+
 def from_t5(
     path_or_id: str | Path,
     *,

@@ -318,6 +318,45 @@ def prepare(
 
 
 @app.command()
+def tokenizer(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json to.")],
+    vocab_size: Annotated[int, typer.Option(min=512, help="Pieces in all.")] = 16384,
+    lowercase: Annotated[bool, typer.Option(help="Make capitals small: better for small models.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Learn from every so many passages.")] = 1,
+) -> None:
+    """Train a tokenizer for a model from scratch, from the passages of a corpus."""
+    from itertools import islice
+
+    from memstore.checkpoint import TOKENIZER
+    from memstore.tokens import canonical
+    from memstore.train.tokenizer import train_tokenizer
+    from memstore_builders.corpus import open_corpus
+
+    passages = islice(iter(open_corpus(_corpora(corpus))), 0, None, every)
+    made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / TOKENIZER).write_text(canonical(made), encoding="utf-8")
+    typer.echo(f"wrote {out / TOKENIZER}: {made.get_vocab_size():,} pieces")
+
+
+@app.command()
+def new(
+    config: Annotated[Path, typer.Option(help="The model's config.json; vocab_size may be left out.")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of its tokenizer.json.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0,
+) -> None:
+    """Make a model with random weights: something to build a first store with, whose passages training reads."""
+    from memstore import checkpoint
+
+    values = checkpoint.read_json(config)
+    model, tokens = checkpoint.from_scratch(values, tokenizer=checkpoint.read_tokenizer(tokenizer), seed=seed)
+    checkpoint.save(out, model, tokens)
+    typer.echo(f"wrote {out}: {sum(p.numel() for p in model.parameters()):,} parameters, untrained")
+
+
+@app.command()
 def score(
     gold: Annotated[Path, typer.Argument(help="Questions with answers and provenance, in KILT's form.")],
     predictions: Annotated[Path, typer.Argument(help="Predictions in KILT's form.")],

@@ -94,10 +94,7 @@ def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokeni
     if path.is_file() and path.name != checkpoint.TOKENIZER:
         raise ConfigError(f"model.tokenizer must be a {checkpoint.TOKENIZER} or a folder that holds one, not {path}")
     folder = path.parent if path.is_file() else checkpoint.resolve(table.tokenizer)
-    tokenizer = checkpoint.read_tokenizer(folder)
-    model = MemoryModel(ModelConfig.from_dict({"vocab_size": tokenizer.get_vocab_size()} | table.config))
-    model.initialise(seed)
-    return model, TextTokenizer(tokenizer, model.config)
+    return checkpoint.from_scratch(table.config, tokenizer=checkpoint.read_tokenizer(folder), seed=seed)
 
 
 def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:

@@ -1,0 +1,82 @@
+"""Tokenizers trained from text: the same pieces for a word wherever it stands, any script, special ids."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer
+
+from memstore.tokens import canonical
+from memstore.train.tokenizer import EOS, PAD, SENTINELS, UNK, train_tokenizer
+
+TEXTS = [
+    "Marie Curie (born in Warsaw) discovered radium in 1898.",
+    'The film "Titanic" was seen by 1,000,000 people in the U.S. between 1997 and 1998.',
+    "A co-founder, born in Warsaw, discovered the film; Curie's work was seen in 1898–1899.",
+] * 4
+
+
+@pytest.fixture(scope="module")
+def folded() -> Tokenizer:
+    return train_tokenizer(TEXTS, vocab_size=600, lowercase=True)
+
+
+def words(tokenizer: Tokenizer, text: str) -> list[str]:
+    return tokenizer.encode(text, add_special_tokens=False).tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("(born 1898)", "born"),
+        ('"Titanic"', "titanic"),
+        ("Titanic.", "titanic"),
+        ("co-founder", "founder"),
+        ("1898–1899", "1899"),
+        ("(1898)", "1898"),
+        ("WARSAW,", "warsaw"),
+    ],
+)
+def test_a_word_has_the_same_pieces_wherever_it_stands(folded: Tokenizer, text: str, word: str) -> None:
+    alone, within = words(folded, word), words(folded, text)
+    assert any(within[i : i + len(alone)] == alone for i in range(len(within))), (alone, within)
+
+
+def test_numbers_stay_together(folded: Tokenizer) -> None:
+    assert "".join(words(folded, "by 1,000,000 people")).count("▁") == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "marie curie (born in warsaw) discovered radium in 1898.",
+        "seen by 1,000,000 people in the u.s. between 1997 and 1998",
+        "a co-founder, curie's",
+        "1898–1899",
+        "日本 and dvořák",
+        "<0x41> is text",
+    ],
+)
+def test_text_survives_a_round_trip(folded: Tokenizer, text: str) -> None:
+    got = folded.decode(folded.encode(text).ids)
+    assert got.replace(" ", "") == text.replace(" ", "")
+    if "<" not in text:
+        assert got == text
+
+
+def test_case_is_kept_unless_folded() -> None:
+    kept = train_tokenizer(TEXTS, vocab_size=600)
+    assert kept.decode(kept.encode("Marie Curie").ids) == "Marie Curie"
+
+
+def test_special_ids(folded: Tokenizer) -> None:
+    assert [folded.token_to_id(t) for t in (PAD, EOS, UNK, "<extra_id_0>")] == [0, 1, 2, 3]
+    assert folded.encode("a <extra_id_7> b").ids.count(folded.token_to_id("<extra_id_7>")) == 1
+    assert folded.encode("a").ids[-1] == 1
+    assert folded.get_vocab_size() <= 600
+    assert folded.token_to_id(f"<extra_id_{SENTINELS}>") is None
+
+
+def test_a_canonical_file_gives_the_same_tokenizer(folded: Tokenizer) -> None:
+    again = Tokenizer.from_str(canonical(folded))
+    assert canonical(again) == canonical(folded)
+    assert again.encode(TEXTS[1]).ids == folded.encode(TEXTS[1]).ids
