@@ -98,18 +98,52 @@ def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokeni
 
 
 def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
-    """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN)."""
+    """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN), and
+    the cut between memory and live layers may move.
+    """
     loaded, tokenizer = checkpoint.load(table.path, dtype=torch.float32)
     if not table.config:
         return loaded, tokenizer
     changed = MemoryModel(ModelConfig.from_dict(loaded.config.to_dict() | table.config))
     changed.initialise(seed)
     new: dict[str, Tensor] = changed.state_dict()
-    held: dict[str, Tensor] = loaded.state_dict()
+    held: dict[str, Tensor] = _cut_at(changed.config.num_memory_layers, loaded)
     if changed.question_encoder is not None and loaded.question_encoder is None:
         held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
-        held |= loaded.memory_encoder.state_dict(prefix="question_encoder.")
+        memory = {n: p for n, p in held.items() if n.startswith("memory_encoder.")}
+        held |= {n.replace("memory_encoder.", "question_encoder.", 1): p for n, p in memory.items()}
     tensors = {n: p for n, p in held.items() if n in new or not n.startswith(_MAY_BE_NEW)}
     tensors |= {n: p for n, p in new.items() if n not in held and n.startswith(_MAY_BE_NEW)}
     checkpoint.assign(changed, {n: p.clone() for n, p in tensors.items()}, dtype=torch.float32, source=table.path)
     return changed, tokenizer
+
+
+def _cut_at(memory_layers: int, model: MemoryModel) -> dict[str, Tensor]:
+    """The parameters of a model whose first `memory_layers` layers are its memory encoder, whatever they were.
+
+    A stack takes the position biases of the one that most of its layers come from, and keeps its own if it has none.
+
+    Raises:
+        ConfigError: the cut of a LUMEN would move: its question encoder has learned apart from its memory encoder.
+    """
+    held: dict[str, Tensor] = model.state_dict()
+    was, layers = model.config.num_memory_layers, model.config.num_layers
+    if was == memory_layers:
+        return held
+    if model.question_encoder is not None:
+        raise ConfigError("a LUMEN's cut cannot move: train from a FiD or GLIMMER, or keep alpha")
+    moved = {}
+    for name, p in held.items():
+        stack, _, rest = name.partition(".blocks.")
+        if stack in ("memory_encoder", "live") and rest:
+            number, _, part = rest.partition(".")
+            layer = int(number) + (was if stack == "live" else 0)
+            side, place = ("memory_encoder", layer) if layer < memory_layers else ("live", layer - memory_layers)
+            name = f"{side}.blocks.{place}.{part}"
+        moved[name] = p
+    bias = "{}.bias.table.weight".format
+    for side, own in (("memory_encoder", range(memory_layers)), ("live", range(memory_layers, layers))):
+        if own:
+            from_memory = sum(layer < was for layer in own)
+            moved[bias(side)] = held[bias("memory_encoder" if 2 * from_memory > len(own) else "live")]
+    return moved

@@ -38,10 +38,37 @@ def test_a_lumen_from_a_glimmer_begins_as_its_copy(tmp_path: Path) -> None:
         assert not q.requires_grad
 
 
-def test_another_cut_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "from_live", "bias"),
+    [
+        ({"system": "fid", "alpha": 1.0}, [4, 5], "memory_encoder"),  # 4 of its 6 layers
+        ({"alpha": 1 / 2}, [1, 2], "live"),  # 2 of its 3
+        ({"system": "lumen", "alpha": 1 / 6}, [0], "live"),
+    ],
+)
+def test_the_cut_may_move(tmp_path: Path, config: dict[str, object], from_live: list[int], bias: str) -> None:
     folder = tiny.save_checkpoint(tmp_path / "model")
-    with pytest.raises(CheckpointMismatch, match="memory_encoder"):
+    was, _ = checkpoint.load(folder)
+    model, _ = open_model(ModelTable(source="checkpoint", path=str(folder), config=config), seed=0)
+    layers = [*was.memory_encoder.blocks, *was.live.blocks]
+    moved = [*model.memory_encoder.blocks, *model.live.blocks]
+    for one, other in zip(layers, moved, strict=True):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+    assert [i for i, b in enumerate(model.live.blocks) if b in moved[-len(from_live) :]] == from_live
+    assert torch.equal(model.live.bias.table.weight, was.get_submodule(bias).bias.table.weight)  # type: ignore[union-attr]
+
+
+def test_a_lumens_cut_stays(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model", system="lumen")
+    with pytest.raises(ConfigError, match="cut cannot move"):
         open_model(ModelTable(source="checkpoint", path=str(folder), config={"alpha": 1 / 2}), seed=0)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    with pytest.raises(CheckpointMismatch, match="decoder"):
+        open_model(ModelTable(source="checkpoint", path=str(folder), config={"num_decoder_layers": 1}), seed=0)
 
 
 # --- the config ---------------------------------------------------------------------------------------------
