@@ -86,7 +86,7 @@ def run(options: Options) -> Report:
         | ({"model_name": Path(model).name} if any(s.given for s in stores) else {}),
         ratios=[ratio(f"{s.passages:,} passages", times[smallest.size].of(), times[s.size].of()) for s in stores[1:]],
         times={f"{s.passages:,} passages": times[s.size].summary() for s in stores}
-        | {f"{s.passages:,} passages, start to ready": start_ups[s.size].summary() for s in stores},
+        | {f"{s.passages:,} passages, server": start_ups[s.size].summary() for s in stores},
         rows=[
             {
                 "passages": f"{s.passages:,}",

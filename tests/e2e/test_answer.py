@@ -72,6 +72,15 @@ def test_precomputed_equals_computed(answerer: Answerer) -> None:
             assert live.usage.flops["question"] > stored.usage.flops["question"]
 
 
+def test_the_prepared_decoder_answers_as_the_plain_one(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert answerer.prepared is not None
+    questions = [Question(text=t, retrieve_k=10, keep_k=3, max_new_tokens=6) for t in QUESTIONS]
+    prepared = answerer.answer(questions)
+    monkeypatch.setattr(answerer, "prepared", None)
+    for a, b in zip(prepared, answerer.answer(questions), strict=True):
+        same(a, b)
+
+
 def test_a_batch_equals_singles_whatever_its_questions(answerer: Answerer) -> None:
     own = (Passage(id="o", document_id="o", title="Nile", text="the longest river"),)
     questions = [
