@@ -31,7 +31,7 @@ format: $(STAMP) ## format, and mend what the linter can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(STAMP) ## the benchmarks (ARGS="..." chooses)
+bench: $(STAMP) ## all benchmarks, and the README's table of them (ARGS="NAME ..." runs some, no table)
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
 setup: $(STAMP) ## only set up .venv

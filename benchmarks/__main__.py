@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS, table
 from benchmarks.common import Neighbours, Options, machine, show
+from memstore.errors import ConfigError
 from memstore.runtime import compute_dtype, tune_allocator
 
 
@@ -39,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("QUICK: tiny models and few rounds; these figures mean nothing")
     reports: list[dict[str, Any]] = []
     for name in chosen.names or BENCHMARKS:
-        reports.append(_run(name, options))
+        try:
+            reports.append(_run(name, options))
+        except ConfigError as error:
+            parser.error(f"{name}: {error}")
         if path is not None:  # after each: what comes last may fail
             _write(path, {"quick": options.quick, "date": today, "machine": facts, "benchmarks": reports})
     return table.main([str(path)]) if record else 0

@@ -26,6 +26,7 @@ from benchmarks.inputs import questions_of, read_passages
 from benchmarks.serving import built_store, serving
 from memstore import checkpoint
 from memstore.answer import Answerer, Question, Stages
+from memstore.errors import ConfigError
 from memstore.model import MemoryModel
 from memstore.passage import Passage
 from memstore.runtime import tune_allocator
@@ -108,7 +109,10 @@ def run(options: Options) -> Report:
 
 def _stores(options: Options, sizes: Mapping[str, int], folder: Path) -> Iterator[Grown]:
     """One store per size, ascending; the largest only where it is given, asked for, or tiny."""
-    given = {len(opened): path for path in options.stores for opened in [Store.open(path)]}
+    opened = [Store.open(path) for path in options.stores]
+    if len({store.fingerprint for store in opened}) > 1:
+        raise ConfigError("the stores given were made by different models: their times per question do not compare")
+    given = {len(store): store.path for store in opened}
     largest = given[max(given)] if given else None
     model = str(Store.open(largest).generation.settings["model"]) if largest else str(_small_model(folder / "model"))
     for size, passages in sizes.items():

@@ -40,6 +40,13 @@ def test_pad_fills_with_zeros_and_pack_undoes_it(lengths: list[int]) -> None:
     assert torch.equal(layout.pack(padded), x)
 
 
+def test_a_single_row_is_padded_to_its_rounded_width() -> None:
+    layout = Layout([37])
+    padded = layout.pad(torch.arange(1, 40))  # two tokens of filler behind it
+    assert padded.tolist() == [[*range(1, 38), 0]]
+    assert torch.equal(layout.pack(padded), torch.arange(1, 38))
+
+
 def test_key_mask_is_true_on_tokens_and_none_without_padding() -> None:
     mask = Layout([1, 3, 0]).key_mask(torch.device("cpu"))
     assert mask is not None
