@@ -135,6 +135,7 @@ def _passages(options: Options, largest: Path | None, count: int) -> Iterator[Pa
 
 def _write_passages(path: Path, passages: Iterator[Passage]) -> None:
     """As a corpus of ready passages."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for p in passages:
             row = {"id": p.id, "document_id": p.document_id, "title": p.title, "text": p.text}

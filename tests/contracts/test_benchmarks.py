@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.common import TOTAL, Times, ratio, take_turns
+from benchmarks import growth, load
+from benchmarks.common import TOTAL, Options, Times, ratio, take_turns
 from memstore.answer import Stages
+from memstore.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +77,24 @@ def test_a_ratio_is_of_medians_with_its_extremes() -> None:
     found = ratio("r", baseline.of("x"), ours.of("x"), aim=2.0)
     assert (found.value, found.low, found.high) == (3.0, 3.0, 10.0)
     assert ours.summary() == {"x": {"median": 3.0, "p95": 4.0, "min": 2.0, "max": 4.0}}
+
+
+def test_sizes_of_stores_are_given_built_or_not_run(tmp_path: Path) -> None:
+    sizes = {"1k": 20, "350k": 40}
+    (small,) = growth._stores(Options(), sizes, tmp_path / "built")
+    assert (small.size, small.passages, small.given) == ("1k", 20, False)
+    given = Options(stores=(small.store,))
+    assert [s.store for s in growth._stores(given, sizes, tmp_path / "given")] == [small.store]
+    one, large = growth._stores(Options(stores=(small.store,), large=True), sizes, tmp_path / "large")
+    assert (one.given, large.given, large.passages) == (True, False, 40)
+    fingerprints = {Store.open(s.store).fingerprint for s in (one, large)}
+    assert len(fingerprints) == 1, "what is built must be by the model of what is given"
+
+
+def test_questions_without_an_answer_are_counted_and_make_no_case_faster() -> None:
+    with socket.socket() as nobody:  # bound, not listening
+        nobody.bind(("127.0.0.1", 0))
+        asked = load._client(f"http://127.0.0.1:{nobody.getsockname()[1]}", iter(["one", "two"]))
+    assert (asked.errors, asked.latencies) == (2, [])
+    half = load.Asked(latencies=[1.0, 1.0], errors=2)
+    assert load._per_answer(Times(({"total": 8.0},)), [half]) == [4.0]
