@@ -351,7 +351,9 @@ def new(
     from memstore import checkpoint
 
     values = checkpoint.read_json(config)
-    model, tokens = checkpoint.from_scratch(values, tokenizer=checkpoint.read_tokenizer(tokenizer), seed=seed)
+    model, tokens = checkpoint.from_scratch(
+        values | {"trained": False}, tokenizer=checkpoint.read_tokenizer(tokenizer), seed=seed
+    )
     checkpoint.save(out, model, tokens)
     typer.echo(f"wrote {out}: {sum(p.numel() for p in model.parameters()):,} parameters, untrained")
 

@@ -18,12 +18,12 @@ from memstore import decode, flops, rerank
 from memstore.compare.config import CompareConfig, GridTable, Point
 from memstore.compare.systems import ALL_TASKS, dev_sets
 from memstore.config import ModelConfig
+from memstore.evaluate.metrics import accuracy, exact_match, f1
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import DevBatch
 from memstore.train.batches import DataSettings, open_source
 from memstore.train.config import read_table
-from memstore.train.metrics import accuracy, exact_match, f1
 
 SCORES = ("em", "f1", "accuracy")
 _BY_ACCURACY = ("fever", "zsre", "trex")  # KILT's headline for labels and slots; the rest go by exact match

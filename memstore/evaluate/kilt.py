@@ -5,20 +5,16 @@ Every row is checked, and told with file and line if it cannot be used. Knows th
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import zstandard
-
+from memstore.compressed import read_whole
 from memstore.errors import DataError, DataNotFound, DataUnreadable, PredictionMismatch
 
 PageKey = Literal["wikipedia_id", "title"]
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,23 +226,9 @@ def _row(raw: bytes, place: _Place) -> _Row:
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-        if data.startswith(_GZIP):
-            return gzip.decompress(data)
-        return _unpack_zstd(data) if data.startswith(_ZSTD) else data
+        return read_whole(path)
     except FileNotFoundError:
         raise DataNotFound(f"no file {path}") from None
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataUnreadable(f"{path}: cannot be read: {reason}") from error
-
-
-def _unpack_zstd(data: bytes) -> bytes:
-    parts = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        parts.append(frame.decompress(data))
-        if not frame.eof:
-            raise EOFError("the zstd data are cut off before their end")
-        data = frame.unused_data
-    return b"".join(parts)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from memstore import decode, rerank
+from memstore.evaluate.metrics import accuracy, exact_match, f1
 from memstore.model import MemoryModel
 from memstore.packed import Packed
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import DevBatch
 from memstore.train.config import DevConfig
 from memstore.train.losses import answer_log_probs
-from memstore.train.metrics import Measured, accuracy, exact_match, f1
+from memstore.train.metrics import Measured
 
 
 @torch.inference_mode()

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,38 +15,6 @@ from typing import Any
 from memstore.errors import CheckpointError, ConfigError
 
 ALL = "all"  # the mean over tasks, beside the tasks in a dev record
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-# --- answers ------------------------------------------------------------------------------------------------
-
-
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces (the rule of SQuAD and KILT)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(guess: str, answers: Sequence[str]) -> float:
-    """1 if the guess is one of the answers once both are normalised."""
-    return float(normalise(guess) in {normalise(a) for a in answers})
-
-
-def accuracy(guess: str, answers: Sequence[str]) -> float:
-    """1 if the guess is one of the answers to the letter (KILT's rule for labels and slots)."""
-    return float(guess.strip() in {a.strip() for a in answers})
-
-
-def f1(guess: str, answers: Sequence[str]) -> float:
-    """The best harmonic mean of precision and recall over words, of any answer."""
-    return max((_f1(normalise(guess).split(), normalise(a).split()) for a in answers), default=0.0)
-
-
-def _f1(guess: Sequence[str], answer: Sequence[str]) -> float:
-    if not guess or not answer:
-        return float(guess == answer)
-    same = sum((Counter(guess) & Counter(answer)).values())
-    return 2 * same / (len(guess) + len(answer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

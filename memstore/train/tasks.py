@@ -6,19 +6,17 @@ several, are left alone. Knows files and text; refuses to know tokens, passages 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from memstore.compressed import read_whole
 from memstore.errors import ConfigError, CorpusError, CorpusNotFound, CorpusUnreadable
 
 AnswerChoice = Literal["first", "shortest", "random"]
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +75,11 @@ def file_sha256(paths: Sequence[Path]) -> str:
 
 def _decompressed(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-        if data.startswith(_GZIP):
-            return gzip.decompress(data)
-        return _unzstd(data) if data.startswith(_ZSTD) else data
+        return read_whole(path)
     except FileNotFoundError:
         raise CorpusNotFound(f"there is no file {path}") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError) as error:
         raise CorpusUnreadable(f"{path} cannot be read: {error}") from error
-
-
-def _unzstd(data: bytes) -> bytes:
-    """All frames of a zstd file; one that is cut off is an EOFError, which the package's own reader would hide."""
-    import zstandard  # only here: a machine that trains from a cache need not have it
-
-    parts = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            parts.append(frame.decompress(data))
-        except zstandard.ZstdError as error:
-            raise EOFError(f"damaged zstd data: {error}") from error
-        if not frame.eof:
-            raise EOFError("the zstd data are cut off before their end")
-        data = frame.unused_data
-    return b"".join(parts)
 
 
 def _row(text: str, *, path: Path, line: int) -> TaskRow:

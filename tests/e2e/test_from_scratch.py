@@ -23,7 +23,11 @@ def run(*arguments: str) -> Any:
 def test_a_model_from_nothing_but_text(tmp_path: Path) -> None:
     places = ("Oslo", "Bergen", "Turku", "Malmo", "Aarhus", "Odense", "Tampere", "Uppsala")
     documents = [
-        {"id": p, "title": p, "text": f"The town of {p} was founded in the year {1200 + 7 * i} by a duke. It has a port."}
+        {
+            "id": p,
+            "title": p,
+            "text": f"The town of {p} was founded in the year {1200 + 7 * i} by a duke. It has a port.",
+        }
         for i, p in enumerate(places)
     ]
     corpus = tmp_path / "corpus.jsonl"
