@@ -359,6 +359,24 @@ def new(
 
 
 @app.command()
+def vectors(
+    cache: Annotated[Path, typer.Option(help="A cache of `memstore prepare`, whose passages are counted.")],
+    out: Annotated[Path, typer.Option(help="File to write, for `vectors` of a training config.")],
+    width: Annotated[int, typer.Option(min=1, help="Of the model, d_model.")],
+    window: Annotated[int, typer.Option(min=1, help="Tokens on either side that count as company.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and of rare tokens.")] = 0,
+) -> None:
+    """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
+    from memstore.train.candidates import read_manifest
+    from memstore.train.ragged import Ragged
+    from memstore.train.vectors import cooccurrences, token_vectors, write_vectors
+
+    size, passages = read_manifest(cache).vocab_size, Ragged.load(cache, "passages")
+    write_vectors(out, token_vectors(cooccurrences(passages, vocab_size=size, window=window), width=width, seed=seed))
+    typer.echo(f"wrote {out}: {size:,} tokens, width {width}, from {len(passages.values):,} tokens of passages")
+
+
+@app.command()
 def score(
     gold: Annotated[Path, typer.Argument(help="Questions with answers and provenance, in KILT's form.")],
     predictions: Annotated[Path, typer.Argument(help="Predictions in KILT's form.")],

@@ -27,6 +27,8 @@ class ModelTable:
         source: "checkpoint" (a folder of ours, a hub id or "default"), "t5" (a stock one) or "scratch".
         path: of the checkpoint; nothing for "scratch".
         tokenizer: for "scratch", the `tokenizer.json` to use (or a folder that holds one).
+        vectors: for "scratch", the file of token vectors that the embedding begins with, as `memstore vectors` makes
+            it; random ones otherwise.
         config: values of `ModelConfig`. From scratch they make the model (`vocab_size` comes from the
             tokenizer if it is left out); otherwise they change the checkpoint's.
     """
@@ -34,12 +36,15 @@ class ModelTable:
     source: Literal["checkpoint", "t5", "scratch"]
     path: str = ""
     tokenizer: str = ""
+    vectors: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         need, other = ("tokenizer", "path") if self.source == "scratch" else ("path", "tokenizer")
         if not getattr(self, need) or getattr(self, other):
             raise ConfigError(f"source = {self.source!r} needs {need}, and takes no {other}")
+        if self.vectors and self.source != "scratch":
+            raise ConfigError('vectors are for source = "scratch": a checkpoint has its own')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

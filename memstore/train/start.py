@@ -15,11 +15,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from memstore import checkpoint
 from memstore.config import ModelConfig
-from memstore.errors import ConfigError
+from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.layers import EncoderStack
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.config import LossConfig, ModelTable
+from memstore.train.vectors import read_vectors
 
 _MAY_BE_NEW = (
     "scorer.",
@@ -94,7 +95,24 @@ def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokeni
     if path.is_file() and path.name != checkpoint.TOKENIZER:
         raise ConfigError(f"model.tokenizer must be a {checkpoint.TOKENIZER} or a folder that holds one, not {path}")
     folder = path.parent if path.is_file() else checkpoint.resolve(table.tokenizer)
-    return checkpoint.from_scratch(table.config, tokenizer=checkpoint.read_tokenizer(folder), seed=seed)
+    model, tokenizer = checkpoint.from_scratch(table.config, tokenizer=checkpoint.read_tokenizer(folder), seed=seed)
+    if table.vectors:
+        _begin_with(read_vectors(Path(table.vectors)), model, source=table.vectors)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def _begin_with(vectors: Tensor, model: MemoryModel, *, source: str) -> None:
+    """Let every embedding of tokens begin with these vectors `(V, D)`."""
+    for embedding in (model.embedding, model.memory_embedding):
+        if embedding is None:
+            continue
+        if vectors.shape != embedding.weight.shape:
+            raise CheckpointMismatch(
+                f"{source} holds vectors of shape {tuple(vectors.shape)}, but the model's embedding is "
+                f"{tuple(embedding.weight.shape)}: make them with this tokenizer and width."
+            )
+        embedding.weight.copy_(vectors)
 
 
 def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:

@@ -1,0 +1,71 @@
+"""Token vectors from co-occurrence: counts by hand, likeness by company, and what a model does with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError
+from memstore.train.config import ModelTable
+from memstore.train.ragged import Ragged
+from memstore.train.start import open_model
+from memstore.train.vectors import cooccurrences, read_vectors, token_vectors, write_vectors
+from tests import tiny
+
+
+def ragged(rows: list[list[int]]) -> Ragged:
+    return Ragged.of([np.array(r) for r in rows], dtype=np.uint16)
+
+
+def test_counts_by_hand() -> None:
+    got = cooccurrences(ragged([[0, 1, 2], [2, 0]]), vocab_size=4, window=2)
+    want = np.zeros((4, 4))
+    for a, b, count in ((0, 1, 1.0), (1, 2, 1.0), (0, 2, 0.5), (2, 0, 1.0)):  # never across passages
+        want[a, b] += count
+        want[b, a] += count
+    np.testing.assert_allclose(got, want)
+
+
+def test_like_company_makes_like_vectors_of_unit_size() -> None:
+    rng = np.random.default_rng(0)
+    years, towns = [10, 11, 12], [20, 21, 22]
+    rows = [[1, int(rng.choice(years)), 2] for _ in range(300)] + [[3, int(rng.choice(towns)), 4] for _ in range(300)]
+    table = cooccurrences(ragged(rows), vocab_size=32, window=2)
+    vectors = token_vectors(table, width=16, seed=0)
+    torch.testing.assert_close(vectors[1:5].square().mean(1), torch.ones(4))
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    assert unit[10] @ unit[11] > 0.6
+    assert unit[10] @ unit[20] < 0.3
+    torch.testing.assert_close(
+        vectors, token_vectors(cooccurrences(ragged(rows), vocab_size=32, window=2), width=16, seed=0)
+    )
+
+
+def test_a_model_from_scratch_begins_with_them(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(tiny.tokenizer().to_str())
+    vectors = torch.randn(tiny.VOCAB_SIZE, 32)
+    write_vectors(tmp_path / "v.npy", vectors)
+    config = {k: v for k, v in tiny.config().to_dict().items() if k != "trained"}
+    table = ModelTable(source="scratch", tokenizer=str(tmp_path), vectors=str(tmp_path / "v.npy"), config=config)
+    model, _ = open_model(table, seed=0)
+    assert torch.equal(model.embedding.weight, vectors)
+    assert model.embedding.weight.requires_grad
+    write_vectors(tmp_path / "v.npy", vectors[:, :8].contiguous())
+    with pytest.raises(CheckpointMismatch, match="with this tokenizer and width"):
+        open_model(table, seed=0)
+
+
+def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointNotFound, match="memstore vectors"):
+        read_vectors(tmp_path / "none.npy")
+    (tmp_path / "bad.npy").write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match="holds no vectors"):
+        read_vectors(tmp_path / "bad.npy")
+    np.save(tmp_path / "flat.npy", np.zeros(3, np.float32))
+    with pytest.raises(CheckpointError, match="tokens, width"):
+        read_vectors(tmp_path / "flat.npy")
+    with pytest.raises(ConfigError, match="a checkpoint has its own"):
+        ModelTable(source="checkpoint", path="p", vectors="v.npy")
