@@ -16,6 +16,7 @@ An example is a function of its random generator alone. Knows token arrays; refu
 from __future__ import annotations
 
 import calendar
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,8 @@ QUESTION_WORDS = {
     "number": ("how many", "how much", "what number", "what"),
     "name": ("who", "what", "which", "where", "who is", "what is the name of", "who was", "in what place"),
 }
-_MONTHS = frozenset(name.lower() for name in calendar.month_name if name)
-_YEARS = range(1000, 2100)  # a number of four digits that is called a date
+_DATE = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name)).lower()}|1\d\d\d|20\d\d)\b")
+_DIGIT = re.compile(r"\d")
 _WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies write the space before a word
 
 
@@ -125,7 +126,7 @@ class Pretraining:
         self._question_tokens = max_question_tokens
         plain = Tokenizer.from_str(tokenizer.json)
         self._sentinels, self._word_start = _vocabulary(plain, tokenizer.config.vocab_size)
-        self._asking = _QuestionWords(plain, tokenizer.config.vocab_size)
+        self._asking = _QuestionWords(plain)
         if not len(self._sentinels) and (settings.salient or settings.corrupt):
             raise ConfigError("the tokenizer has no <extra_id_0>: only `rebuild` can be pretrained with it")
         self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
@@ -262,28 +263,22 @@ class Pretraining:
 
 
 class _QuestionWords:
-    """Question words by the kind of an answer, as token ids; the kind is told by the answer's tokens."""
+    """Question words by the kind of an answer, as token ids; the kind is told by the answer's pieces."""
 
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._words = {
             kind: [np.array(tokenizer.encode(w, add_special_tokens=False).ids, dtype=np.int64) for w in words]
             for kind, words in QUESTION_WORDS.items()
         }
-        pieces = {i: token.lstrip("▁Ġ").lower() for token, i in tokenizer.get_vocab(with_added_tokens=True).items()}
-        self._kinds = [_kind_of(pieces.get(i, "")) for i in range(max(size, max(pieces) + 1))]
+        pieces = tokenizer.get_vocab(with_added_tokens=True).items()
+        self._pieces = {i: re.sub("|".join(_WORD_MARKS), " ", piece).lower() for piece, i in pieces}
 
     def draw(self, answer: Ints, rng: Generator) -> Ints:
         """Question words that fit an answer, by chance."""
-        found = {self._kinds[int(t)] for t in answer}
-        words = self._words["date" if "date" in found else "number" if "number" in found else "name"]
+        text = "".join(self._pieces.get(int(i), "") for i in answer)
+        words = self._words["date" if _DATE.search(text) else "number" if _DIGIT.search(text) else "name"]
         chosen: Ints = words[int(rng.integers(len(words)))]
         return chosen
-
-
-def _kind_of(piece: str) -> str:
-    if piece in _MONTHS or (piece.isdecimal() and len(piece) == 4 and int(piece) in _YEARS):
-        return "date"
-    return "number" if piece[:1].isdecimal() else "name"
 
 
 def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from memstore.errors import ConfigError
 from memstore.tokens import TextTokenizer
 from memstore.train.candidates import Candidates
 from memstore.train.prepare import PrepareOptions, prepare
-from memstore.train.pretrain import Difficulty, Example, Pretraining, PretrainSettings, noise_spans
+from memstore.train.pretrain import (
+    QUESTION_WORDS,
+    Difficulty,
+    Example,
+    Pretraining,
+    PretrainSettings,
+    noise_spans,
+)
 from memstore.train.pretrain_table import PretrainTable
 from memstore.train.spans import salient, sentences
 from tests import tiny
@@ -90,6 +98,31 @@ def test_neighbours_share_words_and_are_not_oneself(cache: Candidates) -> None:
     assert all(title not in others for title, others in near.items())
     assert "Cairo" in near["Nile"]
     assert table.neighbours.shape == (len(table), 3)
+
+
+def test_an_asked_question_begins_with_words_that_fit_its_answer(cache: Candidates, tokenizer: TextTokenizer) -> None:
+    made = pretraining(cache, tokenizer, salient=0, asked=1, rebuild=0, word_dropout=0)
+    kinds = {}
+    for example in draw(made, 100):
+        question, answer = text_of(tokenizer, example.question), tokenizer.decode(example.target.tolist())
+        assert question.startswith("question: ")
+        assert "<extra_id_0>" not in question
+        asked = question.removeprefix("question: ")
+        date = any(year in answer for year in ("1864", "1225", "1953", "1989", "1791"))
+        kind = "date" if date else "number" if answer[0].isdigit() else "name"
+        kinds[kind] = kinds.get(kind, 0) + 1
+        words = max((w for w in QUESTION_WORDS[kind] if asked.startswith(w)), key=len)
+        rest = asked.removeprefix(words).strip()
+        assert rest.replace(" ", "") in {s.replace(answer, "", 1).replace(" ", "") for s in SENTENCES}
+    assert min(kinds[k] for k in QUESTION_WORDS) > 0
+
+
+def test_only_so_many_passages_are_asked_about(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    corpus = cases.write_corpus(tmp_path / "corpus.jsonl")
+    options = PrepareOptions(out=tmp_path / "cache", corpus=(corpus,), max_sentence_tokens=110, pretrain_most=3)
+    report = prepare(options, tokenizer)
+    assert report.passages == len(cases.PASSAGES)
+    assert report.pretraining["passages"] == 3
 
 
 def test_a_salient_question_asks_for_what_is_masked(cache: Candidates, tokenizer: TextTokenizer) -> None:
