@@ -111,9 +111,8 @@ def test_an_asked_question_begins_with_words_that_fit_its_answer(cache: Candidat
         date = any(year in answer for year in ("1864", "1225", "1953", "1989", "1791"))
         kind = "date" if date else "number" if answer[0].isdigit() else "name"
         kinds[kind] = kinds.get(kind, 0) + 1
-        words = max((w for w in QUESTION_WORDS[kind] if asked.startswith(w)), key=len)
-        rest = asked.removeprefix(words).strip()
-        assert rest.replace(" ", "") in {s.replace(answer, "", 1).replace(" ", "") for s in SENTENCES}
+        bare = {sentence.replace(answer, "", 1).replace(" ", "") for sentence in SENTENCES}
+        assert any(asked.removeprefix(w).replace(" ", "") in bare for w in QUESTION_WORDS[kind]), (question, answer)
     assert min(kinds[k] for k in QUESTION_WORDS) > 0
 
 
