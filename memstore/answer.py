@@ -19,7 +19,7 @@ from memstore import checkpoint, decode, flops, rerank
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import RequestError
 from memstore.model import MemoryModel
-from memstore.packed import Layout, Packed, Tokens, concatenate
+from memstore.packed import Layout, Packed, Rows, Tokens, concatenate
 from memstore.passage import Passage
 from memstore.prepared import PreparedDecoder
 from memstore.retrieve import Retriever
@@ -161,7 +161,7 @@ class Answerer:
             encoded_questions = self.model.encode_question(self._question_tokens(questions))
         with stages("live_a"):
             live = self.model.live_a(encoded_questions, memories, question_of)
-            scores = self.model.score(live) if self.model.config.has_scorer else None
+            scores = self._scores(live, questions) if self.model.config.has_scorer else None
             ranking = -torch.arange(len(question_of)) if scores is None else scores
             kept = rerank.select(ranking, question_of, [q.keep_k for q in questions])
         with stages("live_b"):
@@ -332,6 +332,12 @@ class Answerer:
         if not brought and all(found):
             return parts[0], bytes_read  # the usual case: already in order
         return concatenate(parts).take(torch.tensor(order)), bytes_read
+
+    def _scores(self, live: Rows, questions: Sequence[Question]) -> Tensor:
+        """Rerank scores `(R,)`; a caller's own passages have no retrieval order that could count."""
+        prior = self.model.config.retrieval_prior
+        priors = [0.0 if q.passages is not None else float(prior) for q in questions]
+        return rerank.after_retrieval(self.model.score(live), live.question_of, priors)
 
     def _text(self, ids: Sequence[int], ranked: Sequence[RankedPassage]) -> str:
         """The answer in words, spelled as in the passages read where the tokenizer folds case."""

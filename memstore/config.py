@@ -34,6 +34,8 @@ class ModelConfig:
             the other side too (as the exact-match feature of arXiv 1704.00051, section 3.2).
         embedding_dim: width of the passage vectors for dense retrieval from the model's own memory
             encoder; 0 for none.
+        retrieval_prior: how much the retriever's order counts in reranking: a passage's score less this times the
+            logarithm of its retrieval rank. 0 for GLIMMER as published, which has none.
         question_template, passage_template: `{question}`, and `{title}` and `{text}`.
         tasks: question templates of tasks by name, instead of `question_template`.
         spellings: whole answers, as the tokenizer decodes them, and how they are to be written, such as
@@ -58,6 +60,7 @@ class ModelConfig:
     copy_previous: bool = False
     match_embedding: bool = False
     embedding_dim: int = 0
+    retrieval_prior: float = 0.0
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6

@@ -14,6 +14,23 @@ from torch import Tensor
 from memstore.errors import RequestError
 
 
+def after_retrieval(scores: Tensor, question_of: Tensor, prior: float | Sequence[float]) -> Tensor:
+    """Scores `(R,)` less `prior * log(place)`: the scorer and the retriever's order decide together.
+
+    A small model's scorer knows less of rare words than BM25's counts do; `ModelConfig.retrieval_prior` is fitted on
+    training questions.
+
+    Args:
+        scores: `(R,)`, the scorer's.
+        question_of: `(R,)` int64 ascending; rows of a question in the retriever's order, best first.
+        prior: of all questions, or of each; 0 leaves scores as they are.
+    """
+    _, group, counts = torch.unique_consecutive(question_of.cpu(), return_inverse=True, return_counts=True)
+    place = torch.arange(1, len(group) + 1) - (counts.cumsum(0) - counts)[group]  # (R,): 1 for the best
+    weight = torch.tensor(prior)[question_of.cpu()] if not isinstance(prior, float) else prior
+    return scores - (weight * place.log()).to(scores)
+
+
 def select(scores: Tensor, question_of: Tensor, m: int | Sequence[int]) -> Tensor:
     """Pick at most m rows of each question, the best ones.
 

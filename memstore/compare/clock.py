@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memstore import decode, rerank
 from memstore.compare.config import GridTable, Point
-from memstore.compare.measure import System, points_of, retrieval_order
+from memstore.compare.measure import System, points_of, ranking_of, retrieval_order
 from memstore.model import Encoded, MemoryModel
 from memstore.packed import Packed, Tokens
 from memstore.train.batch import DevBatch
@@ -70,11 +70,11 @@ def encode(ready: Ready, point: Point) -> Encoded:
     if ranker is None:
         memories = reader.remember(point.retrieve_k)
         rows = model.live_a(model.encode_question(reader.question), memories, _zeros(memories))
-        ranking = retrieval_order(memories.layout.rows) if model.scorer is None else model.score(rows)
+        ranking = retrieval_order(memories.layout.rows) if model.scorer is None else ranking_of(model, rows)
         return model.live_b(rows.take(rerank.select(ranking, rows.question_of, point.keep_k)))
     seen = ranker.remember(point.retrieve_k)
     rows = ranker.model.live_a(ranker.model.encode_question(ranker.question), seen, _zeros(seen))
-    kept = rerank.select(ranker.model.score(rows), rows.question_of, point.keep_k)
+    kept = rerank.select(ranking_of(ranker.model, rows), rows.question_of, point.keep_k)
     memories = reader.remember(point.retrieve_k).take(kept)
     return model.live_b(model.live_a(model.encode_question(reader.question), memories, _zeros(memories)))
 

@@ -20,6 +20,7 @@ from memstore.compare.systems import ALL_TASKS, dev_sets
 from memstore.config import ModelConfig
 from memstore.evaluate.metrics import accuracy, exact_match, f1
 from memstore.model import MemoryModel
+from memstore.packed import Rows
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import DevBatch
 from memstore.train.batches import DataSettings, open_source
@@ -149,7 +150,7 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
     rows = model.live_a(questions, memories, batch.question_of)
     ranking = retrieval_order(len(batch.question_of))
     if ranker is model:
-        ranking = model.score(rows).cpu()
+        ranking = ranking_of(model, rows).cpu()
     elif ranker is not None:
         ranking = _scores(ranker, batch)
     found.ids += batch.ids
@@ -179,11 +180,16 @@ def retrieval_order(rows: int) -> Tensor:
     return -torch.arange(rows).float()
 
 
+def ranking_of(model: MemoryModel, rows: Rows) -> Tensor:
+    """What a model orders passages by, `(R,)`: all candidates of each question, in the retriever's order."""
+    return rerank.after_retrieval(model.score(rows), rows.question_of, float(model.config.retrieval_prior))
+
+
 def _scores(ranker: MemoryModel, batch: DevBatch) -> Tensor:
     """Another model's scores of the candidates, `(R,)` on the CPU."""
     questions = ranker.encode_question(batch.questions.to(ranker.device))
     memories = ranker.encode_passages(batch.passages.to(ranker.device))
-    return ranker.score(ranker.live_a(questions, memories, batch.question_of)).cpu()
+    return ranking_of(ranker, ranker.live_a(questions, memories, batch.question_of)).cpu()
 
 
 def _begins(batch: DevBatch) -> Tensor:

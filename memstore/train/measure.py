@@ -46,7 +46,8 @@ def _measure(
     rows = model.live_a(questions, memories, batch.question_of)
     orders = {"retrieved": -torch.arange(len(batch.question_of)).float()}
     if model.scorer is not None:
-        orders["reranked"] = model.score(rows).cpu()
+        prior = float(model.config.retrieval_prior)
+        orders["reranked"] = rerank.after_retrieval(model.score(rows), batch.question_of, prior).cpu()
     if model.projection is not None:
         orders["dense"] = _cosines(model, questions, memories, batch.question_of)
     kept = rerank.select(orders.get("reranked", orders["retrieved"]), batch.question_of, keep_k)

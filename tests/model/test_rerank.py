@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from memstore.errors import RequestError
-from memstore.rerank import select
+from memstore.rerank import after_retrieval, select
 
 NAN, INF = float("nan"), float("inf")
 
@@ -54,3 +56,16 @@ def test_nothing_to_keep_is_refused(m):
 def test_too_few_numbers_are_refused():
     with pytest.raises(RequestError, match="1 values for 2 questions"):
         select(torch.zeros(2), torch.tensor([0, 1]), [3])
+
+
+def test_the_retrievers_order_counts_as_much_as_it_is_told_to() -> None:
+    scores, question_of = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]), torch.tensor([0, 0, 0, 1, 1])
+    log = [math.log(n) for n in (1, 2, 3, 1, 2)]
+    got = after_retrieval(scores, question_of, 0.5)
+    torch.testing.assert_close(got, scores - 0.5 * torch.tensor(log))
+    torch.testing.assert_close(
+        after_retrieval(scores, question_of, [0.0, 2.0]), torch.tensor([1, 1, 1, 1, 2 - 2 * log[1]])
+    )
+    assert torch.equal(after_retrieval(scores, question_of, 0.0), scores)
+    assert select(after_retrieval(scores, question_of, 2.0), question_of, 1).tolist() == [0, 3]
+    assert select(scores, question_of, 1).tolist() == [0, 4]
