@@ -27,8 +27,9 @@ def after_retrieval(scores: Tensor, question_of: Tensor, prior: float | Sequence
     """
     _, group, counts = torch.unique_consecutive(question_of.cpu(), return_inverse=True, return_counts=True)
     place = torch.arange(1, len(group) + 1) - (counts.cumsum(0) - counts)[group]  # (R,): 1 for the best
-    weight = torch.tensor(prior)[question_of.cpu()] if not isinstance(prior, float) else prior
-    return scores - (weight * place.log()).to(scores)
+    weight = torch.tensor(prior)[question_of.cpu()] if not isinstance(prior, float) else torch.tensor(prior)
+    less: Tensor = weight * place.log()
+    return scores - less.to(scores)
 
 
 def select(scores: Tensor, question_of: Tensor, m: int | Sequence[int]) -> Tensor:
