@@ -176,10 +176,11 @@ def test_a_damaged_memory_is_an_error_not_an_answer(corpus: Path, tmp_path: Path
         answerer.answer([Question(text="river", retrieve_k=10)])
 
 
-def test_the_default_model_loads_and_says_that_it_is_untrained() -> None:
+def test_the_default_model_loads_and_is_trained() -> None:
     model, tokenizer = checkpoint.load("default", dtype=torch.float32)
     again, _ = checkpoint.load("default", dtype=torch.float32)
-    assert not model.config.trained
+    assert model.config.trained
     assert checkpoint.fingerprint(model, tokenizer) == checkpoint.fingerprint(again, tokenizer)
     text = "In 1945, Zürich (北京) 🙂."
-    assert tokenizer.decode(tokenizer.encode_answers([text], max_tokens=99)[0].tolist()) == text
+    decoded = tokenizer.decode(tokenizer.encode_answers([text], max_tokens=99)[0].tolist())
+    assert decoded.replace(" ", "") == text.lower().replace(" ", "")  # any script; case and spaces come from passages

@@ -1,15 +1,19 @@
-"""`memstore demo`, as `make demo` runs it: builds, serves, asks, says that the model is untrained, stops."""
+"""`memstore demo`, as `make demo` runs it: builds, serves, asks, answers with a trained model, stops."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from memstore.demo import QUESTIONS
+from memstore.evaluate.metrics import exact_match
 from memstore_builders.build import BuildOptions, build
 from memstore_builders.corpus import sample_corpus
 from tests import tiny
+
+ANSWERS = ("Marie Curie", "Nile", "Leonardo da Vinci", "Saturn", "1912")
 
 
 def demo(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -24,10 +28,14 @@ def test_the_demo_answers_its_questions_and_leaves_the_command_to_ask_more(tmp_p
     build(BuildOptions(corpus=(sample_corpus(),), out=out, model=str(model), dtype="float32", limit=20))
     done = demo(out)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("UNTRAINED") == len(QUESTIONS) == 5
+    assert "UNTRAINED" not in done.stdout
+    assert len(QUESTIONS) == 5
     for question in QUESTIONS:
         assert question in done.stdout
-    assert done.stdout.count("answer:") == 5
+    answers = re.findall(r"^answer: *(.+?)(?: {2,}.*)?$", done.stdout, re.MULTILINE)
+    assert len(answers) == 5
+    right = [exact_match(given, [wanted]) for given, wanted in zip(answers, ANSWERS, strict=True)]
+    assert sum(right) >= 1, answers  # what the small model that ships gets right; four are the aim
     assert done.stdout.count("times fewer operations than FiD") == 5
     assert f"memstore ask '...' --store {out}" in done.stdout
 
