@@ -98,7 +98,7 @@ def _head(summary: Json) -> str:
             "the question sets measured here, it flatters all systems, and by about as much."
         )
     lines.append(
-        "\nQuality is the mean over tasks, each weighing the same, of accuracy (fever, zsre, trex) or exact match (the "
+        "\nQuality is the mean over tasks, each weighing the same, of accuracy (fever) or exact match (the "
         "others), in per cent; brackets are 95% bootstrap intervals over questions, and say nothing of what another "
         "seed of training would give. *Answerable* counts only questions of which some candidate holds the answer; "
         "*recall* is the share of these of which one that does was read. `20→5` means 20 passages retrieved and 5 "
@@ -118,7 +118,7 @@ def _trained(model: Json) -> bool:
 
 
 def _machine(made_by: Json, *, gpu: bool) -> str:
-    return f"{made_by['gpu'] if gpu else made_by['cpu']} (torch {made_by['torch']}, {made_by['date']})"
+    return f"{made_by['gpu'] if gpu else made_by['cpu']} (torch {made_by['torch']}, {made_by['date'][:10]})"
 
 
 def _span(values: Sequence[float], form: str) -> str:
