@@ -16,7 +16,7 @@ _BEFORE_MARK = Regex(r"\s+(?=[^\w\s<])")
 _MARK_LETTER = Regex(r"(?<=[^\w\s>])(?=\p{L})")
 _MARK_DIGIT = Regex(r"(?<=[^\w\s.,:>])(?=\d)")  # "1,000" and "2.5" stay together
 # What decoding takes back: hyphens, apostrophes, initials, opening brackets.
-_JOINED = Regex(r"(?<=\w[-'’–/]) (?=\w)|(?<=\b\w\.) (?=\w\b\.)|(?<=[(\[$£€“]) ")
+_JOINED = Regex(r"(?<=\w[-'’–/]) (?=\w)|(?<=\b\w\.) (?=\w(?:[.,;:)]|$))|(?<=[(\[$£€“]) ")
 _OPENING = Regex(r"(?<=[\w,])(?=[(\[“$£€])")
 
 

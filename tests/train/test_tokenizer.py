@@ -52,6 +52,7 @@ def test_numbers_stay_together(folded: Tokenizer) -> None:
         "seen by 1,000,000 people in the u.s. between 1997 and 1998",
         "a co-founder, curie's",
         "1898–1899",
+        "the u.s.s.r",
         "日本 and dvořák",
         "<0x41> is text",
     ],
