@@ -59,14 +59,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from memstore.errors import ConfigError
-from memstore.train.config import read_table, require
+from memstore.train.config import read_table, read_toml, require
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -207,14 +206,7 @@ class CompareConfig:
             ConfigError: no such file, not TOML, or a key that is unknown, missing or of a wrong kind; names
                 the key and the file.
         """
-        path = Path(path)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the comparison {path}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from None
-        return cls.from_values(values, where=str(path))
+        return cls.from_values(read_toml(path, what="comparison"), where=str(path))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], *, where: str) -> Self:

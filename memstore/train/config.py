@@ -221,14 +221,7 @@ class TrainConfig:
             ConfigError: no such file, not TOML, or a key that is unknown, missing or of a wrong kind; names
                 the key and the file.
         """
-        path = Path(path)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the training config {path}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from None
-        config = read_table(cls, values, where=str(path))
+        config = read_table(cls, read_toml(path, what="training config"), where=str(path))
         if config.data:  # belongs to the data side, which asks again; here the file can be named
             from memstore.train.batches import DataSettings  # which itself is read by `read_table`
 
@@ -238,6 +231,21 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return dataclasses.asdict(self) | {"out": str(self.out)}
+
+
+def read_toml(path: Path | str, *, what: str) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: no such file, or not TOML; says `what` it should have been.
+    """
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
 def require(
