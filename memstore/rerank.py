@@ -14,6 +14,13 @@ from torch import Tensor
 from memstore.errors import RequestError
 
 
+def places(question_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's group (numbered without gaps) and its position there, from 0, both `(R,)`; `question_of` ascends."""
+    _, group, counts = torch.unique_consecutive(question_of, return_inverse=True, return_counts=True)
+    starts = counts.cumsum(0) - counts
+    return group, torch.arange(len(group)) - starts[group]
+
+
 def after_retrieval(scores: Tensor, question_of: Tensor, prior: float | Sequence[float]) -> Tensor:
     """Scores `(R,)` less `prior * log(place)`: the scorer and the retriever's order decide together.
 
@@ -25,8 +32,7 @@ def after_retrieval(scores: Tensor, question_of: Tensor, prior: float | Sequence
         question_of: `(R,)` int64 ascending; rows of a question in the retriever's order, best first.
         prior: of all questions, or of each; 0 leaves scores as they are.
     """
-    _, group, counts = torch.unique_consecutive(question_of.cpu(), return_inverse=True, return_counts=True)
-    place = torch.arange(1, len(group) + 1) - (counts.cumsum(0) - counts)[group]  # (R,): 1 for the best
+    place = places(question_of.cpu())[1] + 1  # (R,): 1 for the best
     weight = torch.tensor(prior)[question_of.cpu()] if not isinstance(prior, float) else torch.tensor(prior)
     less: Tensor = weight * place.log()
     return scores - less.to(scores)

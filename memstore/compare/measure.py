@@ -156,7 +156,7 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
     found.ids += batch.ids
     found.tasks += batch.tasks
     found.answerable += [int(g) for g in _any(batch.gold, batch.question_of, batch.size)]
-    place = torch.arange(len(batch.question_of)) - _begins(batch)[batch.question_of]  # (R,): in the retriever's order
+    place = rerank.places(batch.question_of)[1]  # (R,): in the retriever's order
     for point in found.points:
         given = (place < point.retrieve_k).nonzero().squeeze(1)
         kept = given[rerank.select(ranking[given], batch.question_of[given], point.keep_k)]
@@ -190,12 +190,6 @@ def _scores(ranker: MemoryModel, batch: DevBatch) -> Tensor:
     questions = ranker.encode_question(batch.questions.to(ranker.device))
     memories = ranker.encode_passages(batch.passages.to(ranker.device))
     return ranking_of(ranker, ranker.live_a(questions, memories, batch.question_of)).cpu()
-
-
-def _begins(batch: DevBatch) -> Tensor:
-    """`(B,)`: each question's first row."""
-    counts = torch.bincount(batch.question_of, minlength=batch.size)
-    return counts.cumsum(0) - counts
 
 
 def _any(marked: Tensor, question_of: Tensor, questions: int) -> list[bool]:

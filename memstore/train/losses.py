@@ -184,7 +184,7 @@ def distillation(
     rank = grouped_log_softmax(scores / score_temperature, question_of)
     lm = grouped_log_softmax(likelihoods.detach() / lm_temperature, question_of)
     p, q = (lm, rank) if direction == "lm||rank" else (rank, lm)
-    return (p.exp() * (p - q)).sum() / (int(_places(question_of)[0][-1]) + 1)
+    return (p.exp() * (p - q)).sum() / (int(rerank.places(question_of)[0][-1]) + 1)
 
 
 def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
 
 def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:
     """Log-softmax of `(R,)` within groups of any sizes; `question_of` `(R,)` ascends."""
-    group, position = _places(question_of)
+    group, position = rerank.places(question_of)
     padded = _by_question(values, question_of)  # (groups, longest)
     return padded.log_softmax(1)[group.to(values.device), position.to(values.device)]
 
@@ -273,7 +273,7 @@ def evaluating(model: MemoryModel) -> Iterator[None]:
 
 def first_rows(batch: Batch, count: int) -> Tensor:
     """Rows `(M,)`: the first `count` passages of each question; 0 for all."""
-    _, position = _places(batch.question_of)
+    _, position = rerank.places(batch.question_of)
     return (position < (count or len(position))).nonzero().squeeze(1)
 
 
@@ -289,16 +289,9 @@ def _alone(rows: Rows) -> Rows:
     )
 
 
-def _places(question_of: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's group (numbered without gaps) and its position there, both `(R,)`."""
-    _, group, counts = torch.unique_consecutive(question_of, return_inverse=True, return_counts=True)
-    starts = counts.cumsum(0) - counts
-    return group, torch.arange(len(group)) - starts[group]
-
-
 def _by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.inf) -> Tensor:
     """`(R,)` to `(groups, longest)`, filled up with `fill`."""
-    group, position = _places(question_of)
+    group, position = rerank.places(question_of)
     shape = (int(group.max()) + 1, int(position.max()) + 1) if len(group) else (0, 0)
     padded = values.new_full(shape, fill)
     return padded.index_put((group.to(values.device), position.to(values.device)), values)
