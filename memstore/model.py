@@ -87,25 +87,50 @@ class CopyHead(nn.Module):
         """Log-probabilities `(N, t, V)` float32 from decoder states `(N, t, D)`, logits `(N, t, V)`, and the
         tokens written last, `(N, t)`.
         """
-        keys, ids, mask = generation.copy_keys, generation.copy_ids, generation.copy_mask
-        assert keys is not None
+        n, t, _ = hidden.shape
+        weights, gate = self.attend(hidden, generation, written), self.share(hidden, generation)
+        ids = generation.copy_ids
         assert ids is not None
+        copied = torch.zeros(*weights.shape[:2], logits.shape[-1], device=hidden.device)
+        copied = copied.scatter_add(2, ids[:, None, :].expand(-1, weights.shape[1], -1), weights).view(n, t, -1)
+        mixed = gate * logits.float().softmax(-1) + (1 - gate) * copied
+        return mixed.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def of_targets(
+        self, hidden: Tensor, vocabulary: Tensor, generation: Generation, written: Tensor, targets: Tensor
+    ) -> Tensor:
+        """What `forward` gives at the targets `(B, t)` alone, from their log-probabilities `(B, t)` by the vocabulary
+        softmax: no tensor is as wide as the vocabulary.
+        """
+        weights, gate = self.attend(hidden, generation, written), self.share(hidden, generation)
+        ids = generation.copy_ids
+        assert ids is not None
+        copied = (weights * (ids[:, None, :] == targets[:, :, None])).sum(-1)  # (B, t)
+        gate = gate.squeeze(-1)
+        mixed = gate * vocabulary.exp() + (1 - gate) * copied
+        return mixed.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def attend(self, hidden: Tensor, generation: Generation, written: Tensor) -> Tensor:
+        """How the copied share divides among what is read: `(B, beams * t, S)` float32, zeros without a passage."""
+        keys, mask = generation.copy_keys, generation.copy_mask
+        assert keys is not None
         assert mask is not None
         n, t, d = hidden.shape
         b = keys.shape[0]
         q = self.query(hidden).view(b, n // b * t, d)  # beams of a question share its keys
-        weights = (q @ keys.transpose(1, 2)).float() * d**-0.5  # (B, beams * t, S)
+        weights = (q @ keys.transpose(1, 2)).float() * d**-0.5
         if self.previous is not None and generation.copy_before is not None:
-            follows = written.view(b, n // b * t, 1) == generation.copy_before[:, None, :]  # (B, beams * t, S)
+            follows = written.view(b, n // b * t, 1) == generation.copy_before[:, None, :]
             weights = weights + self.previous(hidden).float().view(b, n // b * t, 1) * follows
-        weights = weights.masked_fill(~mask[:, None, :], -torch.inf).softmax(-1).nan_to_num(0.0)
-        copied = torch.zeros(b, weights.shape[1], logits.shape[-1], device=hidden.device)
-        copied = copied.scatter_add(2, ids[:, None, :].expand(-1, n // b * t, -1), weights).view(n, t, -1)
-        gate = torch.sigmoid(self.gate(hidden).float())  # (N, t, 1): share of the vocabulary softmax
-        anything = mask.any(1).repeat_interleave(n // b)[:, None, None]  # no passage at all: nothing to copy
-        gate = torch.where(anything, gate, torch.ones_like(gate))
-        mixed = gate * logits.float().softmax(-1) + (1 - gate) * copied
-        return mixed.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return weights.masked_fill(~mask[:, None, :], -torch.inf).softmax(-1).nan_to_num(0.0)
+
+    def share(self, hidden: Tensor, generation: Generation) -> Tensor:
+        """The vocabulary softmax's share, `(N, t, 1)` float32: 1 where there is no passage, so nothing to copy."""
+        mask = generation.copy_mask
+        assert mask is not None
+        gate = torch.sigmoid(self.gate(hidden).float())
+        anything = mask.any(1).repeat_interleave(len(hidden) // len(mask))[:, None, None]
+        return torch.where(anything, gate, torch.ones_like(gate))
 
 
 class MemoryModel(nn.Module):
@@ -217,12 +242,15 @@ class MemoryModel(nn.Module):
     def step(self, ids: Tensor, generation: Generation) -> Tensor:
         """Feed decoder tokens, `(N = B * beams, t)`: log-probabilities `(N, t, V)` float32 of the next."""
         hidden = self.decoder(_stream(self.embedding(ids)), generation.cache)
-        head = self.embedding.weight if self.head is None else self.head.weight
-        scaled = hidden * self.config.d_model**-0.5 if self.config.scale_head else hidden
-        logits = F.linear(scaled, head)  # (N, t, V)
+        logits = self._logits(hidden)  # (N, t, V)
         if self.copy_head is None:
             return logits.float().log_softmax(-1)
         return self.copy_head(hidden, logits, generation, ids)  # type: ignore[no-any-return]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Decoder states `(..., D)` to logits `(..., V)`."""
+        head = self.embedding.weight if self.head is None else self.head.weight
+        return F.linear(hidden * self.config.d_model**-0.5 if self.config.scale_head else hidden, head)
 
     def log_probs(self, encoded: Encoded, targets: Tensor) -> Tensor:
         """Teacher forcing: log-probabilities `(B, t, V)` float32 at each target position.
@@ -231,9 +259,26 @@ class MemoryModel(nn.Module):
             encoded: B questions' kept rows.
             targets: `(B, t)` int64, padded with the pad id; the decoder reads them shifted right.
         """
+        return self.step(self._shifted(targets), self.start(encoded, capacity=targets.shape[1]))
+
+    def target_log_probs(self, encoded: Encoded, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher forcing: log-probabilities `(B, t)` float32 of the targets themselves, as in `log_probs`, and which
+        of them are no padding, `(B, t)` bool. At padding the value means nothing.
+
+        Logits are computed where there are targets, one row each: answers are short and batches padded to the longest.
+        """
+        generation, written = self.start(encoded, capacity=targets.shape[1]), self._shifted(targets)
+        hidden = self.decoder(_stream(self.embedding(written)), generation.cache)
+        mask = targets != self.config.pad_token_id
+        vocabulary = -F.cross_entropy(self._logits(hidden[mask]).float(), targets[mask], reduction="none")
+        vocabulary = torch.zeros(targets.shape, device=targets.device).masked_scatter(mask, vocabulary)  # (B, t)
+        if self.copy_head is None:
+            return vocabulary, mask
+        return self.copy_head.of_targets(hidden, vocabulary, generation, written, targets), mask
+
+    def _shifted(self, targets: Tensor) -> Tensor:
         first = torch.full_like(targets[:, :1], self.config.decoder_start_token_id)
-        inputs = torch.cat([first, targets[:, :-1]], dim=1)
-        return self.step(inputs, self.start(encoded, capacity=targets.shape[1]))
+        return torch.cat([first, targets[:, :-1]], dim=1)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

@@ -55,7 +55,7 @@ def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed:
     rows = model.live_a(questions, memories, batch.question_of)
     scores = model.score(rows) if model.scorer is not None else None
     kept = select(scores, batch, config, seed=seed)
-    log_probs, mask = answer_log_probs(model, model.live_b(rows.take(kept)), targets)
+    log_probs, mask = model.target_log_probs(model.live_b(rows.take(kept)), targets)
     parts = {"answer": answer_loss(log_probs, mask, mean=config.answer_mean)}
     total = parts["answer"]
     if scores is not None:
@@ -101,12 +101,6 @@ def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int
     best = candidates[rerank.select(ranking[candidates], batch.question_of[candidates], 1)]  # one per question
     ranking = ranking.index_fill(0, best, torch.inf)
     return rerank.select(ranking, batch.question_of, config.keep_k)
-
-
-def answer_log_probs(model: MemoryModel, encoded: Encoded, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities `(B, t)` of the target tokens, and which of them count, `(B, t)` bool: not padding."""
-    log_probs = model.log_probs(encoded, targets).gather(2, targets[:, :, None]).squeeze(2)  # (B, t)
-    return log_probs, targets != model.config.pad_token_id
 
 
 def answer_loss(log_probs: Tensor, mask: Tensor, *, mean: str) -> Tensor:
@@ -156,7 +150,7 @@ def passage_likelihoods(model: MemoryModel, rows: Rows, targets: Tensor, config:
         for piece in torch.split(torch.arange(len(rows.question_of)), config.lm_rows_at_once):
             alone = _alone(rows.take(piece))
             wanted = targets[rows.question_of[piece].to(targets.device)]  # (r, t)
-            log_probs, mask = answer_log_probs(model, model.live_b(alone), wanted)
+            log_probs, mask = model.target_log_probs(model.live_b(alone), wanted)
             sums = (log_probs * mask).sum(1)
             found.append(sums if config.lm_log_probability == "sum" else sums / mask.sum(1).clamp_min(1))
     return torch.cat(found)

@@ -17,7 +17,6 @@ from memstore.packed import Packed
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import DevBatch
 from memstore.train.config import DevConfig
-from memstore.train.losses import answer_log_probs
 from memstore.train.metrics import Measured
 
 
@@ -52,7 +51,7 @@ def _measure(
         orders["dense"] = _cosines(model, questions, memories, batch.question_of)
     kept = rerank.select(orders.get("reranked", orders["retrieved"]), batch.question_of, keep_k)
     encoded = model.live_b(rows.take(kept))
-    log_probs, mask = answer_log_probs(model, encoded, batch.targets.to(model.device))
+    log_probs, mask = model.target_log_probs(encoded, batch.targets.to(model.device))
     losses = -((log_probs * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu()
     padding = [model.config.pad_token_id]
     decoded = decode.generate(model, encoded, max_new_tokens=config.max_new_tokens, banned=padding)

@@ -62,6 +62,24 @@ def test_batch_equals_singles(system: str, parts: dict[str, bool]) -> None:
             close(model.score(rows)[QUESTION_OF.eq(b)], model.score(one))
 
 
+@pytest.mark.parametrize("parts", PARTS)
+def test_targets_alone_equal_the_whole_distribution(parts: dict[str, bool]) -> None:
+    model = make("glimmer", **parts)
+    questions, passages, targets = inputs()
+    targets[1, 2:] = model.config.pad_token_id
+    encoded = model.live_b(run(model, questions, passages, QUESTION_OF))
+    got, mask = model.target_log_probs(encoded, targets)
+    assert mask.tolist() == targets.ne(model.config.pad_token_id).tolist()
+    want = model.log_probs(encoded, targets).gather(2, targets[:, :, None]).squeeze(2)
+    close(got[mask], want[mask])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    grads = [torch.autograd.grad(x[mask].sum(), parameters, retain_graph=True, allow_unused=True) for x in (got, want)]
+    for ours, theirs in zip(*grads, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_encoding_in_a_batch_equals_encoding_alone(system: str) -> None:
