@@ -102,11 +102,10 @@ class CopyHead(nn.Module):
         """What `forward` gives at the targets `(B, t)` alone, from their log-probabilities `(B, t)` by the vocabulary
         softmax: no tensor is as wide as the vocabulary.
         """
-        weights, gate = self.attend(hidden, generation, written), self.share(hidden, generation)
+        weights, gate = self.attend(hidden, generation, written), self.share(hidden, generation).squeeze(-1)
         ids = generation.copy_ids
         assert ids is not None
         copied = (weights * (ids[:, None, :] == targets[:, :, None])).sum(-1)  # (B, t)
-        gate = gate.squeeze(-1)
         mixed = gate * vocabulary.exp() + (1 - gate) * copied
         return mixed.clamp_min(torch.finfo(torch.float32).tiny).log()
 
@@ -118,7 +117,7 @@ class CopyHead(nn.Module):
         n, t, d = hidden.shape
         b = keys.shape[0]
         q = self.query(hidden).view(b, n // b * t, d)  # beams of a question share its keys
-        weights = (q @ keys.transpose(1, 2)).float() * d**-0.5
+        weights: Tensor = (q @ keys.transpose(1, 2)).float() * d**-0.5
         if self.previous is not None and generation.copy_before is not None:
             follows = written.view(b, n // b * t, 1) == generation.copy_before[:, None, :]
             weights = weights + self.previous(hidden).float().view(b, n // b * t, 1) * follows

@@ -34,6 +34,7 @@ from memstore.train.pretrain import Difficulty, Example, Pretraining, PretrainSe
 from memstore.train.pretrain_table import PretrainTable
 from memstore.train.ragged import Ints
 from memstore.train.tasks import choose_answer, mixture
+from memstore.train.windows import Windows, find
 
 Points = tuple[tuple[float, ...], ...]
 _DEV = (0, 0, 0, 1)  # before a dev question's number: seeds of training questions have three parts
@@ -49,13 +50,17 @@ class DataSettings:
         train, dev: question sets; by default all named `*.train`, and all named `*.dev`.
         mixture: "uniform" over tasks, by "temperature" (`p ~ n ** (1 / temperature)`), or as "given" in `weights`.
         weights: by set.
-        answer: which of several answers is trained on: "first", "shortest", or "random".
+        answer: which of several answers is trained on: "first", "shortest", "random", or "read": the shortest of
+            those that stand in a gold passage that is read (of all, if none does).
         answerable_only: train on questions with a gold passage among their candidates only.
         gold: what counts as gold: "answer" (its words are found in it), "title" (its page is a source), "either".
         choice: which candidates are read if there are more than `passages`: "first" ones of the retriever,
             a random "sample", or a random one with "gold" in it. They stay in the retriever's order.
         passages: schedule: passages per question.
         passage_tokens: schedule: tokens per passage at most.
+        window: what a task's longer passages are cut to: their "begin", or a random window behind the title, in gold
+            passages around an "answer". Passages of pretraining and of dev questions do not ask: the former are cut to
+            windows, the latter to their begin.
         question_tokens: per question at most; 0 for the model's limit.
         hardness: schedule: share of lexical neighbours among pretraining's wrong passages.
         pretrain_share: schedule: share of questions made from plain passages.
@@ -76,12 +81,13 @@ class DataSettings:
     mixture: Literal["uniform", "temperature", "given"] = "uniform"
     temperature: float = 2.0
     weights: dict[str, Any] = field(default_factory=dict)
-    answer: Literal["first", "shortest", "random"] = "first"
+    answer: Literal["first", "shortest", "random", "read"] = "first"
     answerable_only: bool = False
     gold: Literal["answer", "title", "either"] = "answer"
     choice: Literal["first", "sample", "gold"] = "first"
     passages: Points = ((0, 8),)
     passage_tokens: Points = ((0, 256),)
+    window: Literal["begin", "answer"] = "begin"
     question_tokens: int = 0
     hardness: Points = ((0, 1.0),)
     pretrain_share: Points = ((0, 0.0),)
@@ -148,6 +154,7 @@ class MixedBatches:
         self.cache = Candidates.open(settings.cache, tokenizer=tokenizer)
         c = tokenizer.config
         self._pad, self._eos = c.pad_token_id, c.eos_token_id
+        self._windows = Windows(tokenizer)
         self._question_tokens = min(c.max_question_tokens, settings.question_tokens or c.max_question_tokens)
         longest = max(p[1] for p in settings.passage_tokens)
         if settings.fixed_length and longest > c.max_passage_tokens:
@@ -193,17 +200,39 @@ class MixedBatches:
     def _task_example(self, chosen: _Set, rng: Generator, difficulty: Difficulty) -> Example:
         questions = chosen.questions
         i = int(chosen.rows[int(rng.integers(len(chosen.rows)))])
-        answers = questions.answers_of(i)
-        answer = answers[choose_answer([len(a) for a in answers], self.settings.answer, rng.random())]
         hits = int((questions.candidates[i] >= 0).sum())
         columns = choose_candidates(chosen.gold[i, :hits], difficulty.passages, self.settings.choice, rng)
+        rows, gold = questions.candidates[i, columns], chosen.gold[i, columns].tolist()
+        read = [self.cache.passages[int(r)] for r, right in zip(rows, gold, strict=True) if right]
+        answer = self._answer(questions.answers_of(i), read, rng)
+        if self.settings.window == "begin":
+            passages = self._passages(rows, difficulty.passage_tokens)
+        else:
+            passages = self._windows_of(rows, gold, answer, difficulty.passage_tokens, rng)
         return Example(
             questions.task,
             questions.questions[i][: self._question_tokens],
             self._cut(answer, self.settings.max_target_tokens),
-            self._passages(questions.candidates[i, columns], difficulty.passage_tokens),
-            [bool(g) for g in chosen.gold[i, columns]] or [False],
+            passages,
+            gold or [False],
         )
+
+    def _answer(self, answers: list[Ints], read: Sequence[Ints], rng: Generator) -> Ints:
+        """Which of the answers is trained on, as the settings say; `read` are the gold passages that are read."""
+        rule = self.settings.answer
+        if rule == "read":
+            answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
+        return answers[choose_answer([len(a) for a in answers], "shortest" if rule == "read" else rule, rng.random())]
+
+    def _windows_of(
+        self, rows: NDArray[np.int32], gold: Sequence[bool], answer: Ints, most: int, rng: Generator
+    ) -> list[Ints]:
+        """Windows of passages, of gold ones around the answer; eos alone where there is none."""
+        found = []
+        for row, right in zip(rows, gold, strict=True):
+            passage = self.cache.passages[int(row)]
+            found.append(self._windows.cut(passage, find(passage, answer[:-1]) if right else None, most, rng))
+        return found or [np.array([self._eos])]
 
     def _dev_example(self, questions: QuestionSet, i: int, gold: NDArray[np.bool_]) -> Example:
         hits = min(int((questions.candidates[i] >= 0).sum()), self.settings.dev_passages)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from memstore import rerank
-from memstore.model import Encoded, MemoryModel
+from memstore.model import MemoryModel
 from memstore.packed import Packed, Rows
 from memstore.train.batch import Batch
 from memstore.train.config import LossConfig

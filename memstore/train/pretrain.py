@@ -30,6 +30,7 @@ from memstore.tokens import TextTokenizer
 from memstore.train.config import require
 from memstore.train.pretrain_table import PretrainTable
 from memstore.train.ragged import Ints, Ragged
+from memstore.train.windows import Windows
 
 KINDS = ("salient", "asked", "rebuild", "corrupt")
 QUESTION_WORDS = {
@@ -127,6 +128,7 @@ class Pretraining:
         plain = Tokenizer.from_str(tokenizer.json)
         self._sentinels, self._word_start = _vocabulary(plain, tokenizer.config.vocab_size)
         self._asking = _QuestionWords(plain)
+        self._windows = Windows(tokenizer)
         if not len(self._sentinels) and (settings.salient or settings.corrupt):
             raise ConfigError("the tokenizer has no <extra_id_0>: only `rebuild` can be pretrained with it")
         self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
@@ -177,8 +179,8 @@ class Pretraining:
             target = tokens[begin:end]
         others = self._others(i, difficulty, rng)
         place = int(rng.integers(len(others) + 1))
-        passages = [self._window(self._passages[o], None, difficulty.passage_tokens, rng) for o in others]
-        passages.insert(place, self._window(tokens, (begin, end), difficulty.passage_tokens, rng))
+        passages = [self._windows.cut(self._passages[o], None, difficulty.passage_tokens, rng) for o in others]
+        passages.insert(place, self._windows.cut(tokens, (begin, end), difficulty.passage_tokens, rng))
         gold = [n == place for n in range(len(passages))]
         return Example(kind, self._asked(kind, question), self._ended(target), passages, gold)
 
@@ -224,7 +226,7 @@ class Pretraining:
     def _corrupt(self, tokens: Ints, rng: Generator, difficulty: Difficulty) -> Example:
         s = self.settings
         longest = min(difficulty.passage_tokens - 1, int((self._most - 2) / (s.noise * (1 + 1 / s.noise_span))))
-        tokens = self._window(tokens, None, max(2, longest + 1), rng)[:-1]
+        tokens = self._windows.cut(tokens, None, max(2, longest + 1), rng)[:-1]
         spans = noise_spans(len(tokens), s.noise, s.noise_span, rng)[: len(self._sentinels)]
         source: list[Ints] = []
         target: list[Ints] = []
@@ -248,18 +250,6 @@ class Pretraining:
 
     def _ended(self, tokens: Ints, most: int | None = None) -> Ints:
         return np.concatenate([tokens[: (most or self._most) - 1], [self._eos]])
-
-    def _window(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
-        """At most so many tokens of a passage, eos included: a random window, `around` in it if that fits."""
-        last = len(tokens) - most  # the last begin of a window: most - 1 tokens and eos
-        if last <= 0:
-            return tokens
-        low, high = 0, last
-        if around is not None:
-            low = min(last, max(0, around[1] - most + 1))
-            high = max(low, min(last, around[0]))
-        begin = int(rng.integers(low, high + 1))
-        return np.concatenate([tokens[begin : begin + most - 1], [self._eos]])
 
 
 class _QuestionWords:

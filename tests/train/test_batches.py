@@ -72,6 +72,24 @@ def test_a_batch_depends_on_seed_and_number_alone(source: Source) -> None:
     assert plain(source(**data, seed=6).batch(0)) != in_order[0]
 
 
+def test_short_passages_hold_the_answer_that_is_trained_on(source: Source) -> None:
+    tokenizer = cases.tokenizer()
+    data: dict[str, Any] = {"train": ["nq.train"], "answerable_only": True, "choice": "gold", "passages": [[0, 2]]}
+    data |= {"window": "answer", "answer": "read", "passage_tokens": [[0, 48]]}
+    asked, found = set(), set()
+    for number in range(12):
+        questions, passages, question_of, targets, gold, _ = plain(source(**data).batch(number))
+        assert max(map(len, passages)) <= 48
+        for row, passage in enumerate(passages):
+            answer = tokenizer.decode(targets[question_of[row]])
+            asked.add((tokenizer.decode(questions[question_of[row]]), answer))
+            if gold[row]:
+                found.add((answer, answer in tokenizer.decode(passage)))
+    # "the river Nile" and "Sir Edmund Hillary" stand in no passage
+    assert {answer for _, answer in asked} == {"Nile", "Edmund Hillary"}
+    assert found == {("Nile", True), ("Edmund Hillary", True)}
+
+
 def test_a_task_question_comes_with_its_candidates_in_order(source: Source, cache: Path) -> None:
     opened = Candidates.open(cache)
     expected = {}
