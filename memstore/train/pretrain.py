@@ -34,12 +34,18 @@ from memstore.train.windows import Windows
 
 KINDS = ("salient", "asked", "rebuild", "corrupt")
 QUESTION_WORDS = {
-    "date": ("when", "when did", "in what year", "what year"),
+    "year": ("when", "in what year", "what year", "when did"),
+    "date": ("when", "when did", "on what date", "in what month"),
     "number": ("how many", "how much", "what number", "what"),
-    "name": ("who", "what", "which", "where", "who is", "what is the name of", "who was", "in what place"),
+    "place": ("where", "where is", "where did", "in what place"),
+    "agent": ("who", "who was", "which person", "what"),
+    "name": ("who", "what", "which", "where", "who is", "who was", "what is the name of", "what is"),
 }
+_AFTER = {"place": ("in", "at", "near", "from", "to", "into"), "agent": ("by",)}  # what stands before such a name
+_YEAR = re.compile(r"\s*(?:1\d\d\d|20\d\d)\s*")
 _DATE = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name)).lower()}|1\d\d\d|20\d\d)\b")
 _DIGIT = re.compile(r"\d")
+_TOKENS_BEFORE = 6  # enough for the word before an answer
 _WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies write the space before a word
 
 
@@ -171,8 +177,9 @@ class Pretraining:
         if kind in ("salient", "asked"):
             span = int(rng.integers(table.spans.offsets[sentence], table.spans.offsets[sentence + 1]))
             target = table.answers[span]
-            mark = self._asking.draw(target, rng) if kind == "asked" else self._sentinels[:1]
             place = table.spans.values[span]
+            asked = self._asking.draw(target, tokens[begin : int(place[0])], rng) if kind == "asked" else None
+            mark = self._sentinels[:1] if asked is None else asked
             question = self._masked(tokens, begin, end, place, mark, rng, in_front=kind == "asked")
         else:
             question = self._thinned(tokens[begin:end], self.settings.keep_words, rng)
@@ -253,7 +260,9 @@ class Pretraining:
 
 
 class _QuestionWords:
-    """Question words by the kind of an answer, as token ids; the kind is told by the answer's pieces."""
+    """Question words by the kind of an answer, as token ids; the kind is told by the pieces of the answer and of the
+    word before it.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._words = {
@@ -263,12 +272,26 @@ class _QuestionWords:
         pieces = tokenizer.get_vocab(with_added_tokens=True).items()
         self._pieces = {i: re.sub("|".join(_WORD_MARKS), " ", piece).lower() for piece, i in pieces}
 
-    def draw(self, answer: Ints, rng: Generator) -> Ints:
-        """Question words that fit an answer, by chance."""
-        text = "".join(self._pieces.get(int(i), "") for i in answer)
-        words = self._words["date" if _DATE.search(text) else "number" if _DIGIT.search(text) else "name"]
+    def draw(self, answer: Ints, before: Ints, rng: Generator) -> Ints:
+        """Question words that fit an answer, by chance; `before` is what its sentence says before it."""
+        words = self._words[_kind(self._text(answer), self._text(before[-_TOKENS_BEFORE:]))]
         chosen: Ints = words[int(rng.integers(len(words)))]
         return chosen
+
+    def _text(self, tokens: Ints) -> str:
+        return "".join(self._pieces.get(int(i), "") for i in tokens)
+
+
+def _kind(answer: str, before: str) -> str:
+    """Which of `QUESTION_WORDS` ask for an answer, both texts in small letters."""
+    if _YEAR.fullmatch(answer):
+        return "year"
+    if _DATE.search(answer):
+        return "date"
+    if _DIGIT.search(answer):
+        return "number"
+    word = before.split()[-1:]
+    return next((kind for kind, words in _AFTER.items() if word and word[0] in words), "name")
 
 
 def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[tuple[int, int]]:
