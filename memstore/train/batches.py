@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from memstore.errors import ConfigError
 from memstore.packed import Layout, Tokens
 from memstore.tokens import TextTokenizer
+from memstore.train.answers import searchable_answers
 from memstore.train.batch import Batch, DevBatch
 from memstore.train.candidates import Candidates, QuestionSet
 from memstore.train.config import read_table, require
@@ -52,7 +53,8 @@ class DataSettings:
         weights: by set.
         answer: which of several answers is trained on: "first", "shortest", "random", or "read": the shortest of
             those that stand in a gold passage that is read (of all, if none does).
-        answerable_only: train on questions with a gold passage among their candidates only.
+        answerable_only: train on questions with a gold passage among their candidates only, and on those that ask for
+            a verdict, which can be given without one.
         gold: what counts as gold: "answer" (its words are found in it), "title" (its page is a source), "either".
         choice: which candidates are read if there are more than `passages`: "first" ones of the retriever,
             a random "sample", or a random one with "gold" in it. They stay in the retriever's order.
@@ -355,8 +357,15 @@ class _Set:
 
     def __init__(self, questions: QuestionSet, settings: DataSettings) -> None:
         self.questions, self.gold = questions, questions.gold(settings.gold)
-        rows = np.flatnonzero(self.gold.any(axis=1)) if settings.answerable_only else np.arange(len(questions))
+        rows = np.arange(len(questions))
+        if settings.answerable_only:
+            rows = np.flatnonzero(self.gold.any(axis=1) | _verdicts(questions))
         self.rows: NDArray[np.int64] = rows
+
+
+def _verdicts(questions: QuestionSet) -> NDArray[np.bool_]:
+    """`(N,)`: the questions whose answers are verdicts only."""
+    return np.array([not searchable_answers(answers) for _, _, answers in questions.texts()], dtype=bool)
 
 
 def choose_candidates(
