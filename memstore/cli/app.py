@@ -1,0 +1,58 @@
+"""The application that every command joins, arguments that several share, and how results are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="memstore",
+    help="Answer questions over large text collections from precomputed passage memories (GLIMMER).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+StoreDir = Annotated[Path, typer.Argument(metavar="DIR", help="The store.")]
+Model = Annotated[
+    str | None, typer.Option(help="Checkpoint folder or hub id; by default the one that built the store.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Corpus = Annotated[
+    list[Path],
+    typer.Option(help="Corpus file or folder, plain, .gz or .zst; repeat for several. `sample` is the bundled one."),
+]
+BuildModel = Annotated[str, typer.Option(help="Checkpoint folder, hub id, or `default`.")]
+CodecName = Annotated[str, typer.Option(help="How memories are kept: int8, or bf16 (exact, twice the size).")]
+RetrieverName = Annotated[str, typer.Option(help="bm25, dense or hybrid.")]
+EncoderName = Annotated[
+    str, typer.Option(help="For dense and hybrid: `memory` (the model's own) or a sentence encoder's folder or hub id.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="jsonl, passages, kilt, dpr, wikiextractor or wikiextractor-json; else detected."),
+]
+OnError = Annotated[str, typer.Option(help="At a bad row: `fail`, or `skip` it and count.")]
+MaxWords = Annotated[int, typer.Option(min=1, help="Words per passage at most.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Build only so many passages.")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16 or float32; by default what the processor is fast at.")]
+
+
+def corpora(paths: list[Path]) -> tuple[Path, ...]:
+    """The files and folders as given, `sample` as the bundled corpus (unless there is something of that name)."""
+    from memstore_builders.corpus import sample_corpus
+
+    return tuple(sample_corpus() if str(p) == "sample" and not p.exists() else p for p in paths)
+
+
+def tell(values: dict[str, Any], as_json: bool, show: Any) -> None:
+    """Print a result: one JSON object, or as `show` lays it out for people."""
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False, default=str))  # noqa: T201
+    else:
+        show(values)

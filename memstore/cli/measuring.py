@@ -1,0 +1,123 @@
+"""Commands that measure models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memstore.cli.app import (
+    Device,
+    Json,
+    Model,
+    app,
+    tell,
+)
+from memstore.errors import OutputUnwritable
+
+
+@app.command()
+def evaluate(
+    store: Annotated[Path, typer.Option(help="The store to answer from.")],
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="[NAME=]FILE", help="Questions in KILT's form; the name, by default squad of "
+                     "squad.dev.jsonl, is the task they are asked as, if the model knows it. Repeat for several."),
+    ],
+    train_data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Training questions of a task: take its majority answer from them."),
+    ] = None,
+    model: Model = None,
+    retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
+    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or all if fewer].")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of a file, evenly spread.")] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Write predictions in KILT's format; of several files, OUT.NAME.jsonl each."),
+    ] = None,
+    errors: Annotated[
+        Path | None, typer.Option(help="Write the wrong answers, most instructive first: .md to read, or .jsonl.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Answer files of questions as a server would, and score answers, pages and both orders of the passages."""
+    from memstore.evaluate.outputs import named_files
+    from memstore.evaluate.run import EvaluateOptions
+    from memstore.evaluate.run import evaluate as run
+    from memstore.report import show_evaluation
+    from memstore.runtime import tune_allocator
+    from memstore_builders.progress import for_people
+
+    tune_allocator()
+    options = EvaluateOptions(
+        store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
+        retrieve_k=retrieve_k, keep_k=min(10, retrieve_k) if keep_k is None else keep_k,
+        max_new_tokens=max_new_tokens, batch=batch, limit=limit, predictions=predictions, errors=errors, device=device,
+    )  # fmt: skip
+    report = run(options, progress=for_people())
+    tell(report, as_json, show_evaluation)
+    if report["unwritten"]:
+        raise OutputUnwritable("; ".join(report["unwritten"]))
+
+
+@app.command()
+def score(
+    gold: Annotated[Path, typer.Argument(help="Questions with answers and provenance, in KILT's form.")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions in KILT's form.")],
+    as_json: Json = False,
+) -> None:
+    """Score KILT-format predictions as KILT's official evaluation does, with bootstrap intervals."""
+    from memstore.evaluate import score_files
+    from memstore.report import show_scores
+
+    tell(score_files(gold, predictions).as_dict(), as_json, show_scores)
+
+
+@app.command()
+def flops(
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder, hub id, or `default`: whose shape counts.")
+    ] = "default",
+    question_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 20,
+    passage_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each passage.")] = 128,
+    retrieve_k: Annotated[int, typer.Option(min=1, help="Passages retrieved.")] = 40,
+    keep_k: Annotated[int, typer.Option(min=1, help="Passages kept after reranking.")] = 10,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Decoder steps of the answer.")] = 16,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Count what one question costs FiD, LUMEN and GLIMMER: operations, bytes and parameters, stage by stage."""
+    from memstore.compare.costs import Lengths, costs
+    from memstore.report import show_costs
+
+    lengths = Lengths(
+        question_tokens=question_tokens, passage_tokens=passage_tokens, retrieve_k=retrieve_k, keep_k=keep_k,
+        new_tokens=new_tokens, num_beams=num_beams,
+    )  # fmt: skip
+    tell(asdict(costs(model, lengths)), as_json, show_costs)
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Option(help="TOML file of the comparison; one that was cut off goes on.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train and measure this system alone, timing none; repeat for several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train or load several systems, measure quality and cost over a grid, and write one report."""
+    from memstore.compare.config import CompareConfig
+    from memstore.compare.run import compare as run
+    from memstore.report import show_comparison
+    from memstore.runtime import tune_allocator
+
+    tune_allocator()
+    settings = CompareConfig.from_file(config)
+    found = run(settings, lambda line: typer.echo(line, err=True), only=tuple(only or ()))
+    tell(found | {"out": str(settings.out)}, as_json, show_comparison)

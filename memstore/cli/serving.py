@@ -1,0 +1,122 @@
+"""Commands that answer questions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memstore.cli.app import (
+    Device,
+    Json,
+    Model,
+    app,
+    tell,
+)
+from memstore.errors import ConfigError
+
+
+@app.command()
+def serve(  # one flag per setting of the server: its `Settings` say what each means
+    store: Annotated[Path | None, typer.Option(help="Folder of the store.")] = None,
+    model: Model = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 chooses a free one [8080].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [cpu]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU [all].")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [8].")] = None,
+    max_wait_ms: Annotated[float | None, typer.Option(help="Hold a question back for others to join it [0].")] = None,
+    queue_size: Annotated[int | None, typer.Option(help="Questions that may wait; then 429 [64].")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="Time to finish when told to stop [5].")] = None,
+    retrieve_k: Annotated[int | None, typer.Option(help="Passages retrieved by default [40].")] = None,
+    keep_k: Annotated[int | None, typer.Option(help="Passages read by default [10].")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [1].")] = None,
+    max_retrieve_k: Annotated[int | None, typer.Option(help="Most passages a request may retrieve [200].")] = None,
+    max_keep_k: Annotated[int | None, typer.Option(help="Most passages a request may have read [100].")] = None,
+    max_new_tokens_limit: Annotated[int | None, typer.Option(help="Most tokens a request may ask for [256].")] = None,
+    max_num_beams: Annotated[int | None, typer.Option(help="Most beams a request may ask for [8].")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Size limit of a request [4000000].")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
+) -> None:
+    """Serve a store over HTTP. Every option can also be a variable: MEMSTORE_STORE, MEMSTORE_PORT, ..."""
+    flags = dict(locals())
+    from memstore.runtime import tune_allocator
+    from memstore_server.app import run
+    from memstore_server.settings import Settings
+
+    settings = Settings.load(**flags)
+    tune_allocator()
+    run(settings)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    store: Annotated[Path | None, typer.Option(help="Answer in this process, from this store.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask the server at this address instead.")] = None,
+    model: Model = None,
+    device: Device = "cpu",
+    task: Annotated[str | None, typer.Option(help="A task the model was trained on, such as nq or fever.")] = None,
+    retrieve_k: Annotated[int | None, typer.Option(min=1, help="Passages to retrieve and score.")] = None,
+    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Length limit of the answer.")] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask one question, of a store (--store) or of a running server (--url)."""
+    from memstore.report import show_answer
+
+    if (store is None) == (url is None):
+        raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
+    given = {"task": task, "retrieve_k": retrieve_k, "keep_k": keep_k, "max_new_tokens": max_new_tokens,
+             "num_beams": num_beams}  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    if url is not None:
+        tell(_ask_server(url, question, options), as_json, show_answer)
+        return
+    assert store is not None
+    tell(_ask_store(store, question, options, model=model, device=device), as_json, show_answer)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to build the sample's store.")] = Path("demo-store"),
+    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Do not stop the server at the end.")] = False,
+) -> None:
+    """Build a store from the bundled sample, serve it on a free port, and ask it five questions over HTTP."""
+    from memstore.demo import run
+
+    run(out, keep_serving=keep_serving, ask=lambda url, question: _ask_server(url, question, {}))
+
+
+# --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _ask_store(
+    store: Path, question: str, options: dict[str, Any], *, model: str | None, device: str
+) -> dict[str, Any]:
+    from memstore.answer import Answerer, Question
+    from memstore.runtime import tune_allocator
+
+    tune_allocator()
+    answerer = Answerer.open(store, model=model, device=device)
+    if "retrieve_k" in options and "keep_k" not in options:
+        options["keep_k"] = min(options["retrieve_k"], Question(text=question).keep_k)
+    reply = asdict(answerer.answer([Question(text=question, **options)])[0])
+    reply["answer"] = reply.pop("text")
+    reply["passages"] = [one.pop("passage") | one for one in reply["passages"]]
+    return reply | answerer.info()
+
+
+def _ask_server(url: str, question: str, options: dict[str, Any]) -> dict[str, Any]:
+    from memstore_client import Client, MemstoreClientError
+
+    try:
+        with Client(url) as client:
+            return client.answer(question, **options).model_dump()
+    except MemstoreClientError as error:
+        raise ConfigError(f"{url}: {error}") from error

@@ -1,0 +1,160 @@
+"""Commands that build and look after stores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from memstore.cli.app import (
+    BuildModel,
+    CodecName,
+    Corpus,
+    Device,
+    Dtype,
+    EncoderName,
+    Format,
+    Json,
+    Limit,
+    MaxWords,
+    Model,
+    OnError,
+    RetrieverName,
+    StoreDir,
+    app,
+    corpora,
+    tell,
+)
+from memstore.errors import ConfigError
+
+
+@app.command()
+def build(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="Folder of the store; a build that was cut off there goes on.")],
+    model: BuildModel = "default",
+    codec: CodecName = "int8",
+    retriever: RetrieverName = "bm25",
+    encoder: EncoderName = "memory",
+    corpus_format: Format = None,
+    on_error: OnError = "fail",
+    max_words: MaxWords = 100,
+    limit: Limit = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    segment_passages: Annotated[
+        int | None, typer.Option(min=1, help="Passages per segment; by default a few shards, more in large stores.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read a corpus once and write its memories, texts and search index. Safe to kill and run again."""
+    from memstore.report import show_build
+    from memstore.runtime import tune_allocator
+    from memstore_builders.build import build as run
+    from memstore_builders.progress import for_people
+
+    tune_allocator()
+    options = _build_options(
+        corpus=corpora(corpus), out=out, model=model, codec=codec, retriever=retriever, encoder=encoder,
+        corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
+        segment_passages=segment_passages,
+    )  # fmt: skip
+    report = asdict(run(options, for_people()))
+    tell(report, as_json, show_build)
+
+
+@app.command()
+def plan(
+    corpus: Corpus,
+    model: BuildModel = "default",
+    codec: CodecName = "int8",
+    retriever: RetrieverName = "bm25",
+    encoder: EncoderName = "memory",
+    corpus_format: Format = None,
+    on_error: OnError = "fail",
+    max_words: MaxWords = 100,
+    limit: Limit = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Predict passages, bytes and time of a build: reads the corpus, encodes a sample, writes nothing."""
+    from memstore.report import show_plan
+    from memstore.runtime import tune_allocator
+    from memstore_builders.plan import plan as run
+    from memstore_builders.progress import for_people
+
+    tune_allocator()
+    options = _build_options(
+        corpus=corpora(corpus), out=Path(), model=model, codec=codec, retriever=retriever, encoder=encoder,
+        corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
+    )  # fmt: skip
+    tell(asdict(run(options, for_people())), as_json, show_plan)
+
+
+@app.command()
+def convert(
+    t5: Annotated[str, typer.Argument(help="Folder or hub id of a stock T5 (v1.0, v1.1 or Flan).")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    system: Annotated[str, typer.Option(help="fid, lumen or glimmer.")] = "glimmer",
+    alpha: Annotated[float | None, typer.Option(help="Share of encoder layers that run live [1/3; FiD: 1].")] = None,
+    beta: Annotated[float, typer.Option(help="Share of the live layers before the scorer.")] = 0.25,
+    copy_head: Annotated[bool, typer.Option("--copy-head", help="Add a copy head.")] = False,
+    embedding_dim: Annotated[int, typer.Option(help="Width of vectors for dense retrieval; 0 for none.")] = 0,
+) -> None:
+    """Turn a stock T5 checkpoint into a FiD, LUMEN or GLIMMER; what T5 has not begins small and untrained."""
+    from memstore import checkpoint
+
+    if system not in ("fid", "lumen", "glimmer"):
+        raise ConfigError(f"--system must be fid, lumen or glimmer, not {system!r}")
+    model, tokenizer = checkpoint.from_t5(
+        t5,
+        system=cast("Any", system),
+        alpha=alpha,
+        beta=beta,
+        copy_head=copy_head,
+        embedding_dim=embedding_dim,
+    )
+    checkpoint.save(out, model, tokenizer)
+    typer.echo(
+        f"wrote {out}: {system}, {model.config.num_memory_layers} memory and {model.config.num_live_layers} live layers"
+    )
+
+
+@app.command()
+def inspect(store: StoreDir, as_json: Json = False) -> None:
+    """Show what a store holds and what made it."""
+    from memstore.inspect import inspect as run
+    from memstore.report import show_store
+
+    tell(run(store), as_json, show_store)
+
+
+@app.command()
+def verify(
+    store: StoreDir,
+    sample: Annotated[int, typer.Option(min=0, help="Passages to encode anew and compare.")] = 64,
+    model: Model = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Check every checksum, count and index of a store, and a sample of memories. Exit code 1 if anything is wrong."""
+    from memstore.report import show_verification
+    from memstore.runtime import tune_allocator
+    from memstore_builders.verify import verify as run
+
+    tune_allocator()
+    found = run(store, sample=sample, model=model, device=device)
+    tell(asdict(found) | {"sound": found.sound}, as_json, show_verification)
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+def _build_options(**values: Any) -> Any:
+    from memstore_builders.build import BuildOptions
+
+    if values["on_error"] not in ("fail", "skip"):
+        raise ConfigError(f"--on-error must be fail or skip, not {values['on_error']!r}")
+    return BuildOptions(**values)

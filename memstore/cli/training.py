@@ -1,0 +1,145 @@
+"""Commands that make models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memstore.cli.app import (
+    BuildModel,
+    Corpus,
+    Json,
+    app,
+    corpora,
+    tell,
+)
+from memstore.errors import ConfigError
+
+
+@app.command()
+def prepare(
+    store: Annotated[Path, typer.Option(help="The store whose retriever finds the candidates.")],
+    out: Annotated[Path, typer.Option(help="Folder of the cache, for `memstore train`.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: questions in KILT's form, such as nq.train=nq.jsonl.")
+    ] = None,
+    model: BuildModel = "default",
+    k: Annotated[int, typer.Option(min=1, help="Passages per question.")] = 20,
+    pretrain: Annotated[bool, typer.Option(help="Also sentences to mask, and their lexical neighbours.")] = True,
+    pretrain_passages: Annotated[
+        int, typer.Option(min=0, help="Passages of the store, evenly spread, beside the candidates.")
+    ] = 0,
+    pretrain_most: Annotated[
+        int, typer.Option(min=0, help="Look for sentences in so many passages, evenly spread; 0 for all.")
+    ] = 0,
+    neighbours: Annotated[int, typer.Option(min=0, help="Lexical neighbours per passage to pretrain on.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Find every training question's passages once, mark those that hold an answer, and cache them as token arrays."""
+    from memstore.report import StageLines, show_prepared
+    from memstore.train.prepare import PrepareOptions, model_tokenizer
+    from memstore.train.prepare import prepare as run
+
+    tasks: dict[str, tuple[Path, ...]] = {}
+    for entry in task or ():
+        name, separator, file = entry.partition("=")
+        if not separator:
+            raise ConfigError(f"--task must be NAME=FILE, such as nq.train=nq.jsonl, not {entry!r}")
+        tasks[name] = (*tasks.get(name, ()), Path(file))
+    options = PrepareOptions(
+        out=out,
+        store=store,
+        tasks=tasks,
+        k=k,
+        pretrain=pretrain,
+        pretrain_passages=pretrain_passages,
+        pretrain_most=pretrain_most,
+        neighbours=neighbours,
+    )
+    report = run(options, model_tokenizer(model), tick=StageLines(lambda line: typer.echo(line, err=True)))
+    tell(asdict(report), as_json, show_prepared)
+
+
+@app.command()
+def tokenizer(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json to.")],
+    vocab_size: Annotated[int, typer.Option(min=512, help="Pieces in all.")] = 16384,
+    lowercase: Annotated[bool, typer.Option(help="Make capitals small: better for small models.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Learn from every so many passages.")] = 1,
+) -> None:
+    """Train a tokenizer for a model from scratch, from the passages of a corpus."""
+    from itertools import islice
+
+    from memstore.checkpoint import TOKENIZER
+    from memstore.tokens import canonical
+    from memstore.train.tokenizer import train_tokenizer
+    from memstore_builders.corpus import open_corpus
+
+    passages = islice(iter(open_corpus(corpora(corpus))), 0, None, every)
+    made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / TOKENIZER).write_text(canonical(made), encoding="utf-8")
+    typer.echo(f"wrote {out / TOKENIZER}: {made.get_vocab_size():,} pieces")
+
+
+@app.command()
+def new(
+    config: Annotated[Path, typer.Option(help="The model's config.json; vocab_size may be left out.")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of its tokenizer.json.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0,
+) -> None:
+    """Make a model with random weights: something to build a first store with, whose passages training reads."""
+    from memstore import checkpoint
+
+    values = checkpoint.read_json(config)
+    model, tokens = checkpoint.from_scratch(
+        values | {"trained": False}, tokenizer=checkpoint.read_tokenizer(tokenizer), seed=seed
+    )
+    checkpoint.save(out, model, tokens)
+    typer.echo(f"wrote {out}: {sum(p.numel() for p in model.parameters()):,} parameters, untrained")
+
+
+@app.command()
+def vectors(
+    cache: Annotated[Path, typer.Option(help="A cache of `memstore prepare`, whose passages are counted.")],
+    out: Annotated[Path, typer.Option(help="File to write, for `vectors` of a training config.")],
+    width: Annotated[int, typer.Option(min=1, help="Of the model, d_model.")],
+    window: Annotated[int, typer.Option(min=1, help="Tokens on either side that count as company.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and of rare tokens.")] = 0,
+) -> None:
+    """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
+    from memstore.train.candidates import read_manifest
+    from memstore.train.ragged import Ragged
+    from memstore.train.vectors import cooccurrences, token_vectors, write_vectors
+
+    size, passages = read_manifest(cache).vocab_size, Ragged.load(cache, "passages")
+    write_vectors(out, token_vectors(cooccurrences(passages, vocab_size=size, window=window), width=width, seed=seed))
+    typer.echo(f"wrote {out}: {size:,} tokens, width {width}, from {len(passages.values):,} tokens of passages")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="TOML file of the run; a run that was cut off goes on.")],
+    plot: Annotated[bool, typer.Option("--plot", help="Only draw the run's losses and scores, as a PNG.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train FiD, LUMEN or GLIMMER from cached candidates; resumable to the same next batch after a kill."""
+    from memstore.train.config import TrainConfig
+
+    settings = TrainConfig.from_file(config)
+    if plot:
+        from memstore.train.metrics import plot as draw
+
+        typer.echo(f"wrote {draw(Path(settings.out) / 'metrics.jsonl')}")
+        return
+    from memstore.report import show_training
+    from memstore.runtime import tune_allocator
+    from memstore.train.loop import train as run
+
+    tune_allocator()
+    tell(asdict(run(settings, lambda line: typer.echo(line, err=True))), as_json, show_training)
