@@ -13,6 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from memstore import cli
+from memstore.cli import serving, stores
 from memstore_server.settings import Settings
 from tests import tiny
 
@@ -56,7 +57,7 @@ def test_every_command_and_option_has_help_and_the_command_stands_in_the_readme(
 
 
 def test_serve_has_a_flag_for_every_setting() -> None:
-    assert set(inspect.signature(cli.serve).parameters) == set(Settings.model_fields)
+    assert set(inspect.signature(serving.serve).parameters) == set(Settings.model_fields)
 
 
 def test_serve_tells_the_default_of_every_setting() -> None:
@@ -127,7 +128,7 @@ def test_a_package_that_is_not_installed_is_named(
     def missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(cli, "_build_options", missing)
+    monkeypatch.setattr(stores, "_build_options", missing)
     code, error = main(monkeypatch, capsys, "build", "--corpus", "sample", "--out", "/tmp/never")
     assert code == 2
     assert error == "memstore: this command needs torch: pip install 'memstore[all]'\n"
