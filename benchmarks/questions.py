@@ -24,6 +24,7 @@ STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode",
 
 
 def main() -> None:
+    """The command: ask, print, and write JSON if asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True)
     parser.add_argument("--data", type=Path, required=True)
