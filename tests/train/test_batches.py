@@ -25,6 +25,7 @@ from tests.train import data_cases as cases
 
 SETS = cases.QUESTIONS | {
     "zsre.train": [(f"Nile [SEP] number {i}", [f"{i}"], ["Nile"]) for i in range(9)],
+    "fever.other": [("Berlin has a wall", ["SUPPORTS"], ["Rome"]), ("the Nile is in Cairo", ["REFUTES"], [])],
 }
 Source = Callable[..., MixedBatches]
 
@@ -88,6 +89,13 @@ def test_short_passages_hold_the_answer_that_is_trained_on(source: Source) -> No
     # "the river Nile" and "Sir Edmund Hillary" stand in no passage
     assert {answer for _, answer in asked} == {"Nile", "Edmund Hillary"}
     assert found == {("Nile", True), ("Edmund Hillary", True)}
+
+
+def test_claims_are_trained_on_without_their_page(source: Source) -> None:
+    data: dict[str, Any] = {"train": ["fever.other"], "answerable_only": True, "choice": "gold"}
+    _, _, _, targets, gold, _ = plain(source(**data).batch(0))
+    assert not any(gold)
+    assert {cases.tokenizer().decode(t) for t in targets} == {"SUPPORTS", "REFUTES"}
 
 
 def test_a_task_question_comes_with_its_candidates_in_order(source: Source, cache: Path) -> None:
@@ -250,7 +258,7 @@ def test_dev_asks_about_held_out_passages_where_pretraining_is_on(source: Source
         ({"more": 1}, "unknown key data.more"),
         ({"pretrain": {"more": 1}}, "unknown key data.pretrain.more"),
         ({"questions": 0}, "questions must be above 0"),
-        ({"train": ["nq.trian"]}, "no question set 'nq.trian'; it has: fever.dev, nq.dev"),
+        ({"train": ["nq.trian"]}, "no question set 'nq.trian'; it has: fever.dev, fever.other, nq.dev"),
         ({"mixture": "given"}, "needs weights"),
         ({"weights": {"nq.train": 1}}, "no other takes them"),
         ({"mixture": "given", "weights": {"webq.train": 1}}, "unknown task"),
