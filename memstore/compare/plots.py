@@ -9,7 +9,7 @@ from typing import Any
 from memstore.compare.config import Point
 
 Json = Mapping[str, Any]
-_MARKERS = "osD^vPX*<>"
+_MARKERS = "osD^vPX*<>p"  # one more than there are colours: pairs differ for 110 systems
 _OFFSETS = [(0, 9), (0, -15), (16, 6), (-16, 6), (16, -12), (-16, -12), (0, 20), (0, -26), (28, 0), (-28, 0)]  # points
 
 
