@@ -93,8 +93,7 @@ class CopyHead(nn.Module):
         assert ids is not None
         copied = torch.zeros(*weights.shape[:2], logits.shape[-1], device=hidden.device)
         copied = copied.scatter_add(2, ids[:, None, :].expand(-1, weights.shape[1], -1), weights).view(n, t, -1)
-        mixed = gate * logits.float().softmax(-1) + (1 - gate) * copied
-        return mixed.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return _mixed(gate, logits.float().softmax(-1), copied)
 
     def of_targets(
         self, hidden: Tensor, vocabulary: Tensor, generation: Generation, written: Tensor, targets: Tensor
@@ -106,8 +105,7 @@ class CopyHead(nn.Module):
         ids = generation.copy_ids
         assert ids is not None
         copied = (weights * (ids[:, None, :] == targets[:, :, None])).sum(-1)  # (B, t)
-        mixed = gate * vocabulary.exp() + (1 - gate) * copied
-        return mixed.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return _mixed(gate, vocabulary.exp(), copied)
 
     def attend(self, hidden: Tensor, generation: Generation, written: Tensor) -> Tensor:
         """How the copied share divides among what is read: `(B, beams * t, S)` float32, zeros without a passage."""
@@ -130,6 +128,11 @@ class CopyHead(nn.Module):
         gate = torch.sigmoid(self.gate(hidden).float())
         anything = mask.any(1).repeat_interleave(len(hidden) // len(mask))[:, None, None]
         return torch.where(anything, gate, torch.ones_like(gate))
+
+
+def _mixed(gate: Tensor, vocabulary: Tensor, copied: Tensor) -> Tensor:
+    """Logarithm of the two distributions' mixture, finite where both are zero."""
+    return (gate * vocabulary + (1 - gate) * copied).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 class MemoryModel(nn.Module):
@@ -240,11 +243,15 @@ class MemoryModel(nn.Module):
 
     def step(self, ids: Tensor, generation: Generation) -> Tensor:
         """Feed decoder tokens, `(N = B * beams, t)`: log-probabilities `(N, t, V)` float32 of the next."""
-        hidden = self.decoder(_stream(self.embedding(ids)), generation.cache)
+        hidden = self._decode(ids, generation)
         logits = self._logits(hidden)  # (N, t, V)
         if self.copy_head is None:
             return logits.float().log_softmax(-1)
         return self.copy_head(hidden, logits, generation, ids)  # type: ignore[no-any-return]
+
+    def _decode(self, ids: Tensor, generation: Generation) -> Tensor:
+        """Decoder tokens `(N, t)` to decoder states `(N, t, D)`."""
+        return self.decoder(_stream(self.embedding(ids)), generation.cache)  # type: ignore[no-any-return]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Decoder states `(..., D)` to logits `(..., V)`."""
@@ -267,7 +274,7 @@ class MemoryModel(nn.Module):
         Logits are computed where there are targets, one row each: answers are short and batches padded to the longest.
         """
         generation, written = self.start(encoded, capacity=targets.shape[1]), self._shifted(targets)
-        hidden = self.decoder(_stream(self.embedding(written)), generation.cache)
+        hidden = self._decode(written, generation)
         mask = targets != self.config.pad_token_id
         vocabulary = -F.cross_entropy(self._logits(hidden[mask]).float(), targets[mask], reduction="none")
         vocabulary = torch.zeros(targets.shape, device=targets.device).masked_scatter(mask, vocabulary)  # (B, t)

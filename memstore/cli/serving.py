@@ -8,13 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memstore.cli.app import (
-    Device,
-    Json,
-    Model,
-    app,
-    tell,
-)
+from memstore.cli.app import Device, Json, Model, app, tell
 from memstore.errors import ConfigError
 
 

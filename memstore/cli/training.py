@@ -8,14 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memstore.cli.app import (
-    BuildModel,
-    Corpus,
-    Json,
-    app,
-    corpora,
-    tell,
-)
+from memstore.cli.app import BuildModel, Corpus, Json, app, corpora, tell
 from memstore.errors import ConfigError
 
 

@@ -12,10 +12,8 @@ Knows the cache's arrays; refuses to know models, stores and retrievers.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,10 +32,10 @@ from memstore.train.config import read_table, require
 from memstore.train.pretrain import Difficulty, Example, Pretraining, PretrainSettings
 from memstore.train.pretrain_table import PretrainTable
 from memstore.train.ragged import Ints
-from memstore.train.tasks import choose_answer, mixture
+from memstore.train.schedule import Points, at, check_points
+from memstore.train.tasks import AnswerChoice, choose_answer, mixture
 from memstore.train.windows import Windows, find
 
-Points = tuple[tuple[float, ...], ...]
 _DEV = (0, 0, 0, 1)  # before a dev question's number: seeds of training questions have three parts
 
 
@@ -83,7 +81,7 @@ class DataSettings:
     mixture: Literal["uniform", "temperature", "given"] = "uniform"
     temperature: float = 2.0
     weights: dict[str, Any] = field(default_factory=dict)
-    answer: Literal["first", "shortest", "random", "read"] = "first"
+    answer: Literal[AnswerChoice, "read"] = "first"
     answerable_only: bool = False
     gold: Literal["answer", "title", "either"] = "answer"
     choice: Literal["first", "sample", "gold"] = "first"
@@ -110,7 +108,7 @@ class DataSettings:
             raise ConfigError('mixture = "given" needs weights, and no other takes them')
         limits = {"passages": (1, 1e4), "passage_tokens": (2, 1e6), "hardness": (0, 1), "pretrain_share": (0, 1)}
         for name, (low, high) in limits.items():
-            _check_points(name, getattr(self, name), low=low, high=high)
+            check_points(name, getattr(self, name), low=low, high=high)
         if self.fixed_length and (len(self.passages) > 1 or len(self.passage_tokens) > 1):
             raise ConfigError("fixed_length needs constant passages and passage_tokens: one point each")
 
@@ -121,15 +119,6 @@ class DataSettings:
             passage_tokens=round(at(self.passage_tokens, number)),
             hardness=at(self.hardness, number),
         )
-
-
-def at(points: Points, number: int) -> float:
-    """The value of a schedule: linear between its points, constant before the first and after the last."""
-    i = bisect_right([p[0] for p in points], number)
-    if i == 0 or i == len(points):
-        return points[max(0, i - 1)][1]
-    (x0, y0), (x1, y1) = points[i - 1], points[i]
-    return y0 + (y1 - y0) * (number - x0) / (x1 - x0)
 
 
 def open_source(data: Mapping[str, Any], *, tokenizer: TextTokenizer, seed: int) -> MixedBatches:
@@ -204,18 +193,21 @@ class MixedBatches:
         i = int(chosen.rows[int(rng.integers(len(chosen.rows)))])
         hits = int((questions.candidates[i] >= 0).sum())
         columns = choose_candidates(chosen.gold[i, :hits], difficulty.passages, self.settings.choice, rng)
-        rows, gold = questions.candidates[i, columns], chosen.gold[i, columns].tolist()
-        read = [self.cache.passages[int(r)] for r, right in zip(rows, gold, strict=True) if right]
+        gold = chosen.gold[i, columns].tolist()
+        passages = [self.cache.passages[int(r)] for r in questions.candidates[i, columns]]
+        read = [passage for passage, right in zip(passages, gold, strict=True) if right]
         answer = self._answer(questions.answers_of(i), read, rng)
+        most = difficulty.passage_tokens
         if self.settings.window == "begin":
-            passages = self._passages(rows, difficulty.passage_tokens)
+            passages = [self._cut(passage, most) for passage in passages]
         else:
-            passages = self._windows_of(rows, gold, answer, difficulty.passage_tokens, rng)
+            places = [find(p, answer[:-1]) if right else None for p, right in zip(passages, gold, strict=True)]
+            passages = [self._windows.cut(p, place, most, rng) for p, place in zip(passages, places, strict=True)]
         return Example(
             questions.task,
             questions.questions[i][: self._question_tokens],
             self._cut(answer, self.settings.max_target_tokens),
-            passages,
+            passages or [np.array([self._eos])],
             gold or [False],
         )
 
@@ -224,17 +216,8 @@ class MixedBatches:
         rule = self.settings.answer
         if rule == "read":
             answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
-        return answers[choose_answer([len(a) for a in answers], "shortest" if rule == "read" else rule, rng.random())]
-
-    def _windows_of(
-        self, rows: NDArray[np.int32], gold: Sequence[bool], answer: Ints, most: int, rng: Generator
-    ) -> list[Ints]:
-        """Windows of passages, of gold ones around the answer; eos alone where there is none."""
-        found = []
-        for row, right in zip(rows, gold, strict=True):
-            passage = self.cache.passages[int(row)]
-            found.append(self._windows.cut(passage, find(passage, answer[:-1]) if right else None, most, rng))
-        return found or [np.array([self._eos])]
+            rule = "shortest"
+        return answers[choose_answer([len(a) for a in answers], rule, rng.random())]
 
     def _dev_example(self, questions: QuestionSet, i: int, gold: NDArray[np.bool_]) -> Example:
         hits = min(int((questions.candidates[i] >= 0).sum()), self.settings.dev_passages)
@@ -394,12 +377,3 @@ def _spaced(total: int, wanted: int) -> list[int]:
     if not wanted or wanted >= total:
         return list(range(total))
     return [i * total // wanted for i in range(wanted)]
-
-
-def _check_points(name: str, points: Points, *, low: float, high: float) -> None:
-    if not points or any(len(p) != 2 for p in points):
-        raise ConfigError(f"{name} must be a list of [batch, value], such as [[0, {low:g}]], not {points!r}")
-    if any(a[0] >= b[0] for a, b in pairwise(points)):
-        raise ConfigError(f"the batches of {name} must ascend: {points!r}")
-    if bad := [p[1] for p in points if not low <= p[1] <= high]:
-        raise ConfigError(f"{name} must be between {low:g} and {high:g}, not {bad[0]:g}")

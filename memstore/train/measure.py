@@ -69,11 +69,11 @@ def gold_ranks(values: Tensor, batch: DevBatch) -> list[int]:
     """Of each question, the rank (from 1) of its best gold passage by descending values; 0 without gold."""
     order = rerank.select(values, batch.question_of, len(values))  # every row, best first within each question
     question = batch.question_of[order]
+    place = rerank.places(question)[1]
     ranks = [0] * batch.size
-    begin = torch.bincount(question, minlength=batch.size).cumsum(0) - torch.bincount(question, minlength=batch.size)
-    for place in batch.gold[order].nonzero().squeeze(1).tolist():
-        b = int(question[place])
-        ranks[b] = ranks[b] or place - int(begin[b]) + 1
+    for row in batch.gold[order].nonzero().squeeze(1).tolist():
+        b = int(question[row])
+        ranks[b] = ranks[b] or int(place[row]) + 1
     return ranks
 
 

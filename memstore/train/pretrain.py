@@ -41,9 +41,11 @@ QUESTION_WORDS = {
     "agent": ("who", "who was", "which person", "what"),
     "name": ("who", "what", "which", "where", "who is", "who was", "what is the name of", "what is"),
 }
-_AFTER = {"place": ("in", "at", "near", "from", "to", "into"), "agent": ("by",)}  # what stands before such a name
-_YEAR = re.compile(r"\s*(?:1\d\d\d|20\d\d)\s*")
-_DATE = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name)).lower()}|1\d\d\d|20\d\d)\b")
+# What kind of name stands behind these words.
+_BEHIND = dict.fromkeys(("in", "at", "near", "from", "to", "into"), "place") | {"by": "agent"}
+_YEAR = r"1\d\d\d|20\d\d"
+_BARE_YEAR = re.compile(rf"\s*(?:{_YEAR})\s*")
+_DATE = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name)).lower()}|{_YEAR})\b")
 _DIGIT = re.compile(r"\d")
 _TOKENS_BEFORE = 6  # enough for the word before an answer
 _WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies write the space before a word
@@ -178,9 +180,9 @@ class Pretraining:
             span = int(rng.integers(table.spans.offsets[sentence], table.spans.offsets[sentence + 1]))
             target = table.answers[span]
             place = table.spans.values[span]
-            asked = self._asking.draw(target, tokens[begin : int(place[0])], rng) if kind == "asked" else None
-            mark = self._sentinels[:1] if asked is None else asked
-            question = self._masked(tokens, begin, end, place, mark, rng, in_front=kind == "asked")
+            in_front = kind == "asked"
+            mark = self._asking.draw(target, tokens[begin : place[0]], rng) if in_front else self._sentinels[:1]
+            question = self._masked(tokens, begin, end, place, mark, rng, in_front=in_front)
         else:
             question = self._thinned(tokens[begin:end], self.settings.keep_words, rng)
             target = tokens[begin:end]
@@ -284,14 +286,13 @@ class _QuestionWords:
 
 def _kind(answer: str, before: str) -> str:
     """Which of `QUESTION_WORDS` ask for an answer, both texts in small letters."""
-    if _YEAR.fullmatch(answer):
+    if _BARE_YEAR.fullmatch(answer):
         return "year"
     if _DATE.search(answer):
         return "date"
     if _DIGIT.search(answer):
         return "number"
-    word = before.split()[-1:]
-    return next((kind for kind, words in _AFTER.items() if word and word[0] in words), "name")
+    return _BEHIND.get("".join(before.split()[-1:]), "name")
 
 
 def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[tuple[int, int]]:

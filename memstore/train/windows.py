@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.random import Generator
-from tokenizers import Tokenizer
 
 from memstore.tokens import TextTokenizer
 from memstore.train.ragged import Ints
 
+_LONGEST_MARK = 64  # tokens of what a template puts behind the title
 _HEAD_SHARE = 0.5  # of a window at most: longer titles are left out
 
 
@@ -23,8 +23,8 @@ class Windows:
         self._eos = tokenizer.config.eos_token_id
         _, _, behind_title = tokenizer.config.passage_template.partition("{title}")
         mark = behind_title.partition("{text}")[0].strip()
-        ids = Tokenizer.from_str(tokenizer.json).encode(mark, add_special_tokens=False).ids if mark else []
-        self._mark = ids[-1] if ids else None  # the last token between title and text
+        ids = tokenizer.encode_answers([mark], max_tokens=_LONGEST_MARK)[0].tolist() if mark else []
+        self._mark = ids[-2] if len(ids) > 1 else None  # the last token between title and text; eos is behind it
 
     def cut(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
         """At most `most` tokens of a passage, eos included: its head, and a random window of the rest.

@@ -16,9 +16,10 @@ import torch
 from memstore.errors import CandidatesMismatch, CandidatesNotFound, ConfigError
 from memstore.packed import Tokens
 from memstore.train.batch import Batch
-from memstore.train.batches import DataSettings, MixedBatches, at, choose_candidates, open_source
+from memstore.train.batches import DataSettings, MixedBatches, choose_candidates, open_source
 from memstore.train.candidates import Candidates
 from memstore.train.prepare import PrepareOptions, prepare
+from memstore.train.schedule import at
 from memstore_builders.build import BuildOptions, build
 from tests import tiny
 from tests.train import data_cases as cases
