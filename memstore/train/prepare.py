@@ -43,6 +43,7 @@ from memstore.train.candidates import (
     task_of,
     write_gzip_lines,
 )
+from memstore.train.classes import Classes
 from memstore.train.gather import (
     CHUNK,
     Advance,
@@ -80,6 +81,7 @@ class PrepareOptions:
         most_spans: salient spans kept per passage.
         max_sentence_tokens: longer sentences are not asked about.
         neighbours: lexical neighbours per passage; 0 for none.
+        class_articles: what names stand for ("river") is asked with if so many articles are about such a thing.
     """
 
     out: Path
@@ -95,6 +97,7 @@ class PrepareOptions:
     most_spans: int = 4
     max_sentence_tokens: int = 48
     neighbours: int = 8
+    class_articles: int = 15
 
     def __post_init__(self) -> None:
         if self.store is None and (self.tasks or self.pretrain_passages):
@@ -184,7 +187,9 @@ def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: 
     sources += [file_sha256([path]) for path in options.corpus]
     pretraining: dict[str, Any] = {}
     if options.pretrain:
-        names = ("pretrain_passages", "pretrain_most", "most_spans", "max_sentence_tokens", "neighbours")
+        names = (
+            "pretrain_passages", "pretrain_most", "most_spans", "max_sentence_tokens", "neighbours", "class_articles",
+        )  # fmt: skip
         pretraining = {name: getattr(options, name) for name in names}
     return CacheFingerprint(
         passages=hashlib.sha256("\n".join(sources).encode()).hexdigest(),
@@ -312,10 +317,14 @@ class _Work:
 
     def _pretraining(self, folder: Path) -> dict[str, Any]:
         o = self.options
-        builder = TableBuilder(self.tokenizer, most_spans=o.most_spans, most_tokens=o.max_sentence_tokens)
+        classes = Classes(o.class_articles)
+        builder = TableBuilder(
+            self.tokenizer, most_spans=o.most_spans, most_tokens=o.max_sentence_tokens, classes=classes
+        )
         chosen = set(spread(len(self.table), o.pretrain_most or len(self.table)))
         with self._stage("sentences", len(self.table)) as advance:
             for rows, passages in self.table.read():
+                builder.learn(passages)
                 taken = [i for i, row in enumerate(rows) if row in chosen]
                 builder.add([rows[i] for i in taken], [passages[i] for i in taken])
                 advance(len(rows))
@@ -327,6 +336,7 @@ class _Work:
             "passages": len(table),
             "sentences": len(table.spans),
             "spans": len(table.answers),
+            "spans_with_class": int((np.diff(table.classes.offsets) > 0).sum()),
             "neighbours": round(float((near >= 0).sum() / max(1, len(near))), 2),
         }
 

@@ -4,7 +4,8 @@
   copying the sentence's surroundings is not enough; the masked text is the answer. The passage it came from is to be
   found among others and read (salient span masking, REALM, arXiv 2002.08909, section 3.4).
 - "asked": the same, but the sentence's words stand behind a question word that fits the answer ("when", "how many",
-  "who", ...) and the masked place is not shown: cloze to question as in Lewis et al., arXiv 1906.04980, section 2.3.
+  "who", ...; "which river" where its class is known) and the masked place is not shown: cloze to question as in Lewis
+  et al., arXiv 1906.04980, section 2.3.
 - "rebuild": some words of a sentence are the question, the whole sentence is the answer: more to learn from per step.
 - "corrupt": span corruption (T5, arXiv 1910.10683, section 3.1.4): the passage itself is masked, and the answer is
   what was masked. The question is the prompt alone.
@@ -47,6 +48,7 @@ _YEAR = r"1\d\d\d|20\d\d"
 _BARE_YEAR = re.compile(rf"\s*(?:{_YEAR})\s*")
 _DATE = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name)).lower()}|{_YEAR})\b")
 _DIGIT = re.compile(r"\d")
+_CLASS_WORDS = {"place": ("which", "what", "in which", "in what"), "name": ("which", "what")}
 _TOKENS_BEFORE = 6  # enough for the word before an answer
 _WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies write the space before a word
 
@@ -57,6 +59,7 @@ class PretrainSettings:
 
     Attributes:
         salient, asked, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
+        class_share: of "asked": how often a span whose class is known is asked for by it ("which river").
         word_dropout: of "salient" and "asked": share of the sentence's words left out.
         keep_words: of "rebuild": share of the sentence's words that are given.
         noise: of "corrupt": share of tokens masked.
@@ -69,6 +72,7 @@ class PretrainSettings:
     asked: float = 0.0
     rebuild: float = 0.3
     corrupt: float = 0.0
+    class_share: float = 0.6
     word_dropout: float = 0.15
     keep_words: float = 0.5
     noise: float = 0.15
@@ -80,7 +84,7 @@ class PretrainSettings:
     dev_questions: int = 256
 
     def __post_init__(self) -> None:
-        require(self, natural=(*KINDS, "dev_questions"), shares=("word_dropout", "keep_words", "noise"))
+        require(self, natural=(*KINDS, "dev_questions"), shares=("class_share", "word_dropout", "keep_words", "noise"))
         if not sum(getattr(self, kind) for kind in KINDS) > 0:
             raise ConfigError(f"one of {', '.join(KINDS)} must be above 0, or there is nothing to pretrain on")
         if self.noise_span < 1:
@@ -181,7 +185,7 @@ class Pretraining:
             target = table.answers[span]
             place = table.spans.values[span]
             in_front = kind == "asked"
-            mark = self._asking.draw(target, tokens[begin : place[0]], rng) if in_front else self._sentinels[:1]
+            mark = self._ask(span, tokens[begin : place[0]], rng) if in_front else self._sentinels[:1]
             question = self._masked(tokens, begin, end, place, mark, rng, in_front=in_front)
         else:
             question = self._thinned(tokens[begin:end], self.settings.keep_words, rng)
@@ -192,6 +196,13 @@ class Pretraining:
         passages.insert(place, self._windows.cut(tokens, (begin, end), difficulty.passage_tokens, rng))
         gold = [n == place for n in range(len(passages))]
         return Example(kind, self._asked(kind, question), self._ended(target), passages, gold)
+
+    def _ask(self, span: int, before: Ints, rng: Generator) -> Ints:
+        """Question words for a span of the table, behind the tokens `before`."""
+        answer, noun = self._table.answers[span], self._table.classes[span]
+        if len(noun) and rng.random() < self.settings.class_share:
+            return self._asking.draw_class(noun, before, rng)
+        return self._asking.draw(answer, before, rng)
 
     def _masked(
         self, tokens: Ints, begin: int, end: int, span: Ints, mark: Ints, rng: Generator, *, in_front: bool
@@ -267,10 +278,12 @@ class _QuestionWords:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._words = {
-            kind: [np.array(tokenizer.encode(w, add_special_tokens=False).ids, dtype=np.int64) for w in words]
-            for kind, words in QUESTION_WORDS.items()
-        }
+
+        def ids(words: tuple[str, ...]) -> list[Ints]:
+            return [np.array(tokenizer.encode(w, add_special_tokens=False).ids, dtype=np.int64) for w in words]
+
+        self._words = {kind: ids(words) for kind, words in QUESTION_WORDS.items()}
+        self._class_words = {kind: ids(words) for kind, words in _CLASS_WORDS.items()}
         pieces = tokenizer.get_vocab(with_added_tokens=True).items()
         self._pieces = {i: re.sub("|".join(_WORD_MARKS), " ", piece).lower() for piece, i in pieces}
 
@@ -279,6 +292,12 @@ class _QuestionWords:
         words = self._words[_kind(self._text(answer), self._text(before[-_TOKENS_BEFORE:]))]
         chosen: Ints = words[int(rng.integers(len(words)))]
         return chosen
+
+    def draw_class(self, noun: Ints, before: Ints, rng: Generator) -> Ints:
+        """Question words that ask for a class of things by its name."""
+        kind = _kind("", self._text(before[-_TOKENS_BEFORE:]))
+        words = self._class_words.get(kind, self._class_words["name"])
+        return np.concatenate([words[int(rng.integers(len(words)))], noun])
 
     def _text(self, tokens: Ints) -> str:
         return "".join(self._pieces.get(int(i), "") for i in tokens)

@@ -6,6 +6,7 @@ Files in `pretrain/` of a cache, over P' of its passages, those with at least on
     sentences.npy, .lengths.npy     per passage, [begin, end) of sentences in its token ids
     spans.npy, .lengths.npy         per sentence, [begin, end) of salient spans in the passage's token ids
     answers.npy, .lengths.npy       per span, its text as an answer's token ids, without eos
+    classes.npy, .lengths.npy       per span, token ids of what it stands for ("river"), often none
     neighbours.npy                  (P', m) rows among the cache's passages, lexically near, -1 behind the last
 
 A token belongs to a span if they share a character. Knows text and tokens, no store and no model.
@@ -24,6 +25,7 @@ from tokenizers import Encoding, Tokenizer
 
 from memstore.passage import Passage
 from memstore.tokens import TextTokenizer, fill
+from memstore.train.classes import Classes
 from memstore.train.ragged import Ints, Ragged, id_type, load_array
 from memstore.train.spans import salient, sentences
 
@@ -38,6 +40,7 @@ class PretrainTable:
     sentences: Ragged
     spans: Ragged
     answers: Ragged
+    classes: Ragged
     neighbours: NDArray[np.int32]
 
     def __len__(self) -> int:
@@ -48,7 +51,7 @@ class PretrainTable:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "rows.npy", self.rows)
         np.save(folder / "neighbours.npy", self.neighbours)
-        for name in ("sentences", "spans", "answers"):
+        for name in ("sentences", "spans", "answers", "classes"):
             getattr(self, name).save(folder, name)
 
     @classmethod
@@ -63,6 +66,7 @@ class PretrainTable:
             sentences=Ragged.load(folder, "sentences"),
             spans=Ragged.load(folder, "spans"),
             answers=Ragged.load(folder, "answers"),
+            classes=Ragged.load(folder, "classes"),
             neighbours=load_array(folder, "neighbours"),
         )
 
@@ -75,17 +79,25 @@ class TableBuilder:
         tokenizer: with the templates and limits that the cached passages were made with.
         most_spans: of one passage at most; sentences with the most spans come first.
         most_tokens: of a sentence at most.
+        classes: what the passages' articles are about, learned in `learn`.
     """
 
     tokenizer: TextTokenizer
     most_spans: int = 4
     most_tokens: int = 48
+    classes: Classes = field(default_factory=Classes)
     rows: list[int] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)  # per row: its first sentence, to look for neighbours with
     _sentences: list[Ints] = field(default_factory=list)
     _spans: list[Ints] = field(default_factory=list)
-    _answers: list[Ints] = field(default_factory=list)
+    _answers: list[str] = field(default_factory=list)
     _plain: Tokenizer | None = None
+
+    def learn(self, passages: Sequence[Passage]) -> None:
+        """Remember what the articles that begin with these passages are about, for `classes`."""
+        for passage in passages:
+            if passage.start == 0:
+                self.classes.add(passage.title, passage.text)
 
     def add(self, rows: Sequence[int], passages: Sequence[Passage]) -> None:
         """Find what the passages at the given rows hold; those without a salient span are left out."""
@@ -100,13 +112,18 @@ class TableBuilder:
 
     def build(self, neighbours: NDArray[np.int32]) -> PretrainTable:
         """The arrays, with the neighbours `(P', m)` of `rows`."""
+        dtype = id_type(self.tokenizer.config.vocab_size)
         return PretrainTable(
             rows=np.array(self.rows, dtype=np.int32),
             sentences=Ragged.of(self._sentences, dtype=np.uint16, width=(2,)),
             spans=Ragged.of(self._spans, dtype=np.uint16, width=(2,)),
-            answers=Ragged.of(self._answers, dtype=id_type(self.tokenizer.config.vocab_size)),
+            answers=Ragged.of(self._ids(self._answers), dtype=dtype),
+            classes=Ragged.of(self._ids([self.classes.of(answer) for answer in self._answers]), dtype=dtype),
             neighbours=neighbours,
         )
+
+    def _ids(self, texts: list[str]) -> list[Ints]:
+        return [ids[:-1] for ids in self.tokenizer.encode_answers(texts, max_tokens=1 << 16)]
 
     def _add_one(self, row: int, text: str, places: _Places, *, shift: int) -> None:
         found: list[tuple[str, Ints, list[Ints], list[str]]] = []
@@ -140,8 +157,7 @@ class TableBuilder:
             _, _, spans, answers = found[i]
             chosen = sorted({round(x) for x in np.linspace(0, len(spans) - 1, min(share, len(spans)))})
             self._spans.append(np.stack([spans[j] for j in chosen]))
-            ids = self.tokenizer.encode_answers([answers[j] for j in chosen], max_tokens=1 << 16)
-            self._answers += [a[:-1] for a in ids]
+            self._answers += [answers[j] for j in chosen]
 
 
 class _Places:

@@ -120,6 +120,24 @@ def test_an_asked_question_begins_with_words_that_fit_its_answer(cache: Candidat
     assert seen >= set(ASKED)
 
 
+def test_a_question_asks_by_the_class_of_its_answer(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    corpus = cases.write_corpus(tmp_path / "corpus.jsonl")
+    options = PrepareOptions(out=tmp_path / "cache", corpus=(corpus,), max_sentence_tokens=110, class_articles=3)
+    report = prepare(options, tokenizer)
+    cache = Candidates.open(tmp_path / "cache", tokenizer=tokenizer)
+    made = pretraining(cache, tokenizer, salient=0, asked=1, rebuild=0, word_dropout=0, class_share=1)
+    asked = {
+        (tokenizer.decode(e.target.tolist()), text_of(tokenizer, e.question).removeprefix("question: "))
+        for e in draw(made, 400)
+    }
+    begins = {answer: {q.split(" capital")[0] for a, q in asked if a == answer} for answer in ("Vienna", "Cairo")}
+    assert begins["Vienna"] == {"which", "what", "in which", "in what"}  # it stands behind "near" and "in"
+    assert {q.split(" ")[1] for a, q in asked if a == "Nile"} == {"river"}
+    assert not any(q.startswith(("which capital", "which river")) for a, q in asked if a in ("1791", "Gustave Eiffel"))
+    known = report.pretraining["spans_with_class"]
+    assert 0 < known < report.pretraining["spans"]
+
+
 def test_only_so_many_passages_are_asked_about(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     corpus = cases.write_corpus(tmp_path / "corpus.jsonl")
     options = PrepareOptions(out=tmp_path / "cache", corpus=(corpus,), max_sentence_tokens=110, pretrain_most=3)
