@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
 from memstore.fingerprint import Fingerprint
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
+from memstore.whole import replacing
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # stock checkpoints in several files: parameter name -> file
@@ -89,19 +89,17 @@ def load(
 def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer) -> None:
     """Write a checkpoint: parameters in the dtype they have, `config.json` last.
 
-    Each file is written under a temporary name, flushed and renamed, so that no file is ever half there.
+    No file is ever half there.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
-    temporary = folder / f".{WEIGHTS}.part"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    _replace(temporary, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
     config = json.dumps(model.config.to_dict(), indent=2, ensure_ascii=False) + "\n"
     for name, text in ((TOKENIZER, tokenizer.json), (CONFIG, config)):
-        temporary = folder / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        _replace(temporary, folder / name)
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def from_scratch(values: Mapping[str, Any], *, tokenizer: Tokenizer, seed: int) -> tuple[MemoryModel, TextTokenizer]:
@@ -337,12 +335,6 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointNotFound(f"{path.parent} has no {path.name}, which its index names") from None
     except SafetensorError as error:
         raise CheckpointError(f"{path} is broken: {error}. Fetch or write it again.") from None
-
-
-def _replace(temporary: Path, final: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
 
 
 def _memory_parameters(model: MemoryModel) -> Iterator[tuple[str, Tensor]]:

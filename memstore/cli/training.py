@@ -70,12 +70,14 @@ def tokenizer(
     from memstore.checkpoint import TOKENIZER
     from memstore.tokens import canonical
     from memstore.train.tokenizer import train_tokenizer
+    from memstore.whole import replacing
     from memstore_builders.corpus import open_corpus
 
     passages = islice(iter(open_corpus(corpora(corpus))), 0, None, every)
     made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
     out.mkdir(parents=True, exist_ok=True)
-    (out / TOKENIZER).write_text(canonical(made), encoding="utf-8")
+    with replacing(out / TOKENIZER) as temporary:
+        temporary.write_text(canonical(made), encoding="utf-8")
     typer.echo(f"wrote {out / TOKENIZER}: {made.get_vocab_size():,} pieces")
 
 

@@ -23,6 +23,7 @@ from memstore.errors import CheckpointError, ConfigError
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.candidates import MANIFEST
+from memstore.whole import replacing
 
 Json = dict[str, Any]
 
@@ -76,13 +77,9 @@ def cpu_name() -> str:
 def write(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(values, file, ensure_ascii=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> Json | None:

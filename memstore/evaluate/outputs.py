@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from memstore.errors import ConfigError, OutputUnwritable
+from memstore.whole import replacing, temporary_name
 
 
 def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
@@ -24,7 +24,7 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
         taken[path.resolve()] = "is written already"
         if path.is_dir():
             raise OutputUnwritable(f"{path} is a folder: name a file to write")
-        temporary = _temporary(path)
+        temporary = temporary_name(path)
         try:
             with temporary.open("wb"):
                 pass
@@ -39,15 +39,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputUnwritable: the system refuses; nothing is left behind, and what was at the path before still is.
     """
-    temporary = _temporary(path)
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputUnwritable(f"{path} cannot be written: {error.strerror or error}") from error
 
 
@@ -73,7 +68,3 @@ def named_files(entries: Iterable[str]) -> dict[str, Path]:
             raise ConfigError(f"{files[name]} and {file} are both named {name!r}: name them apart, as NAME=FILE")
         files[name] = Path(file)
     return files
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")

@@ -7,7 +7,6 @@ file, so that opening tells an incomplete folder from a whole one (`memstore ver
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.errors import IndexCorrupt
+from memstore.whole import sync
 
 SETTINGS = "settings.json"
 
@@ -32,20 +32,12 @@ def new_index_folder(folder: Path) -> Iterator[Path]:
     try:
         yield part
         for path in [*part.iterdir(), part]:
-            _fsync(path)
+            sync(path)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
-        _fsync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from memstore.store.format import (
 )
 from memstore.store.ids import save_npy, sort_hashes
 from memstore.store.texts import PassageReader, repeated_id
+from memstore.whole import sync
 
 
 def sealed_segment(store: Path, segment_id: str) -> SegmentRef | None:
@@ -164,12 +164,3 @@ def _rename(temporary: Path, path: Path) -> None:
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Fsync one file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,8 +28,9 @@ from memstore.store.format import (
     list_files,
     segment_path,
 )
-from memstore.store.publish import file_ref, segment_ref, sync, sync_tree
+from memstore.store.publish import file_ref, segment_ref, sync_tree
 from memstore.store.texts import PassageWriter
+from memstore.whole import sync
 
 _ENCODE_TOKENS = 8192  # tokens encoded at a time: bounds the codec's temporaries
 

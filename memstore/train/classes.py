@@ -20,21 +20,19 @@ from memstore.train.spans import sentences
 
 _BRACKETS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
 _IS_A = re.compile(r"\b(?:is|was|are|were)\s+(?:an?|the)\s+(?P<phrase>.+)", re.DOTALL)
-_ENDS = frozenset(
-    """
-    in of at on from to for by with that which who whom whose where when and or as near between among about into
-    during since until through across along under over within without against around behind is was are were has
-    had have made used found born known called named located situated based written directed produced played
-    created published founded built given held formed spoken set first also but than after before starting
-    developed released
-    """.split()
-)
-_VAGUE = frozenset(
-    """
-    type kind sort form part name term way list word piece example number member one head national north south east
-    west
-    """.split()
-)
+_END_WORDS = """
+in of at on from to for by with that which who whom whose where when and or as near between among about into
+during since until through across along under over within without against around behind is was are were has
+had have made used found born known called named located situated based written directed produced played
+created published founded built given held formed spoken set first also but than after before starting
+developed released
+"""
+_ENDS = frozenset(_END_WORDS.split())
+_VAGUE_WORDS = """
+type kind sort form part name term way list word piece example number member one head national north south east
+west
+"""
+_VAGUE = frozenset(_VAGUE_WORDS.split())
 _SUBJECT_WORDS = 14  # an "is a" further behind belongs to another subject
 _PHRASE_WORDS = 8
 

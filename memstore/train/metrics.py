@@ -6,13 +6,13 @@ Knows texts, numbers and JSON lines; refuses to know models and batches.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memstore.errors import CheckpointError, ConfigError
+from memstore.whole import replacing
 
 ALL = "all"  # the mean over tasks, beside the tasks in a dev record
 
@@ -87,12 +87,8 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [json.dumps(r) + "\n" for r in read_metrics(self.path, whole=False) if r["step"] <= step]
-        temporary = self.path.with_suffix(".part")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def read_metrics(path: Path, *, whole: bool = True) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ Random numbers need no state: every step draws its own from the seed and its num
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.optim import Optimizer
+from memstore.whole import sync
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _PREFIX, _TEMPORARY = "step-", ".tmp-"
@@ -70,10 +70,10 @@ def save_state(
     values = {"run": asdict(run), "identity": dict(identity)}
     (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
     for path in (*temporary.iterdir(), temporary):
-        _sync(path)
+        sync(path)
     shutil.rmtree(final, ignore_errors=True)  # the same step once more: a run that had already ended
     temporary.rename(final)
-    _sync(states)
+    sync(states)
     for path in saved_states(out)[:-keep_last]:
         shutil.rmtree(path)
     return final
@@ -138,11 +138,3 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif a != b:
             found.append(f"{prefix}{name} was {a!r} and is now {b!r}")
     return found
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

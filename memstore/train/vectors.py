@@ -17,6 +17,7 @@ from torch import Tensor
 
 from memstore.errors import CheckpointError, CheckpointNotFound
 from memstore.train.ragged import Ragged
+from memstore.whole import replacing
 
 _SMOOTHING = 0.75
 _POWER = 0.5
@@ -67,12 +68,10 @@ def token_vectors(table: NDArray[np.float32], *, width: int, seed: int) -> Tenso
 
 
 def write_vectors(path: Path, vectors: Tensor) -> None:
-    """Write vectors `(V, D)` as a .npy file, under a temporary name first."""
+    """Write vectors `(V, D)` as a .npy file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, vectors.numpy())
-    temporary.replace(path)
 
 
 def read_vectors(path: Path) -> Tensor:

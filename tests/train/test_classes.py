@@ -32,10 +32,10 @@ def test_names_are_told_by_their_article_or_their_own_words() -> None:
     classes.add("Rhine (river)", "The Rhine is a river in Europe.")
     classes.add("Rhine", "The Rhine is a ship of no note.")  # the first article of a name counts
     classes.add("Solaris", "Solaris is a novel by Lem.")  # the one novel is not enough
-    told = {name: classes.of(name) for name in ("NILE", "the Nile", "Rhine", "Po River", "River Tay", "Solaris", "Riverside")}
-    assert told == {
+    expected = {
         "NILE": "river", "the Nile": "river", "Rhine": "river", "Po River": "river", "River Tay": "river",
         "Solaris": "", "Riverside": "",
     }  # fmt: skip
+    assert {name: classes.of(name) for name in expected} == expected
     assert classes.of("River 7") == ""
     assert classes.of("") == ""
