@@ -138,3 +138,23 @@ def train(
 
     tune_allocator()
     tell(asdict(run(settings, lambda line: typer.echo(line, err=True))), as_json, show_training)
+
+
+@app.command()
+def average(
+    models: Annotated[list[Path], typer.Argument(help="Folders of checkpoints, trained from the same start.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Of each checkpoint, in their order; else all alike.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="What to write: bfloat16 or float32.")] = "bfloat16",
+) -> None:
+    """Average the parameters of checkpoints: two stages of a training, or runs with other seeds."""
+    from memstore.runtime import compute_dtype
+    from memstore.train.average import average as run
+    from memstore.train.state import save_model
+
+    written = compute_dtype("cpu", dtype)
+    model, tokens = run(models, weight)
+    save_model(out, model, tokens, written)
+    typer.echo(f"wrote {out}: the average of {len(models)} checkpoints, {dtype}")

@@ -1,0 +1,46 @@
+"""Averages of models that were trained from the same start ("model soups", arXiv 2203.05482): one model that is often
+better than each of them, and has not forgotten what the earlier one knew. Knows checkpoints; refuses to know runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from memstore import checkpoint
+from memstore.errors import CheckpointMismatch, ConfigError
+from memstore.model import MemoryModel
+from memstore.tokens import TextTokenizer
+
+
+def average(sources: Sequence[str | Path], weights: Sequence[float] | None = None) -> tuple[MemoryModel, TextTokenizer]:
+    """The weighted mean of checkpoints' parameters, in float32, with the first one's settings and tokenizer.
+
+    Args:
+        sources: folders, at least one.
+        weights: one each, not negative; they are divided by their sum. None: all alike.
+
+    Raises:
+        ConfigError: the weights do not fit.
+        CheckpointMismatch: tokenizers or settings differ.
+        CheckpointNotFound, CheckpointError: see `memstore.checkpoint.load`.
+    """
+    shares = [1.0] * len(sources) if weights is None else [float(w) for w in weights]
+    if not sources or len(shares) != len(sources) or min(shares) < 0 or not sum(shares) > 0:
+        raise ConfigError(f"{len(sources)} checkpoints need as many weights, not negative and not all 0; got {shares}")
+    model, tokenizer = checkpoint.load(sources[0], dtype=torch.float32)
+    total = {name: p * (shares[0] / sum(shares)) for name, p in model.state_dict().items()}
+    for source, share in zip(sources[1:], shares[1:], strict=True):
+        other, spoken = checkpoint.load(source, dtype=torch.float32)
+        if spoken.fingerprint != tokenizer.fingerprint:
+            raise CheckpointMismatch(f"{source} has another tokenizer than {sources[0]}: they cannot be averaged")
+        ours, theirs = model.config.to_dict(), other.config.to_dict()
+        if differing := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
+            names = ", ".join(differing)
+            raise CheckpointMismatch(f"{source} differs from {sources[0]} in {names}: they cannot be averaged")
+        for name, p in other.state_dict().items():
+            total[name] += p * (share / sum(shares))
+    model.load_state_dict(total)
+    return model, tokenizer

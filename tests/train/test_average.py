@@ -1,0 +1,73 @@
+"""Averages of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from typer.testing import CliRunner
+
+from memstore import checkpoint
+from memstore.cli import app
+from memstore.errors import CheckpointMismatch, ConfigError
+from memstore.model import MemoryModel
+from memstore.tokens import TextTokenizer
+from memstore.train.average import average
+from tests import tiny
+
+
+def write(folder: Path, seed: int, **changes: object) -> MemoryModel:
+    model = MemoryModel(tiny.config(**changes))
+    model.initialise(seed)
+    checkpoint.save(folder, model, TextTokenizer(tiny.tokenizer(), model.config))
+    return model
+
+
+def test_every_parameter_is_the_weighted_mean(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", 1), write(tmp_path / "two", 2)
+    made, tokenizer = average([tmp_path / "one", tmp_path / "two"], [1, 3])
+    for name, p in made.state_dict().items():
+        expected = 0.25 * one.state_dict()[name] + 0.75 * two.state_dict()[name]
+        torch.testing.assert_close(p, expected, msg=name)
+    assert made.config == one.config
+    assert tokenizer.fingerprint == TextTokenizer(tiny.tokenizer(), one.config).fingerprint
+    alike, _ = average([tmp_path / "one", tmp_path / "two"])
+    torch.testing.assert_close(alike.embedding.weight, (one.embedding.weight + two.embedding.weight) / 2)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "one", 1)
+    write(tmp_path / "wide", 1, d_ff=96)
+    other = write(tmp_path / "other", 1)
+    changed = tiny.tokenizer()
+    changed.add_special_tokens(["<extra_id_0>"])
+    checkpoint.save(tmp_path / "other", other, TextTokenizer(Tokenizer.from_str(changed.to_str()), other.config))
+    with pytest.raises(CheckpointMismatch, match="d_ff"):
+        average([tmp_path / "one", tmp_path / "wide"])
+    with pytest.raises(CheckpointMismatch, match="tokenizer"):
+        average([tmp_path / "one", tmp_path / "other"])
+    for sources, weights in (
+        ([], None),
+        ([tmp_path / "one"], [1, 2]),
+        ([tmp_path / "one"], [-1]),
+        ([tmp_path / "one"], [0]),
+    ):
+        with pytest.raises(ConfigError, match="weights"):
+            average(sources, weights)
+
+
+def test_the_command_writes_a_checkpoint(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", 1), write(tmp_path / "two", 2)
+    names = [str(tmp_path / n) for n in ("one", "two")]
+    result = CliRunner().invoke(
+        app, ["average", *names, "--weight", "1", "--weight", "0", "--out", str(tmp_path / "made")]
+    )
+    assert result.exit_code == 0, result.output
+    made, _ = checkpoint.load(tmp_path / "made", dtype=torch.float32)
+    torch.testing.assert_close(made.embedding.weight, one.embedding.weight.bfloat16().float())
+    assert not torch.equal(made.embedding.weight, two.embedding.weight.bfloat16().float())
+    refused = CliRunner().invoke(app, ["average", names[0], "--out", str(tmp_path / "x"), "--dtype", "int8"])
+    assert isinstance(refused.exception, ConfigError)
+    assert not (tmp_path / "x").exists()
