@@ -35,7 +35,7 @@ def test_the_demo_answers_its_questions_and_leaves_the_command_to_ask_more(tmp_p
     answers = re.findall(r"^answer: *(.+?)(?: {2,}.*)?$", done.stdout, re.MULTILINE)
     assert len(answers) == 5
     right = [exact_match(given, [wanted]) for given, wanted in zip(answers, ANSWERS, strict=True)]
-    assert sum(right) >= 1, answers  # what the small model that ships gets right; four are the aim
+    assert sum(right) >= 3, answers  # what the small model that ships gets right; four are the aim
     assert done.stdout.count("times fewer operations than FiD") == 5
     assert f"memstore ask '...' --store {out}" in done.stdout
 
