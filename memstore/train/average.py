@@ -30,8 +30,9 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
     shares = [1.0] * len(sources) if weights is None else [float(w) for w in weights]
     if not sources or len(shares) != len(sources) or min(shares) < 0 or not sum(shares) > 0:
         raise ConfigError(f"{len(sources)} checkpoints need as many weights, not negative and not all 0; got {shares}")
+    shares = [share / sum(shares) for share in shares]
     model, tokenizer = checkpoint.load(sources[0], dtype=torch.float32)
-    total = {name: p * (shares[0] / sum(shares)) for name, p in model.state_dict().items()}
+    total = {name: p * shares[0] for name, p in model.state_dict().items()}
     for source, share in zip(sources[1:], shares[1:], strict=True):
         other, spoken = checkpoint.load(source, dtype=torch.float32)
         if spoken.fingerprint != tokenizer.fingerprint:
@@ -41,6 +42,6 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
             names = ", ".join(differing)
             raise CheckpointMismatch(f"{source} differs from {sources[0]} in {names}: they cannot be averaged")
         for name, p in other.state_dict().items():
-            total[name] += p * (share / sum(shares))
+            total[name] += p * share
     model.load_state_dict(total)
     return model, tokenizer

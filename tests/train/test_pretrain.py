@@ -130,8 +130,8 @@ def test_a_question_asks_by_the_class_of_its_answer(tmp_path: Path, tokenizer: T
         (tokenizer.decode(e.target.tolist()), text_of(tokenizer, e.question).removeprefix("question: "))
         for e in draw(made, 400)
     }
-    begins = {answer: {q.split(" capital")[0] for a, q in asked if a == answer} for answer in ("Vienna", "Cairo")}
-    assert begins["Vienna"] == {"which", "what", "in which", "in what"}  # it stands behind "near" and "in"
+    begins = {q.split(" capital")[0] for a, q in asked if a == "Vienna"}
+    assert begins == {"which", "what", "in which", "in what"}  # it stands behind "near" and "in"
     assert {q.split(" ")[1] for a, q in asked if a == "Nile"} == {"river"}
     assert not any(q.startswith(("which capital", "which river")) for a, q in asked if a in ("1791", "Gustave Eiffel"))
     known = report.pretraining["spans_with_class"]
