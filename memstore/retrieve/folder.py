@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from memstore.errors import IndexCorrupt
 from memstore.whole import sync
 
 SETTINGS = "settings.json"
+_TRIES, _PAUSE = 100, 0.01  # of removing a scratch folder; the pause in seconds
 
 
 @contextmanager
@@ -38,6 +41,26 @@ def new_index_folder(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """Yields a temporary folder for an index to be opened in, and removes it.
+
+    Tantivy opens an index with a reader that looks for changes in a thread of its own, and takes a lock file for
+    that: a folder just emptied can have a file again, so removing it is tried until it is gone, for about a second.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        for _ in range(_TRIES):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(_PAUSE)
+        else:
+            shutil.rmtree(folder)
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,7 +48,7 @@ import tantivy
 from memstore.errors import IndexCorrupt
 from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
-from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, write_settings
+from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, scratch_folder, write_settings
 
 FORMAT_VERSION = 1
 
@@ -278,13 +277,12 @@ def _open_searcher(folder: Path) -> Any:
 
     So a store on a read-only disk can be served. The files are mapped when this returns, and the links gone.
     """
-    with tempfile.TemporaryDirectory(prefix="memstore-bm25-") as links:
+    with scratch_folder("memstore-bm25-") as links:
         for path in folder.iterdir():
-            if path.name == SETTINGS:
-                continue
-            (Path(links) / path.name).symlink_to(path.resolve())
+            if path.name != SETTINGS:
+                (links / path.name).symlink_to(path.resolve())
         with _corruption_named(folder):
-            index = tantivy.Index.open(links)
+            index = tantivy.Index.open(str(links))
             index.config_reader("manual")
             return index.searcher()
 

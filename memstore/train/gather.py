@@ -7,7 +7,6 @@ retrievers as protocols; refuses to know where files of the cache go.
 from __future__ import annotations
 
 import json
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from memstore.errors import CorpusError, PassageNotFound
 from memstore.passage import Passage
 from memstore.retrieve import Retriever
+from memstore.retrieve.folder import scratch_folder
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
 from memstore.tokens import TextTokenizer
 from memstore.train.answers import holds, normalise, same_title, searchable_answers
@@ -260,9 +260,9 @@ def neighbours(
     found = np.full((len(rows), count), -1, dtype=np.int32)
     if not count or not len(rows):
         return found
-    with tempfile.TemporaryDirectory(prefix="memstore-neighbours-") as folder:
-        build_bm25(Path(folder) / "bm25", passages)
-        retriever = Bm25Retriever(Path(folder) / "bm25", lambda wanted: [str(row) for row in wanted])
+    with scratch_folder("memstore-neighbours-") as folder:
+        build_bm25(folder / "bm25", passages)
+        retriever = Bm25Retriever(folder / "bm25", lambda wanted: [str(row) for row in wanted])
         for chunk in chunks(range(len(rows)), CHUNK):
             for i, hits in zip(chunk, retriever.search([queries[i] for i in chunk], count + 1), strict=True):
                 near = [int(h.passage_id) for h in hits if int(h.passage_id) != rows[i]][:count]

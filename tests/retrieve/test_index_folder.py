@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from memstore.errors import IndexCorrupt
-from memstore.retrieve.folder import new_index_folder, read_settings, write_settings
+from memstore.retrieve.folder import new_index_folder, read_settings, scratch_folder, write_settings
 
 
 def make(folder: Path, text: str) -> None:
@@ -56,3 +58,27 @@ def test_a_file_in_place_of_the_folder_is_no_index(tmp_path: Path) -> None:
     (tmp_path / "ix").write_text("")
     with pytest.raises(IndexCorrupt, match="there is no index"):
         read_settings(tmp_path / "ix")
+
+
+def test_a_scratch_folder_goes_even_while_a_lock_comes_back() -> None:
+    until = time.monotonic() + 0.3
+
+    def lock_again() -> None:
+        while time.monotonic() < until:
+            try:
+                (folder / ".lock").touch()
+            except FileNotFoundError:
+                return
+
+    with scratch_folder("memstore-test-") as folder:
+        (folder / "a").mkdir()
+        watcher = threading.Thread(target=lock_again)
+        watcher.start()
+    watcher.join()
+    assert not folder.exists()
+
+
+def test_a_scratch_folder_goes_after_an_error() -> None:
+    with pytest.raises(RuntimeError), scratch_folder("memstore-test-") as folder:
+        raise RuntimeError
+    assert not folder.exists()
