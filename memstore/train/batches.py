@@ -35,6 +35,7 @@ from memstore.train.ragged import Ints
 from memstore.train.schedule import Points, at, check_points
 from memstore.train.tasks import AnswerChoice, choose_answer, mixture
 from memstore.train.windows import Windows, find
+from memstore.train.words import Words
 
 _DEV = (0, 0, 0, 1)  # before a dev question's number: seeds of training questions have three parts
 
@@ -62,6 +63,8 @@ class DataSettings:
             passages around an "answer". Passages of pretraining and of dev questions do not ask: the former are cut to
             windows, the latter to their begin.
         question_tokens: per question at most; 0 for the model's limit.
+        word_dropout: share of the words of a task's questions left out. Not of those that ask for a verdict: a claim
+            without one of its words is another claim.
         hardness: schedule: share of lexical neighbours among pretraining's wrong passages.
         pretrain_share: schedule: share of questions made from plain passages.
         max_target_tokens: of an answer, eos included.
@@ -89,6 +92,7 @@ class DataSettings:
     passage_tokens: Points = ((0, 256),)
     window: Literal["begin", "answer"] = "begin"
     question_tokens: int = 0
+    word_dropout: float = 0.0
     hardness: Points = ((0, 1.0),)
     pretrain_share: Points = ((0, 0.0),)
     max_target_tokens: int = 48
@@ -101,7 +105,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require(self, positive=("questions", "temperature", "dev_batch", "dev_passages"),
-                natural=("max_tokens", "dev_questions", "question_tokens"))  # fmt: skip
+                natural=("max_tokens", "dev_questions", "question_tokens"), shares=("word_dropout",))  # fmt: skip
         if self.max_target_tokens < 2:
             raise ConfigError(f"max_target_tokens must be at least 2, not {self.max_target_tokens}")
         if (self.mixture == "given") != bool(self.weights):
@@ -145,7 +149,7 @@ class MixedBatches:
         self.cache = Candidates.open(settings.cache, tokenizer=tokenizer)
         c = tokenizer.config
         self._pad, self._eos = c.pad_token_id, c.eos_token_id
-        self._windows = Windows(tokenizer)
+        self._windows, self._words = Windows(tokenizer), Words(tokenizer)
         self._question_tokens = min(c.max_question_tokens, settings.question_tokens or c.max_question_tokens)
         longest = max(p[1] for p in settings.passage_tokens)
         if settings.fixed_length and longest > c.max_passage_tokens:
@@ -205,11 +209,18 @@ class MixedBatches:
             passages = [self._windows.cut(p, place, most, rng) for p, place in zip(passages, places, strict=True)]
         return Example(
             questions.task,
-            questions.questions[i][: self._question_tokens],
+            self._question(chosen, i, rng),
             self._cut(answer, self.settings.max_target_tokens),
             passages or [np.array([self._eos])],
             gold or [False],
         )
+
+    def _question(self, chosen: _Set, i: int, rng: Generator) -> Ints:
+        """A training question, without the words that are left out this time."""
+        question, dropout = chosen.questions.questions[i], self.settings.word_dropout
+        if dropout and not chosen.verdicts[i]:
+            question = self._words.thinned(question, 1 - dropout, rng)
+        return question[: self._question_tokens]
 
     def _answer(self, answers: list[Ints], read: Sequence[Ints], rng: Generator) -> Ints:
         """Which of the answers is trained on, as the settings say; `read` are the gold passages that are read."""
@@ -341,8 +352,9 @@ class _Set:
     def __init__(self, questions: QuestionSet, settings: DataSettings) -> None:
         self.questions, self.gold = questions, questions.gold(settings.gold)
         rows = np.arange(len(questions))
+        self.verdicts = _verdicts(questions)
         if settings.answerable_only:
-            rows = np.flatnonzero(self.gold.any(axis=1) | _verdicts(questions))
+            rows = np.flatnonzero(self.gold.any(axis=1) | self.verdicts)
         self.rows: NDArray[np.int64] = rows
 
 

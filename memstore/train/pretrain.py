@@ -31,7 +31,8 @@ from memstore.tokens import TextTokenizer
 from memstore.train.config import require
 from memstore.train.pretrain_table import PretrainTable
 from memstore.train.ragged import Ints, Ragged
-from memstore.train.windows import Windows
+from memstore.train.windows import Windows, find
+from memstore.train.words import WORD_MARKS, Words
 
 KINDS = ("salient", "asked", "rebuild", "corrupt")
 QUESTION_WORDS = {
@@ -49,8 +50,8 @@ _BARE_YEAR = re.compile(rf"\s*(?:{_YEAR})\s*")
 _DATE = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name)).lower()}|{_YEAR})\b")
 _DIGIT = re.compile(r"\d")
 _CLASS_WORDS = {"place": ("which", "what", "in which", "in what"), "name": ("which", "what")}
+_LONGEST_TITLE = 12  # tokens of a title that is asked for, or named in a question
 _TOKENS_BEFORE = 6  # enough for the word before an answer
-_WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies write the space before a word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,10 @@ class PretrainSettings:
     Attributes:
         salient, asked, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
         class_share: of "asked": how often a span whose class is known is asked for by it ("which river").
+        title_share: of "asked": how often it is the passage's title that is asked for, with the words of a sentence
+            of the passage. Most questions about Wikipedia ask for a page or name one; sentences behind the first say
+            "it" or "he".
+        named_share: of the other "asked" ones: how often the title stands in the question.
         word_dropout: of "salient" and "asked": share of the sentence's words left out.
         keep_words: of "rebuild": share of the sentence's words that are given.
         noise: of "corrupt": share of tokens masked.
@@ -73,6 +78,8 @@ class PretrainSettings:
     rebuild: float = 0.3
     corrupt: float = 0.0
     class_share: float = 0.6
+    title_share: float = 0.0
+    named_share: float = 0.0
     word_dropout: float = 0.15
     keep_words: float = 0.5
     noise: float = 0.15
@@ -84,7 +91,8 @@ class PretrainSettings:
     dev_questions: int = 256
 
     def __post_init__(self) -> None:
-        require(self, natural=(*KINDS, "dev_questions"), shares=("class_share", "word_dropout", "keep_words", "noise"))
+        shares = ("class_share", "title_share", "named_share", "word_dropout", "keep_words", "noise")
+        require(self, natural=(*KINDS, "dev_questions"), shares=shares)
         if not sum(getattr(self, kind) for kind in KINDS) > 0:
             raise ConfigError(f"one of {', '.join(KINDS)} must be above 0, or there is nothing to pretrain on")
         if self.noise_span < 1:
@@ -138,9 +146,12 @@ class Pretraining:
         self._eos, self._most = tokenizer.config.eos_token_id, max_target_tokens
         self._question_tokens = max_question_tokens
         plain = Tokenizer.from_str(tokenizer.json)
-        self._sentinels, self._word_start = _vocabulary(plain, tokenizer.config.vocab_size)
+        self._sentinels, self._words = _sentinels(plain), Words(tokenizer)
         self._asking = _QuestionWords(plain)
         self._windows = Windows(tokenizer)
+        self._parenthesis = plain.encode("(", add_special_tokens=False).ids[-1:]
+        asked_titles = settings.title_share and settings.class_share
+        self._classes = _known_classes(table) if asked_titles else {}
         if not len(self._sentinels) and (settings.salient or settings.corrupt):
             raise ConfigError("the tokenizer has no <extra_id_0>: only `rebuild` can be pretrained with it")
         self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
@@ -180,15 +191,20 @@ class Pretraining:
         sentence = int(rng.integers(first, last))
         begin, end = (int(x) for x in table.sentences.values[sentence])
         tokens = self._passages[row]
-        if kind in ("salient", "asked"):
+        if kind == "asked" and len(title := self._title_asked(tokens, rng)):
+            question, target = self._about_title(title, tokens[begin:end], rng), title
+        elif kind in ("salient", "asked"):
             span = int(rng.integers(table.spans.offsets[sentence], table.spans.offsets[sentence + 1]))
             target = table.answers[span]
             place = table.spans.values[span]
             in_front = kind == "asked"
-            mark = self._ask(span, tokens[begin : place[0]], rng) if in_front else self._sentinels[:1]
+            mark = self._sentinels[:1]
+            if in_front:
+                mark = self._ask(table.answers[span], table.classes[span], tokens[begin : place[0]], rng)
+                mark = self._with_title(mark, tokens, begin, end, rng)
             question = self._masked(tokens, begin, end, place, mark, rng, in_front=in_front)
         else:
-            question = self._thinned(tokens[begin:end], self.settings.keep_words, rng)
+            question = self._words.thinned(tokens[begin:end], self.settings.keep_words, rng)
             target = tokens[begin:end]
         others = self._others(i, difficulty, rng)
         place = int(rng.integers(len(others) + 1))
@@ -197,12 +213,37 @@ class Pretraining:
         gold = [n == place for n in range(len(passages))]
         return Example(kind, self._asked(kind, question), self._ended(target), passages, gold)
 
-    def _ask(self, span: int, before: Ints, rng: Generator) -> Ints:
-        """Question words for a span of the table, behind the tokens `before`."""
-        answer, noun = self._table.answers[span], self._table.classes[span]
+    def _ask(self, answer: Ints, noun: Ints, before: Ints, rng: Generator) -> Ints:
+        """Question words for an answer, by its class `noun` (empty where unknown), behind the tokens `before`."""
         if len(noun) and rng.random() < self.settings.class_share:
             return self._asking.draw_class(noun, before, rng)
         return self._asking.draw(answer, before, rng)
+
+    # --- titles -------------------------------------------------------------------------------------------------
+
+    def _title(self, tokens: Ints) -> Ints:
+        """A passage's title; empty if it has none, a long one, or one with an explanation in parentheses."""
+        title = self._windows.title(tokens)
+        plain = len(title) <= _LONGEST_TITLE and not np.isin(title, self._parenthesis).any()
+        return title if plain else title[:0]
+
+    def _title_asked(self, tokens: Ints, rng: Generator) -> Ints:
+        """The title, if it is what is asked for this time; empty otherwise."""
+        asked = self.settings.title_share and rng.random() < self.settings.title_share
+        return self._title(tokens) if asked else tokens[:0]
+
+    def _about_title(self, title: Ints, sentence: Ints, rng: Generator) -> Ints:
+        """Question words for a title, and a sentence's words without the title's."""
+        mark = self._ask(title, self._classes.get(title.tobytes(), title[:0]), title[:0], rng)
+        rest = self._words.thinned(self._words.without(sentence, title), 1 - self.settings.word_dropout, rng)
+        return np.concatenate([mark, rest])
+
+    def _with_title(self, mark: Ints, tokens: Ints, begin: int, end: int, rng: Generator) -> Ints:
+        """Question words, with the title behind them as often as asked where the sentence does not say it."""
+        if not self.settings.named_share or rng.random() >= self.settings.named_share:
+            return mark
+        title = self._title(tokens)
+        return mark if find(tokens[begin:end], title) else np.concatenate([mark, title])
 
     def _masked(
         self, tokens: Ints, begin: int, end: int, span: Ints, mark: Ints, rng: Generator, *, in_front: bool
@@ -210,25 +251,13 @@ class Pretraining:
         """The sentence without the span and some words, cut to fit around it; `mark` in its place or in front."""
         a, b = int(span[0]), int(span[1])
         keep = 1 - self.settings.word_dropout
-        before = self._thinned(tokens[begin:a], keep, rng, least=0)
-        after = self._thinned(tokens[b:end], keep, rng, least=0)
+        before = self._words.thinned(tokens[begin:a], keep, rng, least=0)
+        after = self._words.thinned(tokens[b:end], keep, rng, least=0)
         prompt = self._prompts["asked" if in_front else "salient"]
         room = max(1, self._question_tokens - sum(map(len, prompt)) - len(mark))
         left = min(len(before), max(room // 2, room - len(after)))
         before, after = before[len(before) - left :], after[: max(0, room - left)]
         return np.concatenate([mark, before, after] if in_front else [before, mark, after])
-
-    def _thinned(self, tokens: Ints, keep: float, rng: Generator, *, least: int = 1) -> Ints:
-        """The tokens without those of words left out at random; `least` words stay."""
-        if not len(tokens):
-            return tokens
-        word = np.cumsum(self._word_start[tokens], dtype=np.int64)  # (n,): the word of each token
-        word -= word[0]
-        kept = rng.random(int(word[-1]) + 1) < keep
-        if kept.sum() < least:
-            kept[int(rng.integers(len(kept)))] = True
-        thinned: Ints = tokens[kept[word]]
-        return thinned
 
     def _others(self, i: int, difficulty: Difficulty, rng: Generator) -> list[int]:
         """Rows of wrong passages: lexical neighbours as hardness says, then random ones, all different."""
@@ -285,7 +314,7 @@ class _QuestionWords:
         self._words = {kind: ids(words) for kind, words in QUESTION_WORDS.items()}
         self._class_words = {kind: ids(words) for kind, words in _CLASS_WORDS.items()}
         pieces = tokenizer.get_vocab(with_added_tokens=True).items()
-        self._pieces = {i: re.sub("|".join(_WORD_MARKS), " ", piece).lower() for piece, i in pieces}
+        self._pieces = {i: re.sub("|".join(WORD_MARKS), " ", piece).lower() for piece, i in pieces}
 
     def draw(self, answer: Ints, before: Ints, rng: Generator) -> Ints:
         """Question words that fit an answer, by chance; `before` is what its sentence says before it."""
@@ -335,15 +364,18 @@ def _parts(total: int, count: int, rng: Generator) -> NDArray[np.int64]:
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
-def _vocabulary(tokenizer: Tokenizer, size: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Ids of `<extra_id_0>`, `<extra_id_1>`, ... as far as they go, and `(V,)`: tokens that begin a word."""
+def _known_classes(table: PretrainTable) -> dict[bytes, Ints]:
+    """From answers to their classes, where those are known."""
+    return {answer.tobytes(): noun for answer, noun in zip(table.answers, table.classes, strict=True) if len(noun)}
+
+
+def _sentinels(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """Ids of `<extra_id_0>`, `<extra_id_1>`, ... as far as they go."""
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
-    starts = np.zeros(max(size, max(vocabulary.values()) + 1), dtype=bool)
-    starts[[i for token, i in vocabulary.items() if token.startswith(_WORD_MARKS)]] = True
     sentinels: list[int] = []
     while (found := vocabulary.get(f"<extra_id_{len(sentinels)}>")) is not None:
         sentinels.append(found)
-    return np.array(sentinels, dtype=np.int64), starts
+    return np.array(sentinels, dtype=np.int64)
 
 
 def _prompt(tokenizer: Tokenizer, template: str) -> tuple[Ints, Ints]:

@@ -25,6 +25,7 @@ class Windows:
         mark = behind_title.partition("{text}")[0].strip()
         ids = tokenizer.encode_answers([mark], max_tokens=_LONGEST_MARK)[0].tolist() if mark else []
         self._mark = ids[-2] if len(ids) > 1 else None  # the last token between title and text; eos is behind it
+        self._marks = ids[:-1]
 
     def cut(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
         """At most `most` tokens of a passage, eos included: its head, and a random window of the rest.
@@ -48,6 +49,13 @@ class Windows:
             high = max(low, min(high, begin))
         at = int(rng.integers(low, high + 1))
         return np.concatenate([tokens[:head], tokens[at : at + room], [self._eos]])
+
+    def title(self, tokens: Ints) -> Ints:
+        """The title that a passage begins with; empty where the template shows none, or it takes half the passage."""
+        end = self._head(tokens, len(tokens))
+        while end and tokens[end - 1] in self._marks:
+            end -= 1
+        return tokens[:end]
 
     def _head(self, tokens: Ints, most: int) -> int:
         """Tokens of the title and what is behind it; 0 if they would take too much of the window."""

@@ -99,6 +99,21 @@ def test_claims_are_trained_on_without_their_page(source: Source) -> None:
     assert {cases.tokenizer().decode(t) for t in targets} == {"SUPPORTS", "REFUTES"}
 
 
+def test_words_of_questions_are_left_out_but_not_of_claims(source: Source) -> None:
+    tokenizer, share = cases.tokenizer(), 0.3
+    whole = {q for name in ("nq.train", "fever.other") for q, _, _ in SETS[name]}
+    words: dict[str, list[int]] = {"nq": [], "fever": []}
+    for number in range(12):
+        batch = source(train=["nq.train", "fever.other"], word_dropout=share).batch(number)
+        for question, task in zip(plain(batch)[0], batch.tasks, strict=True):
+            text = tokenizer.decode(question)
+            words[task].append(len(text.split()))
+            assert task == "nq" or text.split(": ")[-1] in whole
+    # the three questions have 7, 4 and 7 words
+    assert abs(np.mean(words["nq"]) / 6 - (1 - share)) < 0.1
+    assert plain(source(word_dropout=0).batch(0)) == plain(source().batch(0))
+
+
 def test_a_task_question_comes_with_its_candidates_in_order(source: Source, cache: Path) -> None:
     opened = Candidates.open(cache)
     expected = {}
@@ -269,6 +284,7 @@ def test_dev_asks_about_held_out_passages_where_pretraining_is_on(source: Source
         ({"fixed_length": True, "passages": [[0, 2], [5, 3]]}, "fixed_length needs constant"),
         ({"fixed_length": True, "passage_tokens": [[0, 256]]}, "exceed"),
         ({"max_target_tokens": 1}, "max_target_tokens"),
+        ({"word_dropout": 2}, "word_dropout must be between 0 and 1"),
         ({"choice": "best"}, "data.choice must be one of"),
     ],
 )

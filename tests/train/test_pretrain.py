@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,51 @@ def test_a_question_asks_by_the_class_of_its_answer(tmp_path: Path, tokenizer: T
     assert not any(q.startswith(("which capital", "which river")) for a, q in asked if a in ("1791", "Gustave Eiffel"))
     known = report.pretraining["spans_with_class"]
     assert 0 < known < report.pretraining["spans"]
+
+
+def test_a_title_is_asked_for_with_the_words_of_its_passage(cache: Candidates, tokenizer: TextTokenizer) -> None:
+    made = pretraining(cache, tokenizer, salient=0, asked=1, rebuild=0, word_dropout=0, title_share=1)
+    seen = set()
+    for example in draw(made, 200):
+        answer = tokenizer.decode(example.target.tolist())
+        question = text_of(tokenizer, example.question).removeprefix("question: ")
+        (right,) = [text_of(tokenizer, p) for p, gold in zip(example.passages, example.gold, strict=True) if gold]
+        assert right.startswith(f"{answer}: ")
+        assert answer not in question
+        title, sentence = BY_TITLE[answer].title, question.split(" ", 1)[1]
+        sources = [s.replace(title, "") for s in SENTENCES if s in BY_TITLE[answer].text]
+        assert any(sentence.split()[-2:] == s.split()[-2:] for s in sources), (question, sources)
+        seen.add(answer)
+    assert seen >= {"Nile", "Paris", "Vienna"}
+    some = draw(pretraining(cache, tokenizer, salient=0, asked=1, rebuild=0, title_share=0.5), 400)
+    titles = sum(tokenizer.decode(e.target.tolist()) in BY_TITLE for e in some)
+    assert 0.4 < titles / len(some) < 0.7  # some spans are titles as well
+
+
+def test_a_question_names_the_title_where_its_sentence_does_not(cache: Candidates, tokenizer: TextTokenizer) -> None:
+    made = pretraining(cache, tokenizer, salient=0, asked=1, rebuild=0, word_dropout=0, named_share=1)
+    named = set()
+    for example in draw(made, 300):
+        answer = tokenizer.decode(example.target.tolist())
+        question = text_of(tokenizer, example.question)
+        (right,) = [text_of(tokenizer, p) for p, gold in zip(example.passages, example.gold, strict=True) if gold]
+        title = right.partition(":")[0]
+        if title not in answer:
+            assert question.count(title) == 1, question
+            named.add((answer, title))
+    assert named >= {("1791", "Vienna"), ("May 1953", "Everest")}
+
+
+def test_long_titles_and_explained_ones_are_not_asked_for(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    titles = {"Orion (ship)", " ".join(["long"] * 40)}
+    passages = [replace(p, title=t) for p, t in zip(cases.PASSAGES, titles, strict=False)]
+    corpus = cases.write_corpus(tmp_path / "corpus.jsonl", passages)
+    prepare(PrepareOptions(out=tmp_path / "cache", corpus=(corpus,), max_sentence_tokens=110), tokenizer)
+    cache = Candidates.open(tmp_path / "cache", tokenizer=tokenizer)
+    made = pretraining(cache, tokenizer, salient=0, asked=1, rebuild=0, title_share=1, named_share=1)
+    for example in draw(made, 60):
+        assert tokenizer.decode(example.target.tolist()) not in titles
+        assert "ship" not in text_of(tokenizer, example.question)
 
 
 def test_only_so_many_passages_are_asked_about(tmp_path: Path, tokenizer: TextTokenizer) -> None:
@@ -298,6 +344,7 @@ def test_settings_that_cannot_work_are_refused(cache: Candidates, tokenizer: Tex
         ({"salient": 0, "rebuild": 0}, "must be above 0"),
         ({"rebuild": -1}, "at least 0"),
         ({"word_dropout": 1.5}, "between 0 and 1"),
+        ({"title_share": -0.5}, "between 0 and 1"),
         ({"noise_span": 0.5}, "noise_span"),
         ({"salient_prompt": "fill:"}, "salient_prompt"),
     ):

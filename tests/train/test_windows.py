@@ -67,3 +67,14 @@ def test_find() -> None:
     assert find(tokens, np.array([7, 5])) is None
     assert find(tokens, np.array([], dtype=np.int64)) is None
     assert find(tokens[:1], np.array([5, 6])) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [("{title}: {text}", TITLE), ("title: {title} context: {text}", f"title: {TITLE}"), ("{text}", "")],
+)
+def test_the_title_of_a_passage(template: str, expected: str) -> None:
+    tokenizer = cases.tokenizer(passage_template=template)
+    filled = template.replace("{title}", TITLE).replace("{text}", TEXT)
+    tokens = tokenizer.encode_answers([filled], max_tokens=500)[0]
+    assert tokenizer.decode(Windows(tokenizer).title(tokens).tolist()) == expected
