@@ -33,22 +33,26 @@ RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and how much to spend on it. `passages` of the caller's own replace retrieval."""
+    """What is asked, and how much to spend on it. `passages` of the caller's own replace retrieval.
+
+    `num_beams` is the model's where it is None.
+    """
 
     text: str
     task: str | None = None
     retrieve_k: int = RETRIEVE_K
     keep_k: int = KEEP_K
     max_new_tokens: int = MAX_NEW_TOKENS
-    num_beams: int = 1
+    num_beams: int | None = None
     passages: tuple[Passage, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise RequestError("the question is empty: ask something")
         for name in ("retrieve_k", "keep_k", "max_new_tokens", "num_beams"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RequestError(f"{name} must be at least 1, not {value}")
         if self.passages is None and self.keep_k > self.retrieve_k:
             raise RequestError(f"keep_k ({self.keep_k}) must not exceed retrieve_k ({self.retrieve_k})")
 
@@ -167,10 +171,14 @@ class Answerer:
         with stages("live_b"):
             encoded = self.model.live_b(live.take(kept))
         with stages("decode"):
-            limits, beams = [q.max_new_tokens for q in questions], questions[0].num_beams
-            padding = [self.model.config.pad_token_id]
             decoded = decode.generate(
-                self.model, encoded, max_new_tokens=limits, num_beams=beams, banned=padding, prepared=self.prepared
+                self.model,
+                encoded,
+                max_new_tokens=[q.max_new_tokens for q in questions],
+                num_beams=self._beams(questions[0]),
+                banned=[self.model.config.pad_token_id],
+                phrases=self.tokenizer.phrases,
+                prepared=self.prepared,
             )
         return _Read(memories, bytes_read, scores, kept, decoded)
 
@@ -185,8 +193,8 @@ class Answerer:
             StoreCorrupt: a memory that is needed is damaged or absent.
         """
         answers: list[Answer | None] = [None] * len(questions)
-        for beams in sorted({q.num_beams for q in questions}):
-            chosen = [i for i, q in enumerate(questions) if q.num_beams == beams]
+        for beams in sorted({self._beams(q) for q in questions}):
+            chosen = [i for i, q in enumerate(questions) if self._beams(q) == beams]
             for i, answer in zip(chosen, self._answer([questions[i] for i in chosen]), strict=True):
                 answers[i] = answer
         return [a for a in answers if a is not None]
@@ -270,6 +278,7 @@ class Answerer:
                 "parameters": sum(p.numel() for p in self.model.parameters()),
                 "tasks": sorted(c.tasks),
                 "fingerprint": self.fingerprint.encoder,
+                "num_beams": c.num_beams,
             },
             "store": {
                 "path": str(self.store.path),
@@ -339,6 +348,10 @@ class Answerer:
         priors = [0.0 if q.passages is not None else float(prior) for q in questions]
         return rerank.after_retrieval(self.model.score(live), live.question_of, priors)
 
+    def _beams(self, question: Question) -> int:
+        """Hypotheses of its answer: as it says, or else as the model's config does."""
+        return question.num_beams or self.model.config.num_beams
+
     def _text(self, ids: Sequence[int], ranked: Sequence[RankedPassage]) -> str:
         """The answer in words, spelled as in the passages read where the tokenizer folds case."""
         text = self.tokenizer.decode(ids)
@@ -359,7 +372,7 @@ class Answerer:
             passage_tokens=passage_tokens,
             kept_tokens=kept_tokens,
             new_tokens=new_tokens,
-            num_beams=question.num_beams,
+            num_beams=self._beams(question),
             precomputed=question.passages is None,
         )
         fid = flops.fid_flops(
@@ -367,7 +380,7 @@ class Answerer:
             question_tokens=question_tokens,
             passage_tokens=passage_tokens,
             new_tokens=new_tokens,
-            num_beams=question.num_beams,
+            num_beams=self._beams(question),
         )
         return spent.to_dict(), float(fid.total)
 

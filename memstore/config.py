@@ -38,6 +38,9 @@ class ModelConfig:
             logarithm of its retrieval rank. 0 for GLIMMER as published, which has none.
         question_template, passage_template: `{question}`, and `{title}` and `{text}`.
         tasks: question templates of tasks by name, instead of `question_template`.
+        extractive: answers are spans of the passages read (as `passage_template` shows them) or one of the
+            `spellings`: decoding allows nothing else.
+        num_beams: hypotheses per answer where a request does not say; 1 is greedy.
         spellings: whole answers, as the tokenizer decodes them, and how they are to be written, such as
             {"supports": "SUPPORTS"} for a tokenizer that folds case.
         trained: False says that the weights are random; everything that answers with them says so too.
@@ -61,6 +64,8 @@ class ModelConfig:
     match_embedding: bool = False
     embedding_dim: int = 0
     retrieval_prior: float = 0.0
+    extractive: bool = False
+    num_beams: int = 1
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
@@ -83,7 +88,7 @@ class ModelConfig:
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 raise ConfigError(f"{f.name} must be {f.type}, not {value!r}")
         for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers",
-                      "max_question_tokens", "max_passage_tokens"):  # fmt: skip
+                      "max_question_tokens", "max_passage_tokens", "num_beams"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.system not in ("fid", "lumen", "glimmer"):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from memstore.errors import RequestError
+from memstore.extractive import Phrases, Spans
 from memstore.model import Encoded, MemoryModel
 from memstore.prepared import PreparedDecoder, Progress
 
@@ -44,6 +45,7 @@ def generate(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
+    phrases: Phrases | None = None,
     prepared: PreparedDecoder | None = None,
 ) -> list[Decoded]:
     """Answer each of B questions: greedily, or by beam search with more than one beam.
@@ -55,6 +57,8 @@ def generate(
         num_beams: hypotheses kept per question.
         length_penalty: beam search ranks finished hypotheses by `score / tokens ** length_penalty`.
         banned: token ids that no answer may hold, such as padding; scores are not normalised anew.
+        phrases: if given, answers are spans of the passages read, or one of these (token ids without eos), unless
+            the length limit cuts them; scores are not normalised anew.
         prepared: the same model's, to be greedy with: same answers, sooner. Beam search does without.
 
     Returns:
@@ -69,9 +73,19 @@ def generate(
         raise RequestError(f"num_beams must be at least 1, not {num_beams}")
     if not limits:
         return []
+    c = model.config
+    spans = None if phrases is None else Spans.of(encoded, phrases, vocab_size=c.vocab_size, eos=c.eos_token_id)
     if num_beams == 1:
-        return greedy(model, encoded, limits=limits, banned=banned, prepared=prepared)
-    return beam_search(model, encoded, limits=limits, num_beams=num_beams, length_penalty=length_penalty, banned=banned)
+        return greedy(model, encoded, limits=limits, banned=banned, spans=spans, prepared=prepared)
+    return beam_search(
+        model,
+        encoded,
+        limits=limits,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        banned=banned,
+        spans=spans,
+    )
 
 
 def _limits(max_new_tokens: int | Sequence[int], encoded: Encoded) -> list[int]:
@@ -89,11 +103,11 @@ def _limits(max_new_tokens: int | Sequence[int], encoded: Encoded) -> list[int]:
     return limits
 
 
-def _allowed(log_probs: Tensor, banned: Sequence[int]) -> Tensor:
-    """Log-probabilities `(..., V)` with the banned tokens' at minus infinity."""
+def _allowed(log_probs: Tensor, banned: Sequence[int], spans: Spans | None) -> Tensor:
+    """Log-probabilities `(N, V)` with those of the tokens that may not come at minus infinity."""
     if banned:
         log_probs[..., list(banned)] = -torch.inf
-    return log_probs
+    return log_probs if spans is None else log_probs.masked_fill_(~spans.allowed(), -torch.inf)
 
 
 # --- greedy ---------------------------------------------------------------------------------------------
@@ -131,8 +145,8 @@ class _PlainProgress:
     def __init__(self, model: MemoryModel, encoded: Encoded, *, capacity: int) -> None:
         self.model, self.generation = model, model.start(encoded, capacity=capacity)
 
-    def best(self, ids: Tensor, *, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
-        best, token = _allowed(self.model.step(ids[:, None], self.generation)[:, -1], banned).max(dim=-1)
+    def best(self, ids: Tensor, *, banned: Sequence[int], spans: Spans | None) -> tuple[Tensor, Tensor]:
+        best, token = _allowed(self.model.step(ids[:, None], self.generation)[:, -1], banned, spans).max(dim=-1)
         return best, token
 
     def take(self, questions: Tensor) -> None:
@@ -146,6 +160,7 @@ def greedy(
     *,
     limits: Sequence[int],
     banned: Sequence[int] = (),
+    spans: Spans | None = None,
     prepared: PreparedDecoder | None = None,
 ) -> list[Decoded]:
     """The most probable token at each step; of equal ones the lower id.
@@ -158,6 +173,7 @@ def greedy(
         encoded: B questions, each with something to read.
         limits: tokens per answer, eos included; B of them, at least 1 each.
         banned: token ids that no answer may hold.
+        spans: of these questions, at the beginning; they are used up.
         prepared: the same model's, instead of its own step.
     """
     eos = model.config.eos_token_id
@@ -170,7 +186,7 @@ def greedy(
         progress = prepared.start(encoded, capacity=max(limits))
     token = torch.full((len(live),), model.config.decoder_start_token_id, device=encoded.states.device)
     while True:
-        best, token = progress.best(token, banned=banned)  # (rows,), (rows,)
+        best, token = progress.best(token, banned=banned, spans=spans)  # (rows,), (rows,)
         for line, t, log_prob in zip(live, token.tolist(), best.tolist(), strict=True):
             if not line.done:
                 line.extend(t, log_prob, eos)
@@ -181,6 +197,10 @@ def greedy(
             kept = torch.tensor(staying, device=token.device)
             progress.take(kept)
             live, token = [live[row] for row in staying], token[kept]
+            if spans is not None:
+                spans.take(kept)
+        if spans is not None:
+            spans.extend(token)
 
 
 @torch.inference_mode()
@@ -296,6 +316,7 @@ def beam_search(
     num_beams: int,
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
+    spans: Spans | None = None,
 ) -> list[Decoded]:
     """The best finished hypothesis of each question, by `score / tokens ** length_penalty`.
 
@@ -308,6 +329,7 @@ def beam_search(
         num_beams: hypotheses kept per question.
         length_penalty: above 0 favours long answers, below 0 short ones.
         banned: token ids that no answer may hold.
+        spans: of these questions, at the beginning; they are used up.
     """
     c = model.config
     device = encoded.states.device
@@ -315,21 +337,27 @@ def beam_search(
     live = list(searches)  # the search of each question still in the batch
     generation = model.start(encoded, capacity=max(limits), beams=num_beams)
     ids = torch.full((len(live) * num_beams, 1), c.decoder_start_token_id, device=device)
+    if spans is not None:
+        spans.take(torch.arange(len(live), device=device).repeat_interleave(num_beams))
     while True:
-        log_probs = _allowed(model.step(ids, generation), banned)
+        log_probs = _allowed(model.step(ids, generation)[:, -1], banned, spans)
         log_probs = log_probs.view(len(live), num_beams, -1)  # (B, beams, V): one position
         scores = torch.tensor([[r.score for r in s.running] for s in live], device=device)  # (B, beams)
         _advance(live, scores[:, :, None] + log_probs)
         staying = [question for question, search in enumerate(live) if not search.done]
         if not staying:
             return [search.decoded() for search in searches]
-        rows = [q * num_beams + r.row for q, search in enumerate(live) for r in search.running]
-        generation.cache.reorder(torch.tensor(rows, device=device))
+        rows = torch.tensor([q * num_beams + r.row for q, s in enumerate(live) for r in s.running], device=device)
+        generation.cache.reorder(rows)
         if 2 * len(staying) <= len(live):
             generation.take(torch.tensor(staying, device=device))
             live = [live[question] for question in staying]
+            rows = rows.view(-1, num_beams)[staying].flatten()
         last = [[r.ids[-1] if r.ids else c.eos_token_id] for s in live for r in s.running]  # dead ones: any token
         ids = torch.tensor(last, device=device)  # (B * beams, 1)
+        if spans is not None:
+            spans.take(rows)
+            spans.extend(ids[:, 0])
 
 
 def _advance(searches: Sequence[_Search], totals: Tensor) -> None:

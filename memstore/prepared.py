@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memstore.extractive import Spans
 from memstore.layers import DecoderBlock, LayerCache, RMSNorm, attend
 from memstore.model import CopyHead, Encoded, Generation, MemoryModel
 
@@ -190,15 +191,18 @@ class Progress:
         if self.copying is not None:
             self.copying.take(questions)
 
-    def best(self, ids: Tensor, *, banned: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    def best(self, ids: Tensor, *, banned: Sequence[int] = (), spans: Spans | None = None) -> tuple[Tensor, Tensor]:
         """Feed a token per question, `(B,)`: the log-probability `(B,)` float32 and the id `(B,)` of the best next
-        one that is not banned; of equal ones the lower id.
+        one that is not banned, and continues a span if asked; of equal ones the lower id.
         """
         hidden, d = self._decode(ids), self.decoder
         logits = d.head(hidden if d.scale is None else hidden * d.scale)  # (B, V)
         probability = logits.float().softmax(-1)
         for token_id in banned:
             probability[:, token_id] = -1.0
+        barred = None if spans is None else ~spans.allowed()  # (B, V)
+        if barred is not None:
+            probability.masked_fill_(barred, -1.0)
         best, token = probability.max(-1)
         if self.copying is not None and d.copy_head is not None:
             ids_read = self.copying.ids
@@ -206,6 +210,8 @@ class Progress:
             read = gate * probability.index_select(1, ids_read) + (1 - gate) * copied  # (B, U)
             for token_id in banned:
                 read.masked_fill_(ids_read == token_id, -1.0)
+            if barred is not None:
+                read.masked_fill_(barred.index_select(1, ids_read), -1.0)
             # The best token stands in what is read, or else it is the best of the vocabulary softmax.
             best_read, place = read.max(-1)
             best, token_read = gate.squeeze(1) * best, ids_read[place]

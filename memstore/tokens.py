@@ -117,6 +117,12 @@ class TextTokenizer:
         """Token ids of answers and eos, at most `max_tokens`, as the decoder is to produce them."""
         return self._ended(self._encode(texts), max_tokens).ids
 
+    @property
+    def phrases(self) -> list[list[int]] | None:
+        """For an extractive model, the answers besides spans of passages: token ids without eos. None for others."""
+        c = self.config
+        return self._encode(list(c.spellings)) if c.extractive else None
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens and without ids that the tokenizer does not know; a whole
         answer among the config's `spellings` is written as they say.

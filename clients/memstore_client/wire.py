@@ -244,6 +244,7 @@ class ModelInfo(ModelSummary):
     parameters: int
     tasks: list[str] = Field(default=[], description="Names a request's `task` may have.")
     fingerprint: str
+    num_beams: int = Field(default=1, description="Beams where neither a request nor the server says.")
 
 
 class StoreInfo(StoreSummary):

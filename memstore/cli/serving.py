@@ -27,7 +27,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     retrieve_k: Annotated[int | None, typer.Option(help="Passages retrieved by default [40].")] = None,
     keep_k: Annotated[int | None, typer.Option(help="Passages read by default [10].")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,
-    num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [1].")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [the model's].")] = None,
     max_retrieve_k: Annotated[int | None, typer.Option(help="Most passages a request may retrieve [200].")] = None,
     max_keep_k: Annotated[int | None, typer.Option(help="Most passages a request may have read [100].")] = None,
     max_new_tokens_limit: Annotated[int | None, typer.Option(help="Most tokens a request may ask for [256].")] = None,

@@ -18,6 +18,7 @@ from torch import Tensor
 from memstore import decode, rerank
 from memstore.compare.config import GridTable, Point
 from memstore.compare.measure import System, points_of, ranking_of, retrieval_order
+from memstore.extractive import Phrases
 from memstore.model import Encoded, MemoryModel
 from memstore.packed import Packed, Tokens
 from memstore.train.batch import DevBatch
@@ -43,6 +44,7 @@ class Ready:
 
     reader: _Prepared
     ranker: _Prepared | None
+    phrases: Phrases | None
 
 
 @torch.inference_mode()
@@ -51,7 +53,7 @@ def prepare(system: System, batch: DevBatch, points: Sequence[Point]) -> Ready:
     retrieve_ks = sorted({p.retrieve_k for p in points})
     task = batch.tasks[0]
     ranker = None if system.reranker is None else _prepare(system.reranker.model(task), batch, retrieve_ks)
-    return Ready(_prepare(system.model(task), batch, retrieve_ks), ranker)
+    return Ready(_prepare(system.model(task), batch, retrieve_ks), ranker, system.tokenizer.phrases)
 
 
 def _prepare(model: MemoryModel, batch: DevBatch, retrieve_ks: Sequence[int]) -> _Prepared:
@@ -87,7 +89,8 @@ def answer(ready: Ready, point: Point, *, max_new_tokens: int) -> list[int]:
 def _decode(ready: Ready, encoded: Encoded, max_new_tokens: int) -> list[int]:
     model = ready.reader.model
     padding = [model.config.pad_token_id]
-    return decode.generate(model, encoded, max_new_tokens=max_new_tokens, banned=padding)[0].ids
+    (line,) = decode.generate(model, encoded, max_new_tokens=max_new_tokens, banned=padding, phrases=ready.phrases)
+    return line.ids
 
 
 def _zeros(memories: Packed) -> Tensor:

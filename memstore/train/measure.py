@@ -54,7 +54,9 @@ def _measure(
     log_probs, mask = model.target_log_probs(encoded, batch.targets.to(model.device))
     losses = -((log_probs * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu()
     padding = [model.config.pad_token_id]
-    decoded = decode.generate(model, encoded, max_new_tokens=config.max_new_tokens, banned=padding)
+    decoded = decode.generate(
+        model, encoded, max_new_tokens=config.max_new_tokens, banned=padding, phrases=tokenizer.phrases
+    )
     ranks = {name: gold_ranks(values, batch) for name, values in orders.items()}
     found = []
     for i, (line, answers) in enumerate(zip(decoded, batch.answers, strict=True)):

@@ -27,9 +27,9 @@ done
 $memstore prepare --store "$WORK/first-store" --model "$WORK/candidates" --out "$WORK/cache-tasks" --k 20 \
   --pretrain-most 80000 --neighbours 5 "${tasks[@]}"
 [ -e "$WORK/vectors.npy" ] || $memstore vectors --cache "$WORK/cache-tasks" --width 192 --out "$WORK/vectors.npy"
-for stage in 1 2 3 4 5 6 7 8 9; do
+for stage in 1 2 3 4 5 6 7 8 9 10 11; do
   sed "s#@WORK@#$WORK#g" "stage-$stage.toml" >"$WORK/stage-$stage.toml"
   $memstore train --config "$WORK/stage-$stage.toml"
   $memstore train --config "$WORK/stage-$stage.toml" --plot
 done
-echo "the model is in $WORK/stage-9/last"
+echo "the model is in $WORK/stage-11/last"

@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     retrieve_k: int = Field(default=40, ge=1, description="Passages retrieved where a request does not say.")
     keep_k: int = Field(default=10, ge=1, description="Passages read where a request does not say.")
     max_new_tokens: int = Field(default=32, ge=1, description="Tokens of an answer where a request does not say.")
-    num_beams: int = Field(default=1, ge=1, description="Beams where a request does not say; 1 is greedy.")
+    num_beams: int | None = Field(
+        default=None, ge=1, description="Beams where a request does not say, instead of the model's own; 1 is greedy."
+    )
 
     max_retrieve_k: int = Field(default=200, ge=1, description="Most passages a request may retrieve or bring.")
     max_keep_k: int = Field(default=100, ge=1, description="Most passages a request may have read.")
@@ -71,8 +73,9 @@ class Settings(BaseSettings):
             ("max_new_tokens", "max_new_tokens_limit"), ("num_beams", "max_num_beams"),
         ]  # fmt: skip
         for small, large in at_most:
-            if getattr(self, small) > getattr(self, large):
-                raise ValueError(f"{small} ({getattr(self, small)}) must be at most {large} ({getattr(self, large)})")
+            value, most = getattr(self, small), getattr(self, large)
+            if value is not None and value > most:
+                raise ValueError(f"{small} ({value}) must be at most {large} ({most})")
         return self
 
     @classmethod

@@ -48,7 +48,7 @@ def question(asked: wire.QuestionInput, settings: Settings, *, place: str = "#")
         ("passages" if own is not None else "retrieve_k", retrieve_k, settings.max_retrieve_k),
         ("keep_k", keep_k, min(settings.max_keep_k, retrieve_k)),
         ("max_new_tokens", max_new_tokens, settings.max_new_tokens_limit),
-        ("num_beams", num_beams, settings.max_num_beams),
+        ("num_beams", num_beams or 1, settings.max_num_beams),
     ]
     _require_within(limits, place=place)
     return Question(
@@ -153,9 +153,10 @@ def passage(found: Passage) -> wire.PassageReply:
 def info(told: Mapping[str, object], settings: Settings) -> wire.InfoReply:
     """What serves and what it allows, from `Answerer.info` and the settings."""
     model, store = _mapping(told["model"]), _mapping(told["store"])
+    told_model = wire.ModelInfo(**model)
     return wire.InfoReply(
         version=memstore.__version__,
-        model=wire.ModelInfo(**model),
+        model=told_model,
         store=wire.StoreInfo(**store),
         limits=wire.Limits(
             question_characters=wire.MAX_QUESTION_CHARACTERS,
@@ -170,7 +171,7 @@ def info(told: Mapping[str, object], settings: Settings) -> wire.InfoReply:
             retrieve_k=settings.retrieve_k,
             keep_k=settings.keep_k,
             max_new_tokens=settings.max_new_tokens,
-            num_beams=settings.num_beams,
+            num_beams=settings.num_beams or told_model.num_beams,
         ),
     )
 

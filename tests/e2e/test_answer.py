@@ -81,6 +81,22 @@ def test_the_prepared_decoder_answers_as_the_plain_one(answerer: Answerer, monke
         same(a, b)
 
 
+def test_an_extractive_model_answers_with_spans_by_its_own_beams(corpus: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"spellings": {"yes": "YES"}, "num_beams": 3}
+    model = tiny.save_checkpoint(tmp_path / "model", extractive=True, **options)
+    build(BuildOptions(corpus=(corpus,), out=tmp_path / "store", model=str(model), dtype="float32"))
+    answerer = Answerer.open(tmp_path / "store")
+    for text in QUESTIONS:
+        question = Question(text=text, retrieve_k=8, keep_k=3, max_new_tokens=12)
+        (found,) = answerer.answer([question])
+        read = [f"title: {p.passage.title} context: {p.passage.text}" for p in found.passages if p.kept]
+        assert found.text == "YES" or any(found.text in text for text in read), found.text
+        assert answerer.answer([replace(question, num_beams=3)])[0].score == found.score
+        greedy = answerer.answer([replace(question, num_beams=1)])[0].usage.flops["decode"]
+        assert found.usage.flops["decode"] > greedy
+    assert answerer.info()["model"]["num_beams"] == 3  # type: ignore[index]
+
+
 def test_a_batch_equals_singles_whatever_its_questions(answerer: Answerer) -> None:
     own = (Passage(id="o", document_id="o", title="Nile", text="the longest river"),)
     questions = [

@@ -31,6 +31,7 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
     ("changes", "message"),
     [
         ({"d_model": 0}, "d_model must be at least 1"),
+        ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"d_model": "32"}, "d_model must be int, not '32'"),
         ({"d_model": True}, "d_model must be int, not True"),
         ({"d_model": 32.0}, "d_model must be int"),

@@ -59,7 +59,7 @@ async def test_an_untrained_model_is_told_with_every_answer(serving, engine: Fak
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
-        ({}, {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}),
+        ({}, {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": None}),
         ({"retrieve_k": 5}, {"retrieve_k": 5, "keep_k": 5}),
         ({"retrieve_k": 200, "keep_k": 100}, {"retrieve_k": 200, "keep_k": 100}),
         ({"keep_k": 40}, {"retrieve_k": 40, "keep_k": 40}),
@@ -162,7 +162,7 @@ async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
     told = response.json()
     assert told["model"] == {
         **MODEL, "alpha": 0.5, "beta": 0.25, "dtype": "float32", "parameters": 3, "tasks": ["nq"],
-        "fingerprint": "f00d",
+        "fingerprint": "f00d", "num_beams": 1,
     }  # fmt: skip
     assert told["store"] == {**STORE, "codec": "int8", "retriever": "bm25"}
     assert told["limits"] == {
@@ -171,6 +171,16 @@ async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
     }  # fmt: skip
     assert told["defaults"] == {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}
     assert "/srv" not in response.text
+
+
+@pytest.mark.parametrize(("server", "model", "told"), [(None, 3, 3), (2, 3, 2)])
+async def test_info_tells_whose_beams_are_the_default(
+    serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, server: int | None, model: int, told: int
+) -> None:
+    info = engine.info()
+    monkeypatch.setattr(engine, "info", lambda: {**info, "model": {**info["model"], "num_beams": model}})
+    async with serving(num_beams=server) as http:
+        assert (await http.get("/info")).json()["defaults"]["num_beams"] == told
 
 
 @pytest.mark.parametrize(
