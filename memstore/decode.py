@@ -59,7 +59,7 @@ def generate(
         banned: token ids that no answer may hold, such as padding; scores are not normalised anew.
         phrases: if given, answers are spans of the passages read, or one of these (token ids without eos), unless
             the length limit cuts them; scores are not normalised anew.
-        prepared: the same model's, to be greedy with: same answers, sooner. Beam search does without.
+        prepared: the same model's: same answers, sooner.
 
     Returns:
         One answer per question, in order.
@@ -85,6 +85,7 @@ def generate(
         length_penalty=length_penalty,
         banned=banned,
         spans=spans,
+        prepared=prepared,
     )
 
 
@@ -142,15 +143,29 @@ class _Line:
 class _PlainProgress:
     """`prepared.Progress` by the model's own step."""
 
-    def __init__(self, model: MemoryModel, encoded: Encoded, *, capacity: int) -> None:
-        self.model, self.generation = model, model.start(encoded, capacity=capacity)
+    def __init__(self, model: MemoryModel, encoded: Encoded, *, capacity: int, beams: int = 1) -> None:
+        self.model, self.generation = model, model.start(encoded, capacity=capacity, beams=beams)
 
     def best(self, ids: Tensor, *, banned: Sequence[int], spans: Spans | None) -> tuple[Tensor, Tensor]:
-        best, token = _allowed(self.model.step(ids[:, None], self.generation)[:, -1], banned, spans).max(dim=-1)
+        best, token = _allowed(self.log_probs(ids), banned, spans).max(dim=-1)
         return best, token
+
+    def log_probs(self, ids: Tensor) -> Tensor:
+        return self.model.step(ids[:, None], self.generation)[:, -1]
+
+    def reorder(self, rows: Tensor) -> None:
+        self.generation.cache.reorder(rows)
 
     def take(self, questions: Tensor) -> None:
         self.generation.take(questions)
+
+
+def _begin(
+    model: MemoryModel, encoded: Encoded, *, capacity: int, beams: int, prepared: PreparedDecoder | None
+) -> Progress | _PlainProgress:
+    if prepared is not None:
+        return prepared.start(encoded, capacity=capacity, beams=beams)
+    return _PlainProgress(model, encoded, capacity=capacity, beams=beams)
 
 
 @torch.inference_mode()
@@ -179,11 +194,7 @@ def greedy(
     eos = model.config.eos_token_id
     lines = [_Line(limit) for limit in limits]
     live = list(lines)  # the line of each row still in the batch
-    progress: Progress | _PlainProgress
-    if prepared is None:
-        progress = _PlainProgress(model, encoded, capacity=max(limits))
-    else:
-        progress = prepared.start(encoded, capacity=max(limits))
+    progress = _begin(model, encoded, capacity=max(limits), beams=1, prepared=prepared)
     token = torch.full((len(live),), model.config.decoder_start_token_id, device=encoded.states.device)
     while True:
         best, token = progress.best(token, banned=banned, spans=spans)  # (rows,), (rows,)
@@ -317,6 +328,7 @@ def beam_search(
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
     spans: Spans | None = None,
+    prepared: PreparedDecoder | None = None,
 ) -> list[Decoded]:
     """The best finished hypothesis of each question, by `score / tokens ** length_penalty`.
 
@@ -330,17 +342,18 @@ def beam_search(
         length_penalty: above 0 favours long answers, below 0 short ones.
         banned: token ids that no answer may hold.
         spans: of these questions, at the beginning; they are used up.
+        prepared: the same model's, instead of its own step.
     """
     c = model.config
     device = encoded.states.device
     searches = [_Search(limit, num_beams, length_penalty, c.eos_token_id) for limit in limits]
     live = list(searches)  # the search of each question still in the batch
-    generation = model.start(encoded, capacity=max(limits), beams=num_beams)
-    ids = torch.full((len(live) * num_beams, 1), c.decoder_start_token_id, device=device)
+    progress = _begin(model, encoded, capacity=max(limits), beams=num_beams, prepared=prepared)
+    ids = torch.full((len(live) * num_beams,), c.decoder_start_token_id, device=device)
     if spans is not None:
         spans.take(torch.arange(len(live), device=device).repeat_interleave(num_beams))
     while True:
-        log_probs = _allowed(model.step(ids, generation)[:, -1], banned, spans)
+        log_probs = _allowed(progress.log_probs(ids), banned, spans)
         log_probs = log_probs.view(len(live), num_beams, -1)  # (B, beams, V): one position
         scores = torch.tensor([[r.score for r in s.running] for s in live], device=device)  # (B, beams)
         _advance(live, scores[:, :, None] + log_probs)
@@ -348,16 +361,16 @@ def beam_search(
         if not staying:
             return [search.decoded() for search in searches]
         rows = torch.tensor([q * num_beams + r.row for q, s in enumerate(live) for r in s.running], device=device)
-        generation.cache.reorder(rows)
+        progress.reorder(rows)
         if 2 * len(staying) <= len(live):
-            generation.take(torch.tensor(staying, device=device))
+            progress.take(torch.tensor(staying, device=device))
             live = [live[question] for question in staying]
             rows = rows.view(-1, num_beams)[staying].flatten()
-        last = [[r.ids[-1] if r.ids else c.eos_token_id] for s in live for r in s.running]  # dead ones: any token
-        ids = torch.tensor(last, device=device)  # (B * beams, 1)
+        last = [r.ids[-1] if r.ids else c.eos_token_id for s in live for r in s.running]  # dead ones: any token
+        ids = torch.tensor(last, device=device)  # (B * beams,)
         if spans is not None:
             spans.take(rows)
-            spans.extend(ids[:, 0])
+            spans.extend(ids)
 
 
 def _advance(searches: Sequence[_Search], totals: Tensor) -> None:

@@ -1,9 +1,10 @@
-"""A decoder prepared for greedy steps: `MemoryModel.step` and the choice of its best token, without what that wastes.
+"""A decoder prepared for single tokens: `MemoryModel.step`, and the choice of its best token, without what that wastes.
 
-The plain twin is `greedy` over `MemoryModel.step`, and tests hold the two together. The same arithmetic in the same
-precision, but: weights are packed once for the matrix library, which repacks them at every call otherwise; position
-biases and what the copy head points at are laid out once per question; the copy head's share is summed over the token
-ids that stand in what is read, not over the vocabulary, and only the best probability is turned into a logarithm.
+The plain twin is `MemoryModel.step`, and tests hold the two together, greedily and with beams. The same arithmetic in
+the same precision, but: weights are packed once for the matrix library, which repacks them at every call otherwise;
+position biases and what the copy head points at are laid out once per question; greedily, the copy head's share is
+summed over the token ids that stand in what is read, not over the vocabulary, and only the best probability is turned
+into a logarithm.
 Refuses to know limits, endings and texts. Figures: DECISIONS.md, 2026-11-24.
 """
 
@@ -78,8 +79,9 @@ class _Layer:
         keys, values = cache.keys[:, :, : start + 1], cache.values[:, :, : start + 1]
         y = attend(q.unsqueeze(2), keys, values, bias, dropout=0.0)  # (N, 1, H, d_kv)
         x = x + self.attention_out(y.reshape(n, h * d))
-        q = self.cross_q(self.cross_norm(x)).view(n, h, 1, d)
-        y = attend(q, cache.cross_keys, cache.cross_values, mask, dropout=0.0)
+        questions = len(cache.cross_keys)  # whose beams share its keys
+        q = self.cross_q(self.cross_norm(x)).view(questions, n // questions, h, d).transpose(1, 2)
+        y = attend(q, cache.cross_keys, cache.cross_values, mask, dropout=0.0)  # (B, beams, H, d_kv)
         x = x + self.cross_out(y.reshape(n, h * d))
         return x + self.wo(self._activated(self.wi(self.feed_forward_norm(x))))
 
@@ -134,25 +136,30 @@ class Copying:
 
 
 class _CopyHead:
-    """`model.CopyHead` for one token per question."""
+    """`model.CopyHead` for one token per row; N = B * beams rows."""
 
     def __init__(self, head: CopyHead) -> None:
         self.query, self.gate, self.previous = packed_linear(head.query.weight), head.gate, head.previous
 
     def __call__(self, hidden: Tensor, written: Tensor, copying: Copying) -> tuple[Tensor, Tensor]:
-        """From states `(B, D)` and the tokens written last `(B,)`: what is copied `(B, U)`, and the share of the
-        vocabulary softmax `(B, 1)`; float32.
+        """From states `(N, D)` and the tokens written last `(N,)`: what is copied `(N, U)`, and the share of the
+        vocabulary softmax `(N, 1)`; float32.
         """
-        weights = torch.bmm(self.query(hidden).unsqueeze(1), copying.keys).squeeze(1).float()  # (B, S)
-        weights = weights * hidden.shape[1] ** -0.5
+        n, d = hidden.shape
+        b = len(copying.index)
+        weights = torch.bmm(self.query(hidden).view(b, n // b, d), copying.keys).float()  # (B, beams, S)
+        weights = weights * d**-0.5
         if self.previous is not None and copying.before is not None:
-            weights = weights + self.previous(hidden).float() * (written[:, None] == copying.before)
-        weights = (weights + copying.mask).softmax(-1)
+            follows = written.view(b, n // b, 1) == copying.before[:, None]
+            weights = weights + self.previous(hidden).float().view(b, n // b, 1) * follows
+        weights = (weights + copying.mask[:, None]).softmax(-1)
         gate = torch.sigmoid(self.gate(hidden).float())
         if copying.anything is not None:
-            weights, gate = weights.nan_to_num(0.0), torch.where(copying.anything, gate, torch.ones_like(gate))
-        copied = torch.zeros(len(weights), len(copying.ids), device=weights.device)
-        return copied.scatter_add_(1, copying.index, weights), gate
+            anything = copying.anything.repeat_interleave(n // b, dim=0)
+            weights, gate = weights.nan_to_num(0.0), torch.where(anything, gate, torch.ones_like(gate))
+        copied = torch.zeros(*weights.shape[:2], len(copying.ids), device=weights.device)
+        index = copying.index[:, None].expand(-1, n // b, -1)
+        return copied.scatter_add_(2, index, weights).view(n, -1), gate
 
 
 class PreparedDecoder:
@@ -169,9 +176,9 @@ class PreparedDecoder:
         self.scale = c.d_model**-0.5 if c.scale_head else None
         self.copy_head = None if model.copy_head is None else _CopyHead(model.copy_head)
 
-    def start(self, encoded: Encoded, *, capacity: int) -> Progress:
+    def start(self, encoded: Encoded, *, capacity: int, beams: int = 1) -> Progress:
         """Prepare decoding of B questions, `capacity` tokens at most."""
-        generation = self.model.start(encoded, capacity=capacity)
+        generation = self.model.start(encoded, capacity=capacity, beams=beams)
         bias = self.model.decoder.bias(1, capacity).to(self.model.dtype)
         return Progress(decoder=self, generation=generation, bias=bias, copying=Copying.of(generation))
 
@@ -185,8 +192,12 @@ class Progress:
     bias: Tensor
     copying: Copying | None
 
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i continue what row `rows[i]` has decoded, `(B * beams,)`."""
+        self.generation.cache.reorder(rows)
+
     def take(self, questions: Tensor) -> None:
-        """Keep only the questions with the given indices `(B',)`."""
+        """Keep only the questions with the given indices `(B',)`, with all their beams."""
         self.generation.take(questions)
         if self.copying is not None:
             self.copying.take(questions)
@@ -196,8 +207,7 @@ class Progress:
         one that is not banned, and continues a span if asked; of equal ones the lower id.
         """
         hidden, d = self._decode(ids), self.decoder
-        logits = d.head(hidden if d.scale is None else hidden * d.scale)  # (B, V)
-        probability = logits.float().softmax(-1)
+        probability = self._vocabulary(hidden)
         for token_id in banned:
             probability[:, token_id] = -1.0
         barred = None if spans is None else ~spans.allowed()  # (B, V)
@@ -219,11 +229,26 @@ class Progress:
             best, token = torch.where(better, best_read, best), torch.where(better, token_read, token)
         return best.clamp_min(torch.finfo(torch.float32).tiny).log(), token
 
+    def log_probs(self, ids: Tensor) -> Tensor:
+        """Feed a token per row, `(N,)`: log-probabilities `(N, V)` float32 of the next."""
+        hidden, d = self._decode(ids), self.decoder
+        probability = self._vocabulary(hidden)
+        if self.copying is not None and d.copy_head is not None:
+            copied, gate = d.copy_head(hidden, ids, self.copying)
+            probability = (gate * probability).index_add_(1, self.copying.ids, (1 - gate) * copied)
+        return probability.clamp_min_(torch.finfo(torch.float32).tiny).log_()
+
+    def _vocabulary(self, hidden: Tensor) -> Tensor:
+        """The vocabulary softmax `(N, V)` float32."""
+        d = self.decoder
+        logits = d.head(hidden if d.scale is None else hidden * d.scale)
+        return logits.float().softmax(-1)
+
     def _decode(self, ids: Tensor) -> Tensor:
-        """Normed states `(B, D)` of one more token per question."""
+        """Normed states `(N, D)` of one more token per row."""
         cache, d = self.generation.cache, self.decoder
         bias = self.bias[..., self.bias.shape[-1] - cache.length - 1 :]
-        x = F.embedding(ids, d.model.embedding.weight)  # (B, D)
+        x = F.embedding(ids, d.model.embedding.weight)  # (N, D)
         for layer, layer_cache in zip(d.layers, cache.layers, strict=True):
             x = layer(x, bias, layer_cache, cache.mask, cache.length)
         cache.length += 1

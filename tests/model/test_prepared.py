@@ -91,6 +91,20 @@ def test_greedy_answers_are_the_same(changes, dtype):
     assert endings == {True, False}
 
 
+@pytest.mark.parametrize("changes", SETTINGS)
+def test_beams_find_the_same(changes):
+    """Also while questions leave the batch."""
+    for seed in range(4):
+        made = model(seed, **changes)
+        read = encoded(made, seed=seed)
+        read.from_passage[: LENGTHS[0]] = False  # nothing to copy in the first
+        options = {"max_new_tokens": [9, 1, 4, 9, 6], "banned": [0], "num_beams": 3}
+        plain = decode.generate(made, read, **options)
+        prepared = decode.generate(made, read, **options, prepared=PreparedDecoder(made))
+        assert [(d.ids, d.finished, d.steps) for d in plain] == [(d.ids, d.finished, d.steps) for d in prepared]
+        assert [d.score for d in prepared] == pytest.approx([d.score for d in plain], abs=1e-4)
+
+
 @pytest.mark.parametrize("copied", [0.0, 1.0])
 def test_nothing_to_copy_and_nothing_else(copied):
     made = model(3, copy_head=True)
