@@ -14,9 +14,13 @@ from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 
+_OF_ANSWERING = {"extractive", "name", "num_beams", "retrieval_prior", "spellings"}  # say nothing of parameters
+
 
 def average(sources: Sequence[str | Path], weights: Sequence[float] | None = None) -> tuple[MemoryModel, TextTokenizer]:
     """The weighted mean of checkpoints' parameters, in float32, with the first one's settings and tokenizer.
+
+    Settings of ranking and decoding may differ, and the name.
 
     Args:
         sources: folders, at least one.
@@ -24,7 +28,7 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
 
     Raises:
         ConfigError: the weights do not fit.
-        CheckpointMismatch: tokenizers or settings differ.
+        CheckpointMismatch: tokenizers or other settings differ.
         CheckpointNotFound, CheckpointError: see `memstore.checkpoint.load`.
     """
     shares = [1.0] * len(sources) if weights is None else [float(w) for w in weights]
@@ -38,7 +42,7 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
         if spoken.fingerprint != tokenizer.fingerprint:
             raise CheckpointMismatch(f"{source} has another tokenizer than {sources[0]}: they cannot be averaged")
         ours, theirs = model.config.to_dict(), other.config.to_dict()
-        if differing := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
+        if differing := sorted(n for n in ours.keys() - _OF_ANSWERING if ours[n] != theirs[n]):
             names = ", ".join(differing)
             raise CheckpointMismatch(f"{source} differs from {sources[0]} in {names}: they cannot be averaged")
         for name, p in other.state_dict().items():

@@ -32,4 +32,5 @@ for stage in 1 2 3 4 5 6 7 8 9 10 11; do
   $memstore train --config "$WORK/stage-$stage.toml"
   $memstore train --config "$WORK/stage-$stage.toml" --plot
 done
-echo "the model is in $WORK/stage-11/last"
+$memstore average "$WORK/stage-11/last" "$WORK/stage-9/last" --out "$WORK/model"
+echo "the model is in $WORK/model"

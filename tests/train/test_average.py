@@ -37,6 +37,15 @@ def test_every_parameter_is_the_weighted_mean(tmp_path: Path) -> None:
     torch.testing.assert_close(alike.embedding.weight, (one.embedding.weight + two.embedding.weight) / 2)
 
 
+def test_settings_of_answering_may_differ_and_the_first_ones_count(tmp_path: Path) -> None:
+    write(tmp_path / "one", 1, extractive=True, num_beams=4, retrieval_prior=0.5, spellings={"yes": "YES"}, name="a")
+    write(tmp_path / "two", 2, name="b")
+    made, _ = average([tmp_path / "one", tmp_path / "two"])
+    assert (made.config.name, made.config.extractive, made.config.num_beams) == ("a", True, 4)
+    other, _ = average([tmp_path / "two", tmp_path / "one"])
+    assert (other.config.name, other.config.extractive, other.config.spellings) == ("b", False, {})
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "one", 1)
     write(tmp_path / "wide", 1, d_ff=96)
