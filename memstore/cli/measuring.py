@@ -28,6 +28,7 @@ def evaluate(
     retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
     keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or all if fewer].")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 32,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of a file, evenly spread.")] = None,
     predictions: Annotated[
@@ -52,7 +53,8 @@ def evaluate(
     options = EvaluateOptions(
         store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
         retrieve_k=retrieve_k, keep_k=min(10, retrieve_k) if keep_k is None else keep_k,
-        max_new_tokens=max_new_tokens, batch=batch, limit=limit, predictions=predictions, errors=errors, device=device,
+        max_new_tokens=max_new_tokens, num_beams=num_beams, batch=batch, limit=limit,
+        predictions=predictions, errors=errors, device=device,
     )  # fmt: skip
     report = run(options, progress=for_people())
     tell(report, as_json, show_evaluation)

@@ -62,7 +62,7 @@ class EvaluateOptions:
             this name, else plainly.
         train_data: by task, the file whose most frequent answer is the floor, instead of the task's own.
         model: the checkpoint; by default the one that built the store.
-        retrieve_k, keep_k, max_new_tokens: see `memstore.answer.Question`.
+        retrieve_k, keep_k, max_new_tokens, num_beams: see `memstore.answer.Question`.
         batch: questions answered together.
         limit: only so many questions of each file, evenly spread.
         predictions: file to write, of one task; with several, `out.nq.jsonl` and so on for `out.jsonl`.
@@ -77,6 +77,7 @@ class EvaluateOptions:
     retrieve_k: int = RETRIEVE_K
     keep_k: int = KEEP_K
     max_new_tokens: int = MAX_NEW_TOKENS
+    num_beams: int | None = None
     batch: int = 8
     limit: int | None = None
     predictions: Path | None = None
@@ -108,6 +109,7 @@ class EvaluateOptions:
             retrieve_k=self.retrieve_k,
             keep_k=self.keep_k,
             max_new_tokens=self.max_new_tokens,
+            num_beams=self.num_beams,
         )
 
     def predictions_of(self, task: str) -> Path | None:
@@ -235,7 +237,7 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """As they are in force."""
-        names = ("retrieve_k", "keep_k", "max_new_tokens", "batch", "limit", "device")
+        names = ("retrieve_k", "keep_k", "max_new_tokens", "num_beams", "batch", "limit", "device")
         return {name: getattr(self.options, name) for name in names}
 
 

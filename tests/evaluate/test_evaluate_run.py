@@ -36,14 +36,14 @@ def test_questions_are_asked_in_batches_with_the_settings(tmp_path: Path) -> Non
             heard.append("end")
 
     script = Scripted(tasks=["rivers"])
-    report = evaluate(options(tmp_path, max_new_tokens=7), answerer=script, progress=Hears())
+    report = evaluate(options(tmp_path, max_new_tokens=7, num_beams=2), answerer=script, progress=Hears())
     assert [len(batch) for batch in script.asked] == [3, 1]
     assert script.asked[1] == [
-        Question(text="capital of Egypt", task="rivers", retrieve_k=5, keep_k=2, max_new_tokens=7)
+        Question(text="capital of Egypt", task="rivers", retrieve_k=5, keep_k=2, max_new_tokens=7, num_beams=2)
     ]
     assert heard == [("rivers", 4), 3, 1, "end"]
     assert report["settings"] == {
-        "retrieve_k": 5, "keep_k": 2, "max_new_tokens": 7, "batch": 3, "limit": None, "device": "cpu"
+        "retrieve_k": 5, "keep_k": 2, "max_new_tokens": 7, "num_beams": 2, "batch": 3, "limit": None, "device": "cpu"
     }  # fmt: skip
     assert (report["model"]["name"], report["store"]["path"]) == ("script", "store")
 
