@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -365,23 +365,14 @@ class Answerer:
     ) -> tuple[dict[str, float], float]:
         """Operations per stage, and FiD's for the same passages."""
         c = self.model.config
-        question_tokens = int(self._question_tokens([question]).layout.tokens)
-        spent = flops.answer_flops(
-            c,
-            question_tokens=question_tokens,
-            passage_tokens=passage_tokens,
-            kept_tokens=kept_tokens,
-            new_tokens=new_tokens,
-            num_beams=self._beams(question),
-            precomputed=question.passages is None,
-        )
-        fid = flops.fid_flops(
-            c,
-            question_tokens=question_tokens,
-            passage_tokens=passage_tokens,
-            new_tokens=new_tokens,
-            num_beams=self._beams(question),
-        )
+        asked: dict[str, Any] = {
+            "question_tokens": int(self._question_tokens([question]).layout.tokens),
+            "passage_tokens": passage_tokens,
+            "new_tokens": new_tokens,
+            "num_beams": self._beams(question),
+        }
+        spent = flops.answer_flops(c, **asked, kept_tokens=kept_tokens, precomputed=question.passages is None)
+        fid = flops.fid_flops(c, **asked)
         return spent.to_dict(), float(fid.total)
 
 

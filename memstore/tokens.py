@@ -43,6 +43,7 @@ class TextTokenizer:
         fingerprint: sha256 of `json`.
         folds_case: the tokenizer makes capitals small.
         json: the canonical `tokenizer.json`: sorted keys, no padding or truncation settings.
+        phrases: for an extractive model, the answers besides spans of passages: token ids without eos. None for others.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
@@ -61,6 +62,7 @@ class TextTokenizer:
         self.json = canonical(tokenizer)
         self.fingerprint = hashlib.sha256(self.json.encode()).hexdigest()
         self._tokenizer = Tokenizer.from_str(self.json)
+        self.phrases = self._encode(list(config.spellings)) if config.extractive else None
         self.folds_case = self.decode(self._encode(["Aa"])[0]) == "aa"
 
     def passages(self, passages: Sequence[Passage]) -> list[Ids]:
@@ -116,12 +118,6 @@ class TextTokenizer:
     def encode_answers(self, texts: Sequence[str], *, max_tokens: int) -> list[Ids]:
         """Token ids of answers and eos, at most `max_tokens`, as the decoder is to produce them."""
         return self._ended(self._encode(texts), max_tokens).ids
-
-    @property
-    def phrases(self) -> list[list[int]] | None:
-        """For an extractive model, the answers besides spans of passages: token ids without eos. None for others."""
-        c = self.config
-        return self._encode(list(c.spellings)) if c.extractive else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens and without ids that the tokenizer does not know; a whole
