@@ -43,6 +43,11 @@ _ASCII_WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _LINE = re.compile(r"[^\n]+")
 _JOINER = "\u200d"  # zero width joiner: holds an emoji sequence together
+# sentencex 1.0.32 panics on a space of several bytes before a full stop ("W\u00a0."): it gets plain spaces instead.
+_PLAIN_SPACES = {
+    ord(space): " "
+    for space in "\u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+}
 
 
 def count_words(text: str) -> int:
@@ -91,7 +96,8 @@ class _Piece:
 def _pieces(text: str, max_words: int) -> list[_Piece]:
     """Every sentence of `text`, the long ones cut, with headings marked."""
     cuts = {0, len(text)}
-    cuts.update(boundary["start_index"] for boundary in get_sentence_boundaries("en", text))
+    plain = text if text.isascii() else text.translate(_PLAIN_SPACES)  # of the same length
+    cuts.update(boundary["start_index"] for boundary in get_sentence_boundaries("en", plain))
     cuts.update(gap.end() for gap in _PARAGRAPH_BREAK.finditer(text))
     pieces: list[_Piece] = []
     for start, end in pairwise(sorted(cuts)):

@@ -133,7 +133,7 @@ def test_max_words_must_be_positive() -> None:
 pieces = st.sampled_from(
     ["a", "word", "Heading.", ". ", "? ", "\n", "\n\n", " ", "\r\n", "\u3000", "\u2028", "é", "e\u0301", "🎉",
      "👨\u200d👩\u200d👧", "日本語", "。", "，", "ภาษาไทย ", "http://example.org/a-long-address", "Dr. ",
-     "“", "”", "\x00", "\ufeff", "\u200b", "नमस्ते। ", "؟ "]
+     "“", "”", "\u00a0", "W", ".", "\x00", "\ufeff", "\u200b", "नमस्ते। ", "؟ "]
 )  # fmt: skip
 any_text = st.one_of(
     st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200),
@@ -143,6 +143,7 @@ any_text = st.one_of(
 
 @given(text=any_text, max_words=st.integers(1, 12))
 @example(text="x" * 45 + " y. " + "日" * 31, max_words=3)
+@example(text="Walter W\u00a0. Wood\u2009. X\u3000. End", max_words=3)  # sentencex panics on "W\u00a0."
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_passages_cover_the_text_in_order_and_are_bounded(text: str, max_words: int) -> None:
     document = Document("d", "T", text, url="u")
