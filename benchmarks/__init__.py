@@ -7,3 +7,6 @@ to run memstore, and nothing outside this package imports it.
 
 BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load", "growth", "profile")
 """The modules here that measure, in the order in which they run and are told."""
+
+ON_DEVICE = ("reader", "builder")
+"""Those that also run on a GPU, at the sizes of T5."""

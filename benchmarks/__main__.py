@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import BENCHMARKS, table
+import torch
+
+from benchmarks import BENCHMARKS, ON_DEVICE, table
 from benchmarks.common import Neighbours, Options, machine, show
 from memstore.errors import ConfigError
 from memstore.runtime import compute_dtype, tune_allocator
@@ -29,17 +31,28 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if unknown := sorted(set(chosen.names) - set(BENCHMARKS)):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    options = Options(quick=chosen.quick, large=chosen.large, stores=tuple(chosen.store), corpus=chosen.corpus)
-    record = not (chosen.names or chosen.json or chosen.quick)  # all of it, in earnest: what the README tells
+    elsewhere = chosen.device != "cpu" or chosen.size is not None
+    names = chosen.names or (ON_DEVICE if elsewhere else BENCHMARKS)
+    if elsewhere and (unfit := sorted(set(names) - set(ON_DEVICE))):
+        parser.error(f"--device and --size are for {' and '.join(ON_DEVICE)}, not for {', '.join(unfit)}")
+    options = Options(
+        quick=chosen.quick,
+        large=chosen.large,
+        stores=tuple(chosen.store),
+        corpus=chosen.corpus,
+        device=chosen.device,
+        size=chosen.size,
+    )
+    record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # in earnest: what the README tells
     today = datetime.now(UTC).date().isoformat()
     path = table.RESULTS / f"{today}.json" if record else chosen.json
     tune_allocator()  # for the baselines as for ours
-    facts = machine(compute_dtype("cpu"))
+    facts = machine(compute_dtype(chosen.device), chosen.device)
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     if options.quick:
         print("QUICK: tiny models and few rounds; these figures mean nothing")
     reports: list[dict[str, Any]] = []
-    for name in chosen.names or BENCHMARKS:
+    for name in names:
         try:
             reports.append(_run(name, options))
         except ConfigError as error:
@@ -84,7 +97,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corpus", type=_existing, metavar="FILE", help="documents, for `builder`, `retrieval`, `load` and `growth`"
     )
+    parser.add_argument(
+        "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...: where `reader` and `builder` compute"
+    )
+    parser.add_argument("--size", choices=("base", "large"), help="of the T5 whose shape these two take")
     return parser
+
+
+def _device(text: str) -> str:
+    """A device that is there."""
+    try:
+        torch.zeros(1, device=text)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"cannot compute on {text!r}: {reason}") from None
+    return text
 
 
 def _existing(text: str) -> Path:

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks.common import TOTAL, Options, Report, Times, ratio, take_turns
-from benchmarks.inputs import corpus_file
+from benchmarks.inputs import corpus_file, glimmer_checkpoint
+from benchmarks.peak import peak, share_row
 from memstore.answer import Stages
+from memstore.flops import memory_flops
 from memstore.packed import Tokens
 from memstore.passage import Passage
 from memstore.store import Codec, SegmentWriter, get_codec
@@ -35,26 +37,33 @@ def run(options: Options) -> Report:
     limit = 96 if options.quick else PASSAGES
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder:
         corpus = corpus_file(options, Path(folder), documents=limit)
-        chosen = BuildOptions(corpus=(corpus,), out=Path(folder) / "store", codec=CODEC, limit=limit)
+        model = "default" if options.size is None else str(glimmer_checkpoint(options, Path(folder) / "model"))
+        chosen = BuildOptions(
+            corpus=(corpus,), out=Path(folder) / "store", model=model, codec=CODEC, limit=limit, device=options.device
+        )
         job = prepare(chosen)
         config = job.encoder.model.config
         shard = shard_passages(job.codec, d_model=config.d_model, max_tokens=config.max_passage_tokens)
         passages = list(open_corpus([corpus], limit=limit))
         batches = _batches(job.encoder, passages, shard)
         subjects = {"forward": lambda _: _forward(job.encoder, batches), "build": lambda s: _build(chosen, s)}
-        times = take_turns(subjects, rounds=1 if options.quick else 5)
+        times = take_turns(subjects, rounds=1 if options.quick else 5, device=options.device)
         parts = _parts(job.encoder, job.codec, passages[:shard], Path(folder))
     stage = Times(tuple({TOTAL: r["encode stage"]} for r in times["build"].rounds))
-    tokens = sum(b.layout.tokens for b in batches)
+    lengths = [length for b in batches for length in b.layout.lengths.tolist()]
+    most = peak(options, job.encoder.model.dtype)
     return Report(
         name="builder",
         claim="bare encoder forward over the builder's whole encode stage (1 would be: nothing but the forward)",
         settings={
             "passages": len(passages),
-            "tokens": tokens,
+            "tokens": sum(lengths),
             "batches": len(batches),
             "codec": CODEC,
-            "model": "default",
+            "model": config.name,
+            "d_model": config.d_model,
+            "memory_layers": config.num_memory_layers,
+            "device": options.device,
             "corpus": corpus.name,
             "dtype": str(job.encoder.model.dtype).removeprefix("torch."),
         },
@@ -65,6 +74,10 @@ def run(options: Options) -> Report:
             "passages/s, forward": len(passages) / times["forward"].median() * 1e3,
             **{f"one shard alone, ms, {name}": value for name, value in parts.items()},
         },
+        rows=[
+            share_row(name, milliseconds=milliseconds, flops=memory_flops(config, lengths), peak=most)
+            for name, milliseconds in (("bare forward", times["forward"].median()), ("encode stage", stage.median()))
+        ],
     )
 
 
@@ -74,7 +87,7 @@ def _batches(encoder: PassageEncoder, passages: list[Passage], shard: int) -> li
     for first in range(0, len(passages), shard):
         ids = [torch.from_numpy(i) for i in encoder.tokenizer.passages(passages[first : first + shard])]
         for batch in length_batches([len(i) for i in ids], encoder.batch_tokens):
-            batches.append(Tokens.of([ids[i] for i in batch]))
+            batches.append(Tokens.of([ids[i] for i in batch]).to(encoder.model.device))
     return batches
 
 

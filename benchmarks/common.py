@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -33,12 +33,16 @@ class Options:
         large: also what takes many minutes and gigabytes.
         stores: finished stores to read from, instead of random ones.
         corpus: files or folders of documents, instead of generated text.
+        device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
+        size: of the T5 whose shape they take; None for their usual model.
     """
 
     quick: bool = False
     large: bool = False
     stores: tuple[Path, ...] = ()
     corpus: Path | None = None
+    device: str = "cpu"
+    size: Literal["base", "large"] | None = None
 
     @property
     def store(self) -> Path | None:
@@ -78,17 +82,19 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
-def take_turns(subjects: Mapping[str, Subject], *, rounds: int, warm_ups: int = 1) -> dict[str, Times]:
+def take_turns(
+    subjects: Mapping[str, Subject], *, rounds: int, warm_ups: int = 1, device: str = "cpu"
+) -> dict[str, Times]:
     """Run A B A B ...: every subject once per round, so that what disturbs the machine disturbs them alike.
 
-    Who begins changes from round to round. Warm-up rounds are not counted.
+    Who begins changes from round to round. Warm-up rounds are not counted. Work on a GPU is waited for.
     """
     kept: dict[str, list[Mapping[str, float]]] = {name: [] for name in subjects}
     names = list(subjects)
     for r in range(-warm_ups, rounds):
         first = r % len(names)
         for name in names[first:] + names[:first]:
-            stages = Stages(torch.device("cpu"))
+            stages = Stages(torch.device(device))
             with stages(TOTAL):
                 subjects[name](stages)
             if r >= 0:
@@ -170,10 +176,11 @@ def cell(value: float | int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def machine(dtype: torch.dtype) -> dict[str, Any]:
+def machine(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
     """What the figures were measured on."""
+    on_gpu = device.startswith("cuda")
     return {
-        "processor": _processor(),
+        "processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average_before": round(os.getloadavg()[0], 2),

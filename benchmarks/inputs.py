@@ -9,12 +9,14 @@ import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 
 from benchmarks.common import Options
 from memstore import checkpoint, t5
@@ -22,10 +24,14 @@ from memstore.config import ModelConfig
 from memstore.model import MemoryModel
 from memstore.passage import Passage
 from memstore.store import Fingerprint, Generation, SegmentWriter, Store, get_codec, publish
+from memstore.tokens import TextTokenizer
 from memstore_builders.corpus import open_corpus, sample_corpus
 
-T5_BASE = {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12}
-TINY = {"vocab_size": 256, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 12}
+T5_SHAPES = {  # of v1.1 (arXiv 2002.05202)
+    "base": {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
+    "large": {"vocab_size": 32_128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_heads": 16, "num_layers": 24},
+}
+TINY = {"vocab_size": 16_384, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 12}
 SPECIAL_IDS = 3  # pad, eos, unknown
 QUESTION_WORDS = 8
 
@@ -34,18 +40,18 @@ QUESTION_WORDS = 8
 
 
 def stock_t5(options: Options, dtype: torch.dtype) -> Any:
-    """`transformers`' own T5 v1.1 of base size, random weights."""
+    """`transformers`' own T5 v1.1 of base size, or the size asked for, random weights, on the device asked for."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    shape = TINY if options.quick else T5_BASE
+    shape = TINY if options.quick else T5_SHAPES[options.size or "base"]
     config = T5Config(
         **shape, feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, dropout_rate=0.0
     )
     stock = T5ForConditionalGeneration(config)
     head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
     stock.lm_head.weight = torch.nn.Parameter(head)
-    return stock.to(dtype).eval()
+    return stock.to(options.device, dtype).eval()
 
 
 def glimmer_of(stock: Any) -> MemoryModel:
@@ -54,7 +60,7 @@ def glimmer_of(stock: Any) -> MemoryModel:
     tensors, tied = t5.merge_embeddings(stock.state_dict(), values, source="stock")
     config = ModelConfig.from_dict(
         t5.settings(values, tied=tied, source="stock")
-        | {"system": "glimmer", "alpha": 1 / 3, "beta": 1 / 4, "name": "benchmark", "trained": False}
+        | {"system": "glimmer", "alpha": 1 / 3, "beta": 1 / 4, "name": "random", "trained": False}
     )
     with torch.device("meta"):
         model = MemoryModel(config)
@@ -62,6 +68,14 @@ def glimmer_of(stock: Any) -> MemoryModel:
     converted = t5.convert(tensors, shapes, config, source="stock")
     checkpoint.assign(model, converted, dtype=None, source="stock")
     return model.eval()
+
+
+def glimmer_checkpoint(options: Options, folder: Path) -> Path:
+    """A checkpoint of `glimmer_of` with the default model's tokenizer."""
+    _, tokenizer = checkpoint.load("default")
+    model = glimmer_of(stock_t5(replace(options, device="cpu"), torch.bfloat16))
+    checkpoint.save(folder, model, TextTokenizer(Tokenizer.from_str(tokenizer.json), model.config))
+    return folder
 
 
 def random_tokens(lengths: Sequence[int], vocab_size: int, *, seed: int) -> list[torch.Tensor]:

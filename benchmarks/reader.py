@@ -1,23 +1,26 @@
 """Reading: our GLIMMER with precomputed memories against FiD composed of stock `transformers` parts.
 
-The same question and the same 40 passages at T5-base size, the same random weights, threads and number of generated
-tokens. FiD (arXiv 2007.01282) as a fair user would write it: the stock encoder over the padded batch of
-[question; passage], its outputs behind one another, stock `generate`.
+The same question and the same 40 passages at T5-base size (or the one asked for), the same random weights, threads,
+device and number of generated tokens. FiD (arXiv 2007.01282) as a fair user would write it: the stock encoder over the
+padded batch of [question; passage], its outputs behind one another, stock `generate`.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import Options, Report, Subject, ratio, take_turns
+from benchmarks.common import Options, Report, Subject, Times, ratio, take_turns
 from benchmarks.inputs import glimmer_of, random_tokens, stock_t5, write_store
+from benchmarks.peak import peak, share_row
 from memstore import decode, rerank
 from memstore.answer import Stages
+from memstore.flops import answer_flops, fid_flops
 from memstore.model import MemoryModel
 from memstore.packed import Layout, Packed, Tokens
 from memstore.prepared import PreparedDecoder
@@ -28,11 +31,12 @@ PASSAGES, KEEP, NEW_TOKENS, QUESTION_TOKENS = 40, 10, 16, 12
 PASSAGE_TOKENS = (130, 151)
 ENCODE = ("load", "question", "live_a", "live_b")
 AIM = 5.0
+FID, GLIMMER = "FiD, stock", "GLIMMER, memstore"
 
 
 def run(options: Options) -> Report:
-    """Time both, in turns."""
-    dtype = compute_dtype("cpu")
+    """Time both, in turns; then say what share of the device's peak each stage reached."""
+    dtype = compute_dtype(options.device)
     stock = stock_t5(options, dtype)
     model = glimmer_of(stock)
     shortest, longest = (6, 15) if options.quick else PASSAGE_TOKENS
@@ -41,9 +45,11 @@ def run(options: Options) -> Report:
     question = random_tokens([QUESTION_TOKENS], model.config.vocab_size, seed=3)[0]
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder, torch.inference_mode():
         store = _store(Path(folder), model, passages)
-        subjects = {"FiD, stock": fid(stock, question, passages), "GLIMMER, memstore": glimmer(model, store, question)}
-        times = take_turns(subjects, rounds=2 if options.quick else 7)
-    theirs, ours = times["FiD, stock"], times["GLIMMER, memstore"]
+        read = glimmer(model, store, question)
+        kept = read(Stages(model.device))  # the same in every round
+        subjects: dict[str, Subject] = {FID: fid(stock, question, passages), GLIMMER: read}
+        times = take_turns(subjects, rounds=2 if options.quick else 7, device=options.device)
+    theirs, ours = times[FID], times[GLIMMER]
     return Report(
         name="reader",
         claim="stock FiD over our GLIMMER (alpha 1/3, beta 1/4) reading the same passages",
@@ -55,6 +61,7 @@ def run(options: Options) -> Report:
             "new_tokens": NEW_TOKENS,
             "attention": stock.config._attn_implementation,
             "dtype": str(dtype).removeprefix("torch."),
+            "device": options.device,
             **{k: getattr(model.config, k) for k in ("d_model", "num_layers")},
         },
         ratios=[
@@ -63,26 +70,49 @@ def run(options: Options) -> Report:
             ratio("decoding", theirs.of("decode"), ours.of("decode")),
         ],
         times={name: t.summary() for name, t in times.items()},
+        rows=_shares(options, model, times, lengths, [lengths[i] for i in kept]),
     )
 
 
+def _shares(
+    options: Options, model: MemoryModel, times: Mapping[str, Times], lengths: Sequence[int], kept: Sequence[int]
+) -> list[dict[str, float | int | str]]:
+    """Each stage's time, operations and share of the peak."""
+    most = peak(options, model.dtype)
+    counts = {"question_tokens": QUESTION_TOKENS, "passage_tokens": lengths, "new_tokens": NEW_TOKENS}
+    theirs, ours = fid_flops(model.config, **counts), answer_flops(model.config, **counts, kept_tokens=kept)
+    stages = [
+        (FID, "encode", theirs.total - theirs.decode),
+        (FID, "decode", theirs.decode),
+        (GLIMMER, "live_a", ours.live_a),
+        (GLIMMER, "live_b", ours.live_b),
+        (GLIMMER, "decode", ours.decode),
+    ]
+    rows = [
+        share_row(f"{who}: {stage}", milliseconds=times[who].median(stage), flops=flops, peak=most)
+        for who, stage, flops in stages
+    ]
+    return [*rows, {"what": "one large product", "TFLOP/s": most / 1e12, "of the peak, %": 100.0}]
+
+
 def _store(folder: Path, model: MemoryModel, passages: list[Tensor]) -> Store:
-    memories = model.encode_passages(Tokens.of(passages))
-    states = torch.split(memories.states, memories.layout.lengths.tolist())
+    memories = model.encode_passages(Tokens.of(passages).to(model.device))
+    states = torch.split(memories.states.cpu(), memories.layout.lengths.tolist())
     pairs = [(ids.numpy(), s) for ids, s in zip(passages, states, strict=True)]
     return write_store(folder, pairs, count=len(pairs), config=model.config)
 
 
-def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Subject:
-    """What `Answerer` does between retrieval and text."""
+def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Stages], list[int]]:
+    """What `Answerer` does between retrieval and text; it returns which passages were kept."""
     ids = [str(i) for i in range(PASSAGES)]
-    tokens, question_of = Tokens.of([question]), torch.zeros(PASSAGES, dtype=torch.int64)
+    tokens = Tokens.of([question]).to(model.device)
+    question_of = torch.zeros(PASSAGES, dtype=torch.int64)
     banned = [model.config.pad_token_id, model.config.eos_token_id]
     prepared = PreparedDecoder(model)  # as `Answerer` does when it opens
 
-    def read(stages: Stages) -> None:
+    def read(stages: Stages) -> list[int]:
         with stages("load"):
-            loaded = store.load(ids, dtype=model.dtype)
+            loaded = store.load(ids, dtype=model.dtype, device=model.device)
             memories = Packed(loaded.states, loaded.token_ids, Layout(loaded.lengths))
         with stages("question"):
             encoded_question = model.encode_question(tokens)
@@ -94,6 +124,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Subject:
         with stages("decode"):
             answer = decode.generate(model, encoded, max_new_tokens=NEW_TOKENS, banned=banned, prepared=prepared)[0]
         assert len(answer.ids) == NEW_TOKENS
+        return [int(row) for row in kept]
 
     return read
 
@@ -103,8 +134,8 @@ def fid(stock: Any, question: Tensor, passages: list[Tensor]) -> Subject:
     from transformers.modeling_outputs import BaseModelOutput
 
     rows = [torch.cat([question, p]) for p in passages]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (40, L)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(stock.device)  # (40, L)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True).to(stock.device)
 
     def read(stages: Stages) -> None:
         with stages("encode"):

@@ -55,7 +55,12 @@ def _measure(
     losses = -((log_probs * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu()
     padding = [model.config.pad_token_id]
     decoded = decode.generate(
-        model, encoded, max_new_tokens=config.max_new_tokens, banned=padding, phrases=tokenizer.phrases
+        model,
+        encoded,
+        max_new_tokens=config.max_new_tokens,
+        num_beams=model.config.num_beams,
+        banned=padding,
+        phrases=tokenizer.phrases,
     )
     ranks = {name: gold_ranks(values, batch) for name, values in orders.items()}
     found = []

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import ON_DEVICE, growth, load
 from benchmarks import __main__ as command
-from benchmarks import growth, load
 from benchmarks.common import TOTAL, Options, Times, ratio, take_turns
+from benchmarks.peak import share_row
 from memstore.answer import Stages
 from memstore.store import Store
 
@@ -42,13 +43,43 @@ def test_it_prints_and_writes_ratios(name: str, tmp_path: Path, capsys: pytest.C
         assert f"{r['value']:.2f}x" in line
 
 
+def test_the_size_of_a_t5_and_the_share_of_the_peak(tmp_path: Path) -> None:
+    """Where `--device` or `--size` is given, those run that heed them; each stage has its share of what was reached."""
+    path = tmp_path / "figures.json"
+    assert command.main(["--quick", "--size", "large", "--json", str(path)]) == 0
+    reports = {r["name"]: r for r in json.loads(path.read_text())["benchmarks"]}
+    assert list(reports) == list(ON_DEVICE)
+    assert reports["builder"]["settings"]["model"] == "random"
+    assert reports["builder"]["settings"]["memory_layers"] == 8  # of the tiny one's 12
+    for report in reports.values():
+        stages = [row for row in report["rows"] if "ms" in row]
+        assert len(stages) >= 2
+        for row in stages:
+            assert row["TFLOP/s"] == pytest.approx(row["TFLOP"] / row["ms"] * 1e3)
+            assert row["of the peak, %"] > 0
+
+
+def test_operations_and_time_make_a_share_of_the_peak() -> None:
+    row = share_row("stage", milliseconds=500.0, flops=3 * 10**12, peak=12e12)
+    assert row == {"what": "stage", "ms": 500.0, "TFLOP": 3.0, "TFLOP/s": 6.0, "of the peak, %": 50.0}
+
+
 def test_every_benchmark_is_listed() -> None:
     files = Path(command.__file__).parent.glob("*.py")
     runnable = {p.stem for p in files if "def run(options: Options)" in p.read_text(encoding="utf-8")}
     assert runnable == set(command.BENCHMARKS)
 
 
-@pytest.mark.parametrize("wrong", [["nothing"], ["reader", "--store", "/nowhere/at/all"], ["--corpus", "/nowhere"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["nothing"],
+        ["reader", "--store", "/nowhere/at/all"],
+        ["--corpus", "/nowhere"],
+        ["reader", "--device", "abacus"],
+        ["--size", "base", "decode"],
+    ],
+)
 def test_a_wrong_option_is_said_and_runs_nothing(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         command.main(wrong)

@@ -1,0 +1,44 @@
+"""How close a stage comes to the fastest that its device multiplies matrices, measured in the same run.
+
+The peak is that of one large square product in the same dtype, best of some: what a device reaches, which is less than
+its data sheet says (an H200: 989 TFLOP/s in bfloat16). Refuses to know what is measured.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from benchmarks.common import Options
+
+_SIDES = {"cpu": 4096, "cuda": 16_384}  # large enough that nothing but the product counts
+_QUICK_SIDE, _TRIES = 256, 5
+
+
+@torch.inference_mode()
+def peak(options: Options, dtype: torch.dtype) -> float:
+    """Operations per second of a square product on the device, the best of five."""
+    device = torch.device(options.device)
+    side = _QUICK_SIDE if options.quick else _SIDES[device.type]
+    a, b = (torch.randn(side, side, generator=torch.Generator().manual_seed(i)).to(device, dtype) for i in (0, 1))
+    seconds = []
+    for _ in range(_TRIES + 1):  # the first one warms up
+        _wait(device)
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        _wait(device)
+        seconds.append(time.perf_counter() - begin)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def share_row(what: str, *, milliseconds: float, flops: int, peak: float) -> dict[str, float | int | str]:
+    """A row of a report: time, operations (`memstore.flops`: real tokens, matrix products), and share of the peak."""
+    per_second = flops / (milliseconds / 1e3)
+    return {"what": what, "ms": milliseconds, "TFLOP": flops / 1e12, "TFLOP/s": per_second / 1e12,
+            "of the peak, %": 100 * per_second / peak}  # fmt: skip
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
