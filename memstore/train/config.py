@@ -31,6 +31,9 @@ class ModelTable:
             it; random ones otherwise.
         config: values of `ModelConfig`. From scratch they make the model (`vocab_size` comes from the
             tokenizer if it is left out); otherwise they change the checkpoint's.
+        deepen: for "checkpoint", the encoder layers (from 0) behind each of which a copy is put that changes nothing
+            until it has learned to (as in Net2Net, arXiv 1511.05641, section 2.3). `config` should give alpha and beta
+            for the new number of layers.
     """
 
     source: Literal["checkpoint", "t5", "scratch"]
@@ -38,6 +41,7 @@ class ModelTable:
     tokenizer: str = ""
     vectors: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    deepen: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         need, other = ("tokenizer", "path") if self.source == "scratch" else ("path", "tokenizer")
@@ -45,6 +49,8 @@ class ModelTable:
             raise ConfigError(f"source = {self.source!r} needs {need}, and takes no {other}")
         if self.vectors and self.source != "scratch":
             raise ConfigError('vectors are for source = "scratch": a checkpoint has its own')
+        if self.deepen and self.source != "checkpoint":
+            raise ConfigError('deepen is for source = "checkpoint": give num_layers otherwise')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

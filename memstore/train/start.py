@@ -5,6 +5,7 @@ Knows checkpoints and tokenizers; refuses to know losses, batches and optimizers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,9 @@ _MAY_BE_NEW = (
     "match_embedding.",
     "projection.",
 )  # parts that a checkpoint can be given, or lose
+
+
+_OUT_OF_A_LAYER = ("attention.o.weight", "feed_forward.wo.weight")
 
 
 def open_model(table: ModelTable, *, seed: int) -> tuple[MemoryModel, TextTokenizer]:
@@ -116,16 +120,17 @@ def _begin_with(vectors: Tensor, model: MemoryModel, *, source: str) -> None:
 
 
 def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
-    """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN), and
-    the cut between memory and live layers may move.
+    """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN), layers
+    added, and the cut between memory and live layers may move.
     """
     loaded, tokenizer = checkpoint.load(table.path, dtype=torch.float32)
-    if not table.config:
+    if not table.config and not table.deepen:
         return loaded, tokenizer
-    changed = MemoryModel(ModelConfig.from_dict(loaded.config.to_dict() | table.config))
+    grown = {"num_layers": loaded.config.num_layers + len(table.deepen)}
+    changed = MemoryModel(ModelConfig.from_dict(loaded.config.to_dict() | grown | table.config))
     changed.initialise(seed)
     new: dict[str, Tensor] = changed.state_dict()
-    held: dict[str, Tensor] = _cut_at(changed.config.num_memory_layers, loaded)
+    held: dict[str, Tensor] = _placed(changed.config.num_memory_layers, loaded, table.deepen)
     if changed.question_encoder is not None and loaded.question_encoder is None:
         held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
         memory = {n: p for n, p in held.items() if n.startswith("memory_encoder.")}
@@ -136,32 +141,41 @@ def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTok
     return changed, tokenizer
 
 
-def _cut_at(memory_layers: int, model: MemoryModel) -> dict[str, Tensor]:
-    """The parameters of a model whose first `memory_layers` layers are its memory encoder, whatever they were.
+def _placed(memory_layers: int, model: MemoryModel, deepen: Sequence[int] = ()) -> dict[str, Tensor]:
+    """The parameters of a model whose first `memory_layers` layers are its memory encoder, whatever they were, with a
+    copy behind each layer of `deepen` that adds nothing to what it is given: the maps out of it are zero.
 
     A stack takes the position biases of the one that most of its layers come from, and keeps its own if it has none.
 
     Raises:
-        ConfigError: the cut of a LUMEN would move: its question encoder has learned apart from its memory encoder.
+        ConfigError: there is no such layer, or the cut of a LUMEN would move: its question encoder has learned apart
+            from its memory encoder.
     """
     held: dict[str, Tensor] = model.state_dict()
     was, layers = model.config.num_memory_layers, model.config.num_layers
-    if was == memory_layers:
+    if was == memory_layers and not deepen:
         return held
     if model.question_encoder is not None:
-        raise ConfigError("a LUMEN's cut cannot move: train from a FiD or GLIMMER, or keep alpha")
+        raise ConfigError("a LUMEN's cut cannot move, nor its layers: train from a FiD or GLIMMER, or keep both")
+    if unknown := sorted(set(deepen) - set(range(layers))):
+        raise ConfigError(f"deepen names layer {unknown[0]}, but the encoder's are 0 to {layers - 1}")
+    order = [(layer, copy) for layer in range(layers) for copy in (False, *[True] * list(deepen).count(layer))]
+    places: dict[int, list[tuple[str, bool]]] = {}
+    for place, (layer, copy) in enumerate(order):
+        side, number = ("memory_encoder", place) if place < memory_layers else ("live", place - memory_layers)
+        places.setdefault(layer, []).append((f"{side}.blocks.{number}", copy))
     moved = {}
     for name, p in held.items():
         stack, _, rest = name.partition(".blocks.")
         if stack in ("memory_encoder", "live") and rest:
-            number, _, part = rest.partition(".")
-            layer = int(number) + (was if stack == "live" else 0)
-            side, place = ("memory_encoder", layer) if layer < memory_layers else ("live", layer - memory_layers)
-            name = f"{side}.blocks.{place}.{part}"
-        moved[name] = p
+            at, _, part = rest.partition(".")
+            for block, copy in places[int(at) + (was if stack == "live" else 0)]:
+                moved[f"{block}.{part}"] = torch.zeros_like(p) if copy and part in _OUT_OF_A_LAYER else p
+        else:
+            moved[name] = p
     bias = "{}.bias.table.weight".format
-    for side, own in (("memory_encoder", range(memory_layers)), ("live", range(memory_layers, layers))):
+    for side, own in (("memory_encoder", order[:memory_layers]), ("live", order[memory_layers:])):
         if own:
-            from_memory = sum(layer < was for layer in own)
+            from_memory = sum(layer < was for layer, _ in own)
             moved[bias(side)] = held[bias("memory_encoder" if 2 * from_memory > len(own) else "live")]
     return moved

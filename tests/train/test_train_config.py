@@ -9,6 +9,7 @@ import torch
 
 from memstore import checkpoint
 from memstore.errors import CheckpointMismatch, ConfigError
+from memstore.packed import Tokens
 from memstore.train.config import ModelTable, TrainConfig
 from memstore.train.start import open_model
 from tests import tiny
@@ -57,6 +58,45 @@ def test_the_cut_may_move(tmp_path: Path, config: dict[str, object], from_live: 
             assert torch.equal(p, q)
     assert [i for i, b in enumerate(model.live.blocks) if b in moved[-len(from_live) :]] == from_live
     assert torch.equal(model.live.bias.table.weight, was.get_submodule(bias).bias.table.weight)  # type: ignore[union-attr]
+
+
+def test_layers_put_in_between_change_nothing_and_learn(tmp_path: Path) -> None:
+    """4 + 1 + 1 layers become 4 + 2 + 2: scores and reading stay to the bit, and the new layers get a gradient."""
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    was, _ = checkpoint.load(folder, dtype=torch.float32)
+    config = {"alpha": 1 / 2, "beta": 1 / 2}
+    model, _ = open_model(ModelTable(source="checkpoint", path=str(folder), config=config, deepen=(4, 5)), seed=0)
+    c = model.config
+    assert (c.num_memory_layers, c.num_live_a_layers, c.num_live_b_layers) == (4, 2, 2)
+    model.eval()  # no dropout
+    question, passages = Tokens.of([torch.arange(3, 9)]), Tokens.of([torch.arange(9, 40), torch.arange(50, 60)])
+    found = []
+    for m in (was, model):
+        rows = m.live_a(m.encode_question(question), m.encode_passages(passages), torch.zeros(2, dtype=torch.int64))
+        found.append((m.score(rows), m.live_b(rows).states))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    found[1][1].square().sum().backward()  # type: ignore[no-untyped-call]
+    for new in (model.live.blocks[1], model.live.blocks[3]):
+        for part in ("attention.o", "feed_forward.wo"):
+            weight = new.get_parameter(f"{part}.weight")
+            assert not weight.any()
+            assert weight.grad is not None
+            assert weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("system", "deepen", "says"), [("glimmer", (1, 6), "layer 6, but the encoder's are 0 to 5"), ("lumen", (1,), "nor")]
+)
+def test_layers_that_cannot_be_put_in(tmp_path: Path, system: str, deepen: tuple[int, ...], says: str) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model", system=system)
+    with pytest.raises(ConfigError, match=says):
+        open_model(ModelTable(source="checkpoint", path=str(folder), deepen=deepen), seed=0)
+
+
+def test_only_a_checkpoint_is_deepened() -> None:
+    with pytest.raises(ConfigError, match="give num_layers"):
+        ModelTable(source="t5", path="somewhere", deepen=(1,))
 
 
 def test_a_lumens_cut_stays(tmp_path: Path) -> None:
