@@ -74,7 +74,9 @@ def generate(
     if not limits:
         return []
     c = model.config
-    spans = None if phrases is None else Spans.of(encoded, phrases, vocab_size=c.vocab_size, eos=c.eos_token_id)
+    spans = None
+    if phrases is not None:
+        spans = Spans.of(encoded, phrases, vocab_size=c.vocab_size, eos=c.eos_token_id, beams=num_beams)
     if num_beams == 1:
         return greedy(model, encoded, limits=limits, banned=banned, spans=spans, prepared=prepared)
     return beam_search(
@@ -350,8 +352,6 @@ def beam_search(
     live = list(searches)  # the search of each question still in the batch
     progress = _begin(model, encoded, capacity=max(limits), beams=num_beams, prepared=prepared)
     ids = torch.full((len(live) * num_beams,), c.decoder_start_token_id, device=device)
-    if spans is not None:
-        spans.take(torch.arange(len(live), device=device).repeat_interleave(num_beams))
     while True:
         log_probs = _allowed(progress.log_probs(ids), banned, spans)
         log_probs = log_probs.view(len(live), num_beams, -1)  # (B, beams, V): one position
@@ -361,15 +361,16 @@ def beam_search(
         if not staying:
             return [search.decoded() for search in searches]
         rows = torch.tensor([q * num_beams + r.row for q, s in enumerate(live) for r in s.running], device=device)
-        progress.reorder(rows)
+        parts = [progress] if spans is None else [progress, spans]
+        for part in parts:
+            part.reorder(rows)
         if 2 * len(staying) <= len(live):
-            progress.take(torch.tensor(staying, device=device))
+            for part in parts:
+                part.take(torch.tensor(staying, device=device))
             live = [live[question] for question in staying]
-            rows = rows.view(-1, num_beams)[staying].flatten()
         last = [r.ids[-1] if r.ids else c.eos_token_id for s in live for r in s.running]  # dead ones: any token
         ids = torch.tensor(last, device=device)  # (B * beams,)
         if spans is not None:
-            spans.take(rows)
             spans.extend(ids)
 
 

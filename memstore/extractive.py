@@ -21,14 +21,14 @@ Phrases = Sequence[Sequence[int]]
 
 @dataclass(slots=True)
 class Spans:
-    """Which tokens may extend the answers of N rows, each with its S tokens of passages and phrases.
+    """Which tokens may extend the answers of B questions, in N = B * beams rows, over S tokens of passages and phrases.
 
     Attributes:
-        ids: `(N, S)`: the tokens of the passages read, then those of the phrases.
-        follows: `(N, S)` bool: whether a token continues the one before it.
-        ends: `(N, S)` bool: whether an answer may end behind a token: anywhere in passages, at the end of a phrase.
-        may: `(N, S)` bool: whether a token may come next.
-        over: `(N,)` bool: whether eos may come next.
+        ids: `(B, S)`: the tokens of the passages read, then those of the phrases.
+        follows: `(B, S)` bool: whether a token continues the one before it.
+        ends: `(B, S)` bool: whether an answer may end behind a token: anywhere in passages, at the end of a phrase.
+        may: `(B, beams, S)` bool: whether a token may come next.
+        over: `(B, beams)` bool: whether eos may come next.
         vocab_size, eos: V, and its end.
     """
 
@@ -41,7 +41,7 @@ class Spans:
     eos: int
 
     @classmethod
-    def of(cls, encoded: Encoded, phrases: Phrases, *, vocab_size: int, eos: int) -> Self:
+    def of(cls, encoded: Encoded, phrases: Phrases, *, vocab_size: int, eos: int, beams: int = 1) -> Self:
         """The beginning: any token of a passage, or the first of a phrase, but not eos.
 
         Args:
@@ -49,6 +49,7 @@ class Spans:
             phrases: token ids, without eos.
             vocab_size: V.
             eos: ends answers; no span holds it.
+            beams: rows per question.
         """
         ids = encoded.layout.pad(encoded.token_ids)  # (B, S)
         inside = encoded.layout.pad(encoded.from_passage) & (ids != eos)
@@ -66,27 +67,33 @@ class Spans:
             ids=joined(ids, words),
             follows=joined(follows, [not f for f in first]),
             ends=joined(inside, last),
-            may=joined(inside, first),
-            over=torch.zeros(len(ids), dtype=torch.bool, device=ids.device),
+            may=joined(inside, first)[:, None].repeat(1, beams, 1),
+            over=torch.zeros(len(ids), beams, dtype=torch.bool, device=ids.device),
             vocab_size=vocab_size,
             eos=eos,
         )
 
     def allowed(self) -> Tensor:
         """`(N, V)` bool: the tokens that may come next; all of them for a row that nothing is left for."""
-        nowhere = torch.where(self.may, self.ids, self.vocab_size)  # one place more than there are tokens
-        allowed = torch.zeros(len(self.ids), self.vocab_size + 1, dtype=torch.bool, device=self.ids.device)
-        allowed = allowed.scatter_(1, nowhere, value=True)[:, : self.vocab_size]
-        allowed[:, self.eos] = self.over
-        return allowed | ~allowed.any(1, keepdim=True)
+        questions, beams, _ = self.may.shape
+        nowhere = torch.where(self.may, self.ids[:, None], self.vocab_size)  # one place more than there are tokens
+        allowed = torch.zeros(questions, beams, self.vocab_size + 1, dtype=torch.bool, device=self.ids.device)
+        allowed = allowed.scatter_(2, nowhere, value=True)[..., : self.vocab_size]
+        allowed[..., self.eos] = self.over
+        return (allowed | ~allowed.any(2, keepdim=True)).flatten(0, 1)
 
     def extend(self, tokens: Tensor) -> None:
         """Go on behind the tokens `(N,)` that were written."""
-        written = self.may & (self.ids == tokens[:, None])
-        self.over = (written & self.ends).any(1)
-        self.may = written.roll(1, dims=1) & self.follows
+        written = self.may & (self.ids[:, None] == tokens.view(*self.over.shape, 1))
+        self.over = (written & self.ends[:, None]).any(2)
+        self.may = written.roll(1, dims=2) & self.follows[:, None]
 
-    def take(self, rows: Tensor) -> None:
-        """Go on with the rows of the given indices `(N',)`, which may repeat."""
-        self.ids, self.follows, self.ends = self.ids[rows], self.follows[rows], self.ends[rows]
-        self.may, self.over = self.may[rows], self.over[rows]
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i continue row `rows[i]`, one of the same question, `(N,)`."""
+        self.may = self.may.flatten(0, 1)[rows].view_as(self.may)
+        self.over = self.over.flatten()[rows].view_as(self.over)
+
+    def take(self, questions: Tensor) -> None:
+        """Keep only the questions with the given indices `(B',)`, with all their beams."""
+        self.ids, self.follows, self.ends = self.ids[questions], self.follows[questions], self.ends[questions]
+        self.may, self.over = self.may[questions], self.over[questions]

@@ -75,13 +75,22 @@ def test_what_may_come_next_is_what_enumeration_says(phrases: list[list[int]]) -
             spans.extend(tokens)
 
 
-def test_rows_taken_go_on_from_where_they_were() -> None:
+def test_beams_of_a_question_go_on_from_one_another_and_questions_leave() -> None:
     read = encoded()
-    spans = Spans.of(read, PHRASES, vocab_size=VOCAB, eos=EOS)
-    spans.extend(torch.tensor([5, 5, 9, 5, 8]))
+    spans = Spans.of(read, PHRASES, vocab_size=VOCAB, eos=EOS, beams=2)
+    spans.extend(torch.tensor([5, 9, 5, 5, 9, 4, 5, 9, 8, 3]))
     before = spans.allowed()
-    spans.take(torch.tensor([4, 0, 0, 2]))
-    assert torch.equal(spans.allowed(), before[[4, 0, 0, 2]])
+    rows = torch.tensor([1, 1, 2, 3, 5, 4, 6, 6, 9, 8])
+    spans.reorder(rows)
+    assert torch.equal(spans.allowed(), before[rows])
+    spans.take(torch.tensor([0, 4, 2]))
+    assert torch.equal(spans.allowed(), before[[1, 1, 9, 8, 5, 4]])
+    spans.extend(torch.tensor([EOS, 5, 6, 7, 8, 9]))
+    for row, question, written in ((1, 0, (9, 5)), (2, 4, (3, 6)), (3, 4, (8, 7))):
+        alone = Spans.of(read, PHRASES, vocab_size=VOCAB, eos=EOS)
+        for token in written:
+            alone.extend(torch.full((len(LENGTHS),), token))
+        assert torch.equal(spans.allowed()[row], alone.allowed()[question])
 
 
 def test_without_passages_phrases_are_left_and_without_these_everything() -> None:
