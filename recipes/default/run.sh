@@ -27,10 +27,21 @@ done
 $memstore prepare --store "$WORK/first-store" --model "$WORK/candidates" --out "$WORK/cache-tasks" --k 20 \
   --pretrain-most 80000 --neighbours 5 "${tasks[@]}"
 [ -e "$WORK/vectors.npy" ] || $memstore vectors --cache "$WORK/cache-tasks" --width 192 --out "$WORK/vectors.npy"
-for stage in 1 2 3 4 5 6 7 8 9 10 11; do
-  sed "s#@WORK@#$WORK#g" "stage-$stage.toml" >"$WORK/stage-$stage.toml"
-  $memstore train --config "$WORK/stage-$stage.toml"
-  $memstore train --config "$WORK/stage-$stage.toml" --plot
-done
-$memstore average "$WORK/stage-11/last" "$WORK/stage-9/last" --out "$WORK/model"
+stages() { # trains the stages named
+  for stage in "$@"; do
+    sed "s#@WORK@#$WORK#g" "stage-$stage.toml" >"$WORK/stage-$stage.toml"
+    $memstore train --config "$WORK/stage-$stage.toml"
+    $memstore train --config "$WORK/stage-$stage.toml" --plot
+  done
+}
+stages 1 2 3 4 5 6 7 8 9 10 11
+$memstore average "$WORK/stage-11/last" "$WORK/stage-9/last" --out "$WORK/mean-9-11"
+
+# From here on with candidates, and questions made from passages, of English Wikipedia too.
+$memstore build --corpus "$DATA/corpus/simple.jsonl.zst" --corpus "$DATA/corpus/english_core.jsonl.zst" \
+  --out "$WORK/both-store" --model "$WORK/candidates"
+$memstore prepare --store "$WORK/both-store" --model "$WORK/candidates" --out "$WORK/cache-both" --k 20 \
+  --pretrain-most 60000 --neighbours 5 "${tasks[@]}"
+stages 12 13 14
+$memstore average "$WORK/stage-13/last" "$WORK/stage-14/last" --out "$WORK/model"
 echo "the model is in $WORK/model"

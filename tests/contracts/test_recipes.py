@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,14 +23,32 @@ def filled(name: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+STAGES = range(1, len(list((RECIPES / "default").glob("stage-*.toml"))) + 1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_training_stages_follow_one_another(stage: int, tmp_path: Path) -> None:
+    """Each begins with what an earlier stage, or a mean that the script takes before it, has left."""
     config = TrainConfig.from_file(filled(f"default/stage-{stage}.toml", tmp_path))
+    script = (RECIPES / "default/run.sh").read_text()
     assert config.out == tmp_path / f"stage-{stage}"
-    before = {1: "", 2: str(tmp_path / "stage-1/last"), 3: str(tmp_path / "stage-2/last")}
-    assert config.model.path == before[stage]
     if config.model.source == "scratch":
         ModelConfig.from_dict({"vocab_size": 16384} | config.model.config)
+        return
+    before = Path(config.model.path).relative_to(tmp_path)
+    if before.name == "last":
+        number = int(before.parent.name.removeprefix("stage-"))
+        assert number < stage
+    else:
+        assert f'--out "$WORK/{before}"' in script.split(f"stages {stage}")[0]
+    cache = Path(config.data["cache"]).name
+    assert f'--out "$WORK/{cache}"' in script
+
+
+def test_the_script_trains_every_stage() -> None:
+    script = (RECIPES / "default/run.sh").read_text()
+    trained = [int(n) for line in re.findall(r"^stages (.+)$", script, re.MULTILINE) for n in line.split()]
+    assert trained == list(STAGES)
 
 
 @pytest.mark.parametrize("name", ["systems", "sweep"])
