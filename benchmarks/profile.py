@@ -2,8 +2,9 @@
 
 A real `memstore serve` over the store given, or one of the bundled sample, is asked one question after another; what
 its stages do not account for of the client's wall time is HTTP, JSON, the queue, and putting the reply together. The
-same questions are answered in this process in turns with that: as served, for what HTTP costs, and with the plain
-decoder in place of the prepared one (`memstore/prepared.py`), for what that saves. Once more under torch's profiler,
+same questions are answered in this process in turns with that: as served, for what HTTP costs; with the plain decoder
+in place of the prepared one (`memstore/prepared.py`); and with whole layers before the scorer (`memstore/ranked.py`),
+for what these two save. Once more under torch's profiler,
 which slows small operators down: shares, not times, are to be read from it.
 """
 
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -25,6 +27,9 @@ from benchmarks.inputs import questions_of
 from benchmarks.serving import built_store, serving
 from memstore import answer as story
 from memstore.answer import Answerer, Question, Stages
+from memstore.model import MemoryModel
+from memstore.packed import Packed
+from memstore.ranked import Ranked
 from memstore_builders.corpus import sample_corpus
 from memstore_client import Client
 
@@ -32,7 +37,7 @@ QUESTIONS, ROUNDS, PROFILED, OPERATORS = 20, 5, 10, 12
 RETRIEVE_K, KEEP_K, NEW_TOKENS = 40, 10, 16
 STAGES = ("retrieve", "load", "question", "live_a", "live_b", "decode")
 OUTSIDE = "HTTP, JSON, queue, reply"
-PLAIN = "in process, plain decoder"
+PLAIN, WHOLE = "in process, plain decoder", "in process, whole layers for scores"
 MARK = "stage: "
 
 
@@ -50,6 +55,7 @@ def run(options: Options) -> Report:
                 "HTTP": _over_http(client, questions),
                 "in process": _in_process(answerer, questions),
                 PLAIN: _in_process(plain, questions),
+                WHOLE: _with_whole_layers(_in_process(answerer, questions)),
             }
             times = take_turns(subjects, rounds=rounds)
         stages = {stage: times["HTTP"].median(stage) / count for stage in (*STAGES, OUTSIDE)}
@@ -71,6 +77,8 @@ def run(options: Options) -> Report:
         ratios=[
             ratio("decode, plain decoder over the prepared one", times[PLAIN].of("decode"), ours.of("decode")),
             ratio("the whole, plain decoder over the prepared one", times[PLAIN].of(), ours.of()),
+            ratio("live_a, whole layers over what scores need", times[WHOLE].of("live_a"), ours.of("live_a")),
+            ratio("the whole, whole layers over what scores need", times[WHOLE].of(), ours.of()),
             ratio("in process over HTTP", ours.of(), times["HTTP"].of()),
         ],
         times={name: _per_question(t, count).summary() for name, t in times.items()},
@@ -109,6 +117,20 @@ def _in_process(answerer: Answerer, questions: Sequence[str]) -> Subject:
                 stages.milliseconds[stage] = stages.milliseconds.get(stage, 0.0) + ms
 
     return work
+
+
+def _with_whole_layers(work: Subject) -> Subject:
+    """The same work, all of live_a run for every passage: `ranked.rank`'s plain twin."""
+
+    def plain_rank(model: MemoryModel, questions: Packed, memories: Packed, question_of: Tensor) -> Ranked:
+        rows = model.live_a(questions, memories, question_of)
+        return Ranked(model, rows, None if model.scorer is None else model.score(rows))
+
+    def whole(stages: Stages) -> None:
+        with mock.patch.object(story, "rank", plain_rank):
+            work(stages)
+
+    return whole
 
 
 def _per_question(times: Times, count: int) -> Times:

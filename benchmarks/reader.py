@@ -24,6 +24,7 @@ from memstore.flops import answer_flops, fid_flops
 from memstore.model import MemoryModel
 from memstore.packed import Layout, Packed, Tokens
 from memstore.prepared import PreparedDecoder
+from memstore.ranked import rank
 from memstore.runtime import compute_dtype
 from memstore.store import Store
 
@@ -117,10 +118,12 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Sta
         with stages("question"):
             encoded_question = model.encode_question(tokens)
         with stages("live_a"):
-            live = model.live_a(encoded_question, memories, question_of)
-            kept = rerank.select(model.score(live), question_of, KEEP)
+            ranked = rank(model, encoded_question, memories, question_of)
+            assert ranked.scores is not None
+            kept = rerank.select(ranked.scores, question_of, KEEP)
+            live = ranked.take(kept)
         with stages("live_b"):
-            encoded = model.live_b(live.take(kept))
+            encoded = model.live_b(live)
         with stages("decode"):
             answer = decode.generate(model, encoded, max_new_tokens=NEW_TOKENS, banned=banned, prepared=prepared)[0]
         assert len(answer.ids) == NEW_TOKENS

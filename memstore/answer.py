@@ -19,9 +19,10 @@ from memstore import checkpoint, decode, flops, rerank
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import RequestError
 from memstore.model import MemoryModel
-from memstore.packed import Layout, Packed, Rows, Tokens, concatenate
+from memstore.packed import Layout, Packed, Tokens, concatenate
 from memstore.passage import Passage
 from memstore.prepared import PreparedDecoder
+from memstore.ranked import Ranked, rank
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
@@ -164,12 +165,13 @@ class Answerer:
         with stages("question"):
             encoded_questions = self.model.encode_question(self._question_tokens(questions))
         with stages("live_a"):
-            live = self.model.live_a(encoded_questions, memories, question_of)
-            scores = self._scores(live, questions) if self.model.config.has_scorer else None
+            ranked = rank(self.model, encoded_questions, memories, question_of)
+            scores = self._with_prior(ranked, questions)
             ranking = -torch.arange(len(question_of)) if scores is None else scores
             kept = rerank.select(ranking, question_of, [q.keep_k for q in questions])
+            live = ranked.take(kept)
         with stages("live_b"):
-            encoded = self.model.live_b(live.take(kept))
+            encoded = self.model.live_b(live)
         with stages("decode"):
             decoded = decode.generate(
                 self.model,
@@ -252,8 +254,7 @@ class Answerer:
         asked = Question(text=question, task=task, passages=tuple(passages))
         memories = self._encode(passages)
         encoded = self.model.encode_question(self._question_tokens([asked]))
-        live = self.model.live_a(encoded, memories, torch.zeros(len(passages), dtype=torch.int64))
-        scores = self.model.score(live)
+        scores = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64)).scores
         return list(_ranked([RankedPassage(passage=p) for p in passages], range(len(passages)), scores, set()))
 
     def passage(self, passage_id: str) -> Passage:
@@ -342,11 +343,13 @@ class Answerer:
             return parts[0], bytes_read  # the usual case: already in order
         return concatenate(parts).take(torch.tensor(order)), bytes_read
 
-    def _scores(self, live: Rows, questions: Sequence[Question]) -> Tensor:
-        """Rerank scores `(R,)`; a caller's own passages have no retrieval order that could count."""
+    def _with_prior(self, ranked: Ranked, questions: Sequence[Question]) -> Tensor | None:
+        """Rerank scores `(R,)`, if there is a scorer; a caller's own passages have no retrieval order that could
+        count.
+        """
         prior = self.model.config.retrieval_prior
         priors = [0.0 if q.passages is not None else float(prior) for q in questions]
-        return rerank.after_retrieval(self.model.score(live), live.question_of, priors)
+        return None if ranked.scores is None else rerank.after_retrieval(ranked.scores, ranked.rows.question_of, priors)
 
     def _beams(self, question: Question) -> int:
         """Hypotheses of its answer: as it says, or else as the model's config does."""

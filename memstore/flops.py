@@ -24,7 +24,8 @@ class Stages:
     Attributes:
         question: the question through the memory encoder.
         passages: the passages through the memory encoder; 0 where they are precomputed.
-        live_a, live_b: the live layers before the scorer (and the scorer), and those after it.
+        live_a, live_b: the live layers before the scorer (and the scorer), the last of them as `memstore.ranked`
+            runs it, and those after it.
         cross: cross keys and values of the kept rows, and the copy head's keys; once per question.
         steps: the decoder and its heads, all steps and beams.
     """
@@ -88,6 +89,19 @@ def encoder_layer(config: ModelConfig, rows: Sequence[int]) -> int:
     projections = 4 * linear(tokens, config.d_model, config.num_heads * config.d_kv)
     attentions = sum(attention(config, queries=length, keys=length) for length in rows)
     return projections + attentions + feed_forward(config, tokens)
+
+
+def ranking_layer(config: ModelConfig, rows: Sequence[int]) -> int:
+    """The last layer before the scorer, for scores: keys and values of all, the rest at each row's first token."""
+    inner = config.num_heads * config.d_kv
+    first = 2 * linear(len(rows), config.d_model, inner) + feed_forward(config, len(rows))  # q, o
+    attentions = sum(attention(config, queries=1, keys=length) for length in rows)
+    return 2 * linear(sum(rows), config.d_model, inner) + first + attentions
+
+
+def rest_of_ranking_layer(config: ModelConfig, rows: Sequence[int]) -> int:
+    """What that layer still has to do for rows that are kept: all but their keys and values."""
+    return encoder_layer(config, rows) - 2 * linear(sum(rows), config.d_model, config.num_heads * config.d_kv)
 
 
 def scorer(config: ModelConfig, rows: int) -> int:
@@ -162,15 +176,27 @@ def answer_flops(
     kept = _rows(question_tokens, kept_tokens)
     encoded = sum(kept)
     steps = sum(decoder_step(config, decoded=i + 1, encoded=encoded) for i in range(new_tokens))
-    live_a = config.num_live_a_layers * encoder_layer(config, retrieved)
     return StageFlops(
         question=memory_flops(config, [question_tokens]),
         passages=0 if precomputed else memory_flops(config, passage_tokens),
-        live_a=live_a + scorer(config, len(retrieved)),
+        live_a=_ranking(config, retrieved) + rest_of_ranking_layer(config, kept) if config.has_scorer else 0,
         live_b=config.num_live_b_layers * encoder_layer(config, kept),
         cross=cross_keys(config, encoded),
         steps=num_beams * steps,
     )
+
+
+def ranking_flops(config: ModelConfig, *, question_tokens: int, passage_tokens: Sequence[int]) -> int:
+    """Floating-point operations of scoring stored passages against a question, and no more; 0 without a scorer."""
+    if not config.has_scorer:
+        return 0
+    return memory_flops(config, [question_tokens]) + _ranking(config, _rows(question_tokens, passage_tokens))
+
+
+def _ranking(config: ModelConfig, rows: Sequence[int]) -> int:
+    """live_a as far as scores need it (`memstore.ranked`), and the scorer."""
+    whole = (config.num_live_a_layers - 1) * encoder_layer(config, rows)
+    return whole + ranking_layer(config, rows) + scorer(config, len(rows))
 
 
 def fid_flops(

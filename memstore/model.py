@@ -197,16 +197,23 @@ class MemoryModel(nn.Module):
     def live_a(self, questions: Packed, memories: Packed, question_of: Tensor) -> Rows:
         """Join each memory to its question and run the live layers before the scorer (none without one).
 
+        `memstore.ranked.rank` is its faster twin where few rows are kept.
+
         Args:
             questions: B encoded questions.
             memories: R memories.
             question_of: `(R,)` int64 on the CPU, ascending: each memory's question.
         """
+        rows = self.join(questions, memories, question_of)
+        return rows.with_states(self.live(rows.states, rows.layout, last=self.config.num_live_a_layers))
+
+    def join(self, questions: Packed, memories: Packed, question_of: Tensor) -> Rows:
+        """Rows `[question; memory]` as the live layers begin with them; arguments as for `live_a`."""
         rows = join(questions, memories, question_of)
         if self.match_embedding is not None:
             kinds = 2 * rows.from_passage + matches(rows, self.config.vocab_size)  # (T,)
             rows = rows.with_states(rows.states + self.match_embedding(kinds).to(rows.states.dtype))
-        return rows.with_states(self.live(rows.states, rows.layout, last=self.config.num_live_a_layers))
+        return rows
 
     def score(self, rows: Rows) -> Tensor:
         """Rerank scores `(R,)` float32, from each row's first token (GLIMMER, section 3.2)."""

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from memstore import decode, rerank
 from memstore.compare.config import GridTable, Point
-from memstore.compare.measure import System, points_of, ranking_of, retrieval_order
+from memstore.compare.measure import System, points_of, retrieval_order
 from memstore.extractive import Phrases
 from memstore.model import Encoded, MemoryModel
 from memstore.packed import Packed, Tokens
+from memstore.ranked import Ranked, rank
 from memstore.train.batch import DevBatch
 
 
@@ -71,14 +72,22 @@ def encode(ready: Ready, point: Point) -> Encoded:
     model = reader.model
     if ranker is None:
         memories = reader.remember(point.retrieve_k)
-        rows = model.live_a(model.encode_question(reader.question), memories, _zeros(memories))
-        ranking = retrieval_order(memories.layout.rows) if model.scorer is None else ranking_of(model, rows)
-        return model.live_b(rows.take(rerank.select(ranking, rows.question_of, point.keep_k)))
+        ranked, ranking = _ranked(reader, memories)
+        return model.live_b(ranked.take(rerank.select(ranking, ranked.rows.question_of, point.keep_k)))
     seen = ranker.remember(point.retrieve_k)
-    rows = ranker.model.live_a(ranker.model.encode_question(ranker.question), seen, _zeros(seen))
-    kept = rerank.select(ranking_of(ranker.model, rows), rows.question_of, point.keep_k)
+    ranked, ranking = _ranked(ranker, seen)
+    kept = rerank.select(ranking, ranked.rows.question_of, point.keep_k)
     memories = reader.remember(point.retrieve_k).take(kept)
     return model.live_b(model.live_a(model.encode_question(reader.question), memories, _zeros(memories)))
+
+
+def _ranked(prepared: _Prepared, memories: Packed) -> tuple[Ranked, Tensor]:
+    """A model's rows for its question, and what orders them, `(R,)`."""
+    model = prepared.model
+    ranked = rank(model, model.encode_question(prepared.question), memories, _zeros(memories))
+    if ranked.scores is None:
+        return ranked, retrieval_order(memories.layout.rows)
+    return ranked, rerank.after_retrieval(ranked.scores, ranked.rows.question_of, float(model.config.retrieval_prior))
 
 
 def answer(ready: Ready, point: Point, *, max_new_tokens: int) -> list[int]:

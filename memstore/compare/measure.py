@@ -246,17 +246,25 @@ def answer_cost(
         return _cost(reader, {**given, "passage_tokens": passage_tokens, "new_tokens": new_tokens}, bytes_per_value)
     ranking = {**given, "passage_tokens": passage_tokens, "new_tokens": 0}
     reading = {**given, "passage_tokens": kept_tokens, "new_tokens": new_tokens}
-    return _cost(ranker, ranking, bytes_per_value, ranks_only=True) + _cost(reader, reading, bytes_per_value)
+    return _ranking_cost(ranker, ranking, bytes_per_value) + _cost(reader, reading, bytes_per_value)
 
 
-def _cost(config: ModelConfig, given: dict[str, Any], bytes_per_value: int, *, ranks_only: bool = False) -> Cost:
-    operations = flops.answer_flops(config, **given)
+def _cost(config: ModelConfig, given: dict[str, Any], bytes_per_value: int) -> Cost:
     moved = flops.answer_bytes(config, **given, bytes_per_value=bytes_per_value)
-    stored = sum(given["passage_tokens"]) * config.d_model if config.num_memory_layers else 0
-    if ranks_only:
-        return Cost(flops=operations.question + operations.live_a, bytes=moved.question + moved.live_a,
-                    store_bytes=stored)  # fmt: skip
-    return Cost(flops=operations.total, bytes=moved.total, store_bytes=stored)
+    operations = flops.answer_flops(config, **given)
+    return Cost(flops=operations.total, bytes=moved.total, store_bytes=_stored(config, given))
+
+
+def _ranking_cost(config: ModelConfig, given: dict[str, Any], bytes_per_value: int) -> Cost:
+    """Of scores alone."""
+    moved = flops.answer_bytes(config, **given, bytes_per_value=bytes_per_value)
+    asked = {name: given[name] for name in ("question_tokens", "passage_tokens")}
+    return Cost(flops=flops.ranking_flops(config, **asked), bytes=moved.question + moved.live_a,
+                store_bytes=_stored(config, given))  # fmt: skip
+
+
+def _stored(config: ModelConfig, given: dict[str, Any]) -> int:
+    return sum(given["passage_tokens"]) * config.d_model if config.num_memory_layers else 0
 
 
 def _count(

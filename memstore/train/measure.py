@@ -14,6 +14,7 @@ from memstore import decode, rerank
 from memstore.evaluate.metrics import accuracy, exact_match, f1
 from memstore.model import MemoryModel
 from memstore.packed import Packed
+from memstore.ranked import rank
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import DevBatch
 from memstore.train.config import DevConfig
@@ -42,15 +43,15 @@ def _measure(
 ) -> list[Measured]:
     questions = model.encode_question(batch.questions.to(model.device))
     memories = model.encode_passages(batch.passages.to(model.device))
-    rows = model.live_a(questions, memories, batch.question_of)
+    ranked = rank(model, questions, memories, batch.question_of)
     orders = {"retrieved": -torch.arange(len(batch.question_of)).float()}
-    if model.scorer is not None:
+    if ranked.scores is not None:
         prior = float(model.config.retrieval_prior)
-        orders["reranked"] = rerank.after_retrieval(model.score(rows), batch.question_of, prior).cpu()
+        orders["reranked"] = rerank.after_retrieval(ranked.scores, batch.question_of, prior).cpu()
     if model.projection is not None:
         orders["dense"] = _cosines(model, questions, memories, batch.question_of)
     kept = rerank.select(orders.get("reranked", orders["retrieved"]), batch.question_of, keep_k)
-    encoded = model.live_b(rows.take(kept))
+    encoded = model.live_b(ranked.take(kept))
     log_probs, mask = model.target_log_probs(encoded, batch.targets.to(model.device))
     losses = -((log_probs * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu()
     padding = [model.config.pad_token_id]

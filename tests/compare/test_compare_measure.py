@@ -10,7 +10,7 @@ import torch
 
 from memstore.compare import clock
 from memstore.compare.measure import Results, System, answer_cost, data_settings, dev_batches, headline, measure
-from memstore.flops import answer_bytes, answer_flops
+from memstore.flops import answer_bytes, answer_flops, ranking_flops
 from memstore.packed import Layout
 from memstore.tokens import TextTokenizer
 from tests import tiny
@@ -87,9 +87,9 @@ def test_a_separate_reranker_pays_for_a_pass_of_its_own() -> None:
     glimmer, lumen = tiny.config(), tiny.config(system="lumen")
     lengths: dict[str, Any] = {"question_tokens": 3, "kept_tokens": [5, 4], "new_tokens": 2}
     found = answer_cost(lumen, glimmer, passage_tokens=[5, 4, 6], bytes_per_value=2, **lengths)
-    ranking = answer_flops(glimmer, passage_tokens=[5, 4, 6], **lengths)
+    ranking = ranking_flops(glimmer, question_tokens=3, passage_tokens=[5, 4, 6])
     reading = answer_flops(lumen, passage_tokens=[5, 4], **lengths)
-    assert found.flops == ranking.question + ranking.live_a + reading.total
+    assert found.flops == ranking + reading.total
     ranking_bytes = answer_bytes(glimmer, passage_tokens=[5, 4, 6], **lengths)
     reading_bytes = answer_bytes(lumen, passage_tokens=[5, 4], **lengths)
     assert found.bytes == ranking_bytes.question + ranking_bytes.live_a + reading_bytes.total

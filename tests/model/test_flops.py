@@ -10,6 +10,7 @@ from memstore.config import ModelConfig
 from memstore.errors import ConfigError
 from memstore.model import MemoryModel
 from memstore.packed import Tokens
+from memstore.ranked import rank
 from memstore.rerank import select
 
 BASE = ModelConfig(  # eos is outside the vocabulary: answers are as long as they may be
@@ -26,6 +27,7 @@ CONFIGS = {
     "glimmer": BASE.replace(alpha=2 / 3, beta=1 / 4),
     "glimmer-copy": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True),
     "glimmer-all": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True, copy_previous=True, match_embedding=True),
+    "glimmer-deep": BASE.replace(alpha=5 / 6, beta=3 / 5),
     "lumen-relu": BASE.replace(system="lumen", alpha=1 / 2, feed_forward="relu", tie_word_embeddings=True),
     "fid": BASE.replace(system="fid", alpha=1.0, copy_head=True),
 }
@@ -48,13 +50,16 @@ def run(config: ModelConfig, *, question: int, passages: list[int], keep: int, n
     q, spent["question"] = counted(lambda: model.encode_question(Tokens.of([list(range(question))])))
     memories, spent["passages"] = counted(lambda: model.encode_passages(tokens))
     question_of = torch.zeros(len(passages), dtype=torch.int64)
-    live, spent["live_a"] = counted(lambda: model.live_a(q, memories, question_of))
+    ranked, ranking = counted(lambda: rank(model, q, memories, question_of))
     kept = torch.arange(len(passages))
     if config.has_scorer:
-        scores, scoring = counted(lambda: model.score(live))
-        spent["live_a"] += scoring
-        kept = select(scores, question_of, keep)
-    encoded, spent["live_b"] = counted(lambda: model.live_b(live.take(kept)))
+        kept = select(ranked.scores, question_of, keep)
+        asked = {"question_tokens": question, "passage_tokens": passages}
+        if len(set(passages)) == 1:  # no padding
+            assert flops.ranking_flops(config, **asked) == spent["question"] + ranking
+    live, rest = counted(lambda: ranked.take(kept))
+    spent["live_a"] = ranking + rest
+    encoded, spent["live_b"] = counted(lambda: model.live_b(live))
     _, spent["cross"] = counted(lambda: model.start(encoded, capacity=1))
     answers, decoding = counted(lambda: decode.generate(model, encoded, max_new_tokens=new_tokens, num_beams=num_beams))
     assert answers[0].steps == new_tokens
