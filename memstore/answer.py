@@ -344,9 +344,7 @@ class Answerer:
         return concatenate(parts).take(torch.tensor(order)), bytes_read
 
     def _with_prior(self, ranked: Ranked, questions: Sequence[Question]) -> Tensor | None:
-        """Rerank scores `(R,)`, if there is a scorer; a caller's own passages have no retrieval order that could
-        count.
-        """
+        """Rerank scores `(R,)`, None without a scorer; a caller's own passages have no retrieval order to count."""
         prior = self.model.config.retrieval_prior
         priors = [0.0 if q.passages is not None else float(prior) for q in questions]
         return None if ranked.scores is None else rerank.after_retrieval(ranked.scores, ranked.rows.question_of, priors)
