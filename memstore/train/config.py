@@ -34,6 +34,8 @@ class ModelTable:
         deepen: for "checkpoint", the encoder layers (from 0) behind each of which a copy is put that changes nothing
             until it has learned to (as in Net2Net, arXiv 1511.05641, section 2.3). `config` should give alpha and beta
             for the new number of layers.
+        renew: for "checkpoint", the parts that begin at random again: "scorer", "copy_head", "match_embedding",
+            "projection".
     """
 
     source: Literal["checkpoint", "t5", "scratch"]
@@ -42,6 +44,7 @@ class ModelTable:
     vectors: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     deepen: tuple[int, ...] = ()
+    renew: tuple[Literal["scorer", "copy_head", "match_embedding", "projection"], ...] = ()
 
     def __post_init__(self) -> None:
         need, other = ("tokenizer", "path") if self.source == "scratch" else ("path", "tokenizer")
@@ -49,8 +52,8 @@ class ModelTable:
             raise ConfigError(f"source = {self.source!r} needs {need}, and takes no {other}")
         if self.vectors and self.source != "scratch":
             raise ConfigError('vectors are for source = "scratch": a checkpoint has its own')
-        if self.deepen and self.source != "checkpoint":
-            raise ConfigError('deepen is for source = "checkpoint": give num_layers otherwise')
+        if (self.deepen or self.renew) and self.source != "checkpoint":
+            raise ConfigError('deepen and renew are for source = "checkpoint"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,7 +124,7 @@ def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTok
     added, and the cut between memory and live layers may move.
     """
     loaded, tokenizer = checkpoint.load(table.path, dtype=torch.float32)
-    if not table.config and not table.deepen:
+    if not (table.config or table.deepen or table.renew):
         return loaded, tokenizer
     grown = {"num_layers": loaded.config.num_layers + len(table.deepen)}
     changed = MemoryModel(ModelConfig.from_dict(loaded.config.to_dict() | grown | table.config))
@@ -135,6 +135,8 @@ def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTok
         held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
         memory = {n: p for n, p in held.items() if n.startswith("memory_encoder.")}
         held |= {n.replace("memory_encoder.", "question_encoder.", 1): p for n, p in memory.items()}
+    renewed = tuple(f"{part}." for part in table.renew)
+    held = {n: p for n, p in held.items() if not n.startswith(renewed)}
     tensors = {n: p for n, p in held.items() if n in new or not n.startswith(_MAY_BE_NEW)}
     tensors |= {n: p for n, p in new.items() if n not in held and n.startswith(_MAY_BE_NEW)}
     checkpoint.assign(changed, {n: p.clone() for n, p in tensors.items()}, dtype=torch.float32, source=table.path)

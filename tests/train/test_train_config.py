@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,9 +95,18 @@ def test_layers_that_cannot_be_put_in(tmp_path: Path, system: str, deepen: tuple
         open_model(ModelTable(source="checkpoint", path=str(folder), deepen=deepen), seed=0)
 
 
-def test_only_a_checkpoint_is_deepened() -> None:
-    with pytest.raises(ConfigError, match="give num_layers"):
-        ModelTable(source="t5", path="somewhere", deepen=(1,))
+def test_parts_that_begin_anew(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    was, _ = checkpoint.load(folder, dtype=torch.float32)
+    model, _ = open_model(ModelTable(source="checkpoint", path=str(folder), renew=("scorer",)), seed=5)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, was.get_parameter(name)) == (name != "scorer.weight"), name
+
+
+@pytest.mark.parametrize("changes", [{"deepen": (1,)}, {"renew": ("scorer",)}])
+def test_only_a_checkpoint_is_deepened_and_renewed(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match='for source = "checkpoint"'):
+        ModelTable(source="t5", path="somewhere", **changes)
 
 
 def test_a_lumens_cut_stays(tmp_path: Path) -> None:
