@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -73,8 +73,6 @@ def run(settings: Settings) -> None:
         FingerprintMismatch: the store was not made by the model.
         MemstoreError: anything else that opening store and model, or the warm-up, find wrong.
     """
-    from memstore.answer import Answerer  # heavy: opens with the model's libraries
-
     logs.configure(style=settings.log_format, level=settings.log_level)
     for name, meant in unknown_variables(os.environ).items():
         log.warning("%s is not a setting; did you mean %s?", name, meant)
@@ -83,8 +81,21 @@ def run(settings: Settings) -> None:
             import torch
 
             torch.set_num_threads(settings.threads)
-        answerer = Answerer.open(settings.store, model=settings.model, device=settings.device)
-        serve(answerer, settings, listener)
+        serve(_opened(settings), settings, listener)
+
+
+def _opened(settings: Settings) -> Engine:
+    """The answerer, opened in a thread that then ends.
+
+    OpenMP gives every thread that computes a pool of its own, for as long as the thread lives. With the main thread's
+    pool beside the engine's there would be more threads than cores, and all would sleep between two products instead of
+    waiting awake: answers took 1.7 times as long (DECISIONS.md, 2026-11-27).
+    """
+    from memstore.answer import Answerer  # heavy: opens with the model's libraries
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="memstore-open") as opener:
+        opened = opener.submit(Answerer.open, settings.store, model=settings.model, device=settings.device)
+        return opened.result()
 
 
 def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from memstore.answer import Answerer
 from memstore.errors import ConfigError, FingerprintMismatch
 from memstore_client import Client
-from memstore_server import logs
+from memstore_server import app, logs
 from memstore_server.app import bound_socket, run, url_of
 from memstore_server.settings import Settings
 
@@ -107,3 +108,19 @@ def test_run_opens_first_and_serves_nothing_that_does_not_fit(monkeypatch, capsy
         run(Settings.load(store="s", model="m", port=0, log_format="json", log_level="warning"))
     assert asked == [{"style": "json", "level": "warning"}, (Path("s"), "m", "cpu")]
     assert capsys.readouterr().out == ""
+
+
+def test_the_thread_that_opens_has_ended_when_questions_come(monkeypatch) -> None:
+    """Else its OpenMP pool would stand beside the engine's, and slow it down."""
+    opened_in, served = [], []
+
+    def fake_open(store: Path, *, model: str | None, device: str) -> str:
+        opened_in.append(threading.current_thread())
+        return "the answerer"
+
+    monkeypatch.setattr(Answerer, "open", fake_open)
+    monkeypatch.setattr(logs, "configure", lambda **style: None)
+    monkeypatch.setattr(app, "serve", lambda *given: served.append((given[0], opened_in[0].is_alive())))
+    app.run(Settings.load(store="s", port=0))
+    assert served == [("the answerer", False)]
+    assert opened_in[0] is not threading.current_thread()
