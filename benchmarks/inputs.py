@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 
 from benchmarks.common import Options
 from memstore import checkpoint, t5
@@ -72,9 +71,9 @@ def glimmer_of(stock: Any) -> MemoryModel:
 
 def glimmer_checkpoint(options: Options, folder: Path) -> Path:
     """A checkpoint of `glimmer_of` with the default model's tokenizer."""
-    _, tokenizer = checkpoint.load("default")
+    tokenizer = checkpoint.read_tokenizer(checkpoint.resolve("default"))
     model = glimmer_of(stock_t5(replace(options, device="cpu"), torch.bfloat16))
-    checkpoint.save(folder, model, TextTokenizer(Tokenizer.from_str(tokenizer.json), model.config))
+    checkpoint.save(folder, model, TextTokenizer(tokenizer, model.config))
     return folder
 
 

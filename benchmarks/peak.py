@@ -6,11 +6,9 @@ its data sheet says (an H200: 989 TFLOP/s in bfloat16). Refuses to know what is 
 
 from __future__ import annotations
 
-import time
-
 import torch
 
-from benchmarks.common import Options
+from benchmarks.common import Options, take_turns
 
 _SIDES = {"cpu": 4096, "cuda": 16_384}  # large enough that nothing but the product counts
 _QUICK_SIDE, _TRIES = 256, 5
@@ -22,14 +20,8 @@ def peak(options: Options, dtype: torch.dtype) -> float:
     device = torch.device(options.device)
     side = _QUICK_SIDE if options.quick else _SIDES[device.type]
     a, b = (torch.randn(side, side, generator=torch.Generator().manual_seed(i)).to(device, dtype) for i in (0, 1))
-    seconds = []
-    for _ in range(_TRIES + 1):  # the first one warms up
-        _wait(device)
-        begin = time.perf_counter()
-        torch.mm(a, b)
-        _wait(device)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * side**3 / min(seconds[1:])
+    times = take_turns({"product": lambda _: torch.mm(a, b)}, rounds=_TRIES, device=options.device)["product"]
+    return 2 * side**3 / (min(times.of()) / 1e3)
 
 
 def share_row(what: str, *, milliseconds: float, flops: int, peak: float) -> dict[str, float | int | str]:
@@ -37,8 +29,3 @@ def share_row(what: str, *, milliseconds: float, flops: int, peak: float) -> dic
     per_second = flops / (milliseconds / 1e3)
     return {"what": what, "ms": milliseconds, "TFLOP": flops / 1e12, "TFLOP/s": per_second / 1e12,
             "of the peak, %": 100 * per_second / peak}  # fmt: skip
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

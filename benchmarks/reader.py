@@ -112,6 +112,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Sta
     prepared = PreparedDecoder(model)  # as `Answerer` does when it opens
 
     def read(stages: Stages) -> list[int]:
+        """Answer once; which passages were kept."""
         with stages("load"):
             loaded = store.load(ids, dtype=model.dtype, device=model.device)
             memories = Packed(loaded.states, loaded.token_ids, Layout(loaded.lengths))
@@ -141,6 +142,7 @@ def fid(stock: Any, question: Tensor, passages: list[Tensor]) -> Subject:
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True).to(stock.device)
 
     def read(stages: Stages) -> None:
+        """Answer once."""
         with stages("encode"):
             states = stock.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (40, L, D)
         with stages("decode"):

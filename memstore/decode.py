@@ -351,6 +351,7 @@ def beam_search(
     searches = [_Search(limit, num_beams, length_penalty, c.eos_token_id) for limit in limits]
     live = list(searches)  # the search of each question still in the batch
     progress = _begin(model, encoded, capacity=max(limits), beams=num_beams, prepared=prepared)
+    parts = [progress] if spans is None else [progress, spans]
     ids = torch.full((len(live) * num_beams,), c.decoder_start_token_id, device=device)
     while True:
         log_probs = _allowed(progress.log_probs(ids), banned, spans)
@@ -361,7 +362,6 @@ def beam_search(
         if not staying:
             return [search.decoded() for search in searches]
         rows = torch.tensor([q * num_beams + r.row for q, s in enumerate(live) for r in s.running], device=device)
-        parts = [progress] if spans is None else [progress, spans]
         for part in parts:
             part.reorder(rows)
         if 2 * len(staying) <= len(live):

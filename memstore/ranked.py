@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memstore import rerank
 from memstore.layers import EncoderBlock, masked_bias
 from memstore.model import MemoryModel
 from memstore.packed import Layout, Packed, Rows
@@ -43,6 +45,15 @@ class Ranked:
     rows: Rows
     scores: Tensor | None = None
     pending: _Pending | None = None
+
+    def order(self) -> Tensor:
+        """What a retriever's candidates are ordered by, `(R,)`, higher is better: their scores, with as much of the
+        retriever's order as the model's config says; without a scorer that order alone.
+        """
+        if self.scores is None:
+            return -torch.arange(self.rows.layout.rows).float()
+        prior = float(self.model.config.retrieval_prior)
+        return rerank.after_retrieval(self.scores, self.rows.question_of, prior)
 
     def take(self, kept: Tensor) -> Rows:
         """The rows with the given indices `(M,)`, questions ascending, as `MemoryModel.live_a` leaves them."""

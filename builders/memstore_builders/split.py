@@ -44,10 +44,7 @@ _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _LINE = re.compile(r"[^\n]+")
 _JOINER = "\u200d"  # zero width joiner: holds an emoji sequence together
 # sentencex 1.0.32 panics on a space of several bytes before a full stop ("W\u00a0."): it gets plain spaces instead.
-_PLAIN_SPACES = {
-    ord(space): " "
-    for space in "\u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-}
+_PLAIN_SPACES = {ord(c): " " for c in map(chr, range(0x80, 0x3001)) if c.isspace()}
 
 
 def count_words(text: str) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memstore import decode, rerank
 from memstore.compare.config import GridTable, Point
-from memstore.compare.measure import System, points_of, retrieval_order
+from memstore.compare.measure import System, points_of
 from memstore.extractive import Phrases
 from memstore.model import Encoded, MemoryModel
 from memstore.packed import Packed, Tokens
@@ -72,22 +72,19 @@ def encode(ready: Ready, point: Point) -> Encoded:
     model = reader.model
     if ranker is None:
         memories = reader.remember(point.retrieve_k)
-        ranked, ranking = _ranked(reader, memories)
-        return model.live_b(ranked.take(rerank.select(ranking, ranked.rows.question_of, point.keep_k)))
+        ranked = _ranked(reader, memories)
+        return model.live_b(ranked.take(rerank.select(ranked.order(), ranked.rows.question_of, point.keep_k)))
     seen = ranker.remember(point.retrieve_k)
-    ranked, ranking = _ranked(ranker, seen)
-    kept = rerank.select(ranking, ranked.rows.question_of, point.keep_k)
+    ranked = _ranked(ranker, seen)
+    kept = rerank.select(ranked.order(), ranked.rows.question_of, point.keep_k)
     memories = reader.remember(point.retrieve_k).take(kept)
     return model.live_b(model.live_a(model.encode_question(reader.question), memories, _zeros(memories)))
 
 
-def _ranked(prepared: _Prepared, memories: Packed) -> tuple[Ranked, Tensor]:
-    """A model's rows for its question, and what orders them, `(R,)`."""
+def _ranked(prepared: _Prepared, memories: Packed) -> Ranked:
+    """A model's rows for its question."""
     model = prepared.model
-    ranked = rank(model, model.encode_question(prepared.question), memories, _zeros(memories))
-    if ranked.scores is None:
-        return ranked, retrieval_order(memories.layout.rows)
-    return ranked, rerank.after_retrieval(ranked.scores, ranked.rows.question_of, float(model.config.retrieval_prior))
+    return rank(model, model.encode_question(prepared.question), memories, _zeros(memories))
 
 
 def answer(ready: Ready, point: Point, *, max_new_tokens: int) -> list[int]:

@@ -20,7 +20,7 @@ from memstore.compare.systems import ALL_TASKS, dev_sets
 from memstore.config import ModelConfig
 from memstore.evaluate.metrics import accuracy, exact_match, f1
 from memstore.model import MemoryModel
-from memstore.packed import Rows
+from memstore.ranked import Ranked, rank
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import DevBatch
 from memstore.train.batches import DataSettings, open_source
@@ -144,15 +144,10 @@ def measure(system: System, batches: Iterable[DevBatch], grid: GridTable) -> Ite
 @torch.inference_mode()
 def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -> None:
     """Add one batch's answers to what is found."""
-    model, ranker = _models(system, batch.tasks[0])
-    questions = model.encode_question(batch.questions.to(model.device))
-    memories = model.encode_passages(batch.passages.to(model.device))
-    rows = model.live_a(questions, memories, batch.question_of)
-    ranking = retrieval_order(len(batch.question_of))
-    if ranker is model:
-        ranking = ranking_of(model, rows).cpu()
-    elif ranker is not None:
-        ranking = _scores(ranker, batch)
+    task = batch.tasks[0]
+    model, ranker = system.model(task), None if system.reranker is None else system.reranker.model(task)
+    ranked = _ranked(model, batch)
+    ranking = (ranked if ranker is None else _ranked(ranker, batch)).order().cpu()
     found.ids += batch.ids
     found.tasks += batch.tasks
     found.answerable += [int(g) for g in _any(batch.gold, batch.question_of, batch.size)]
@@ -160,7 +155,7 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
     for point in found.points:
         given = (place < point.retrieve_k).nonzero().squeeze(1)
         kept = given[rerank.select(ranking[given], batch.question_of[given], point.keep_k)]
-        encoded = model.live_b(rows.take(kept))
+        encoded = model.live_b(ranked.take(kept))
         padding = [model.config.pad_token_id]
         decoded = decode.generate(
             model, encoded, max_new_tokens=grid.max_new_tokens, banned=padding, phrases=system.tokenizer.phrases
@@ -169,29 +164,11 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
         _count(point, [line.steps for line in decoded], batch, given, kept, (model, ranker))
 
 
-def _models(system: System, task: str) -> tuple[MemoryModel, MemoryModel | None]:
-    """What answers, and what orders the passages: the same, another, or nothing."""
-    model = system.model(task)
-    if system.reranker is not None:
-        return model, system.reranker.model(task)
-    return model, model if model.scorer is not None else None
-
-
-def retrieval_order(rows: int) -> Tensor:
-    """Scores `(rows,)` that keep the retriever's order."""
-    return -torch.arange(rows).float()
-
-
-def ranking_of(model: MemoryModel, rows: Rows) -> Tensor:
-    """What a model orders passages by, `(R,)`: all candidates of each question, in the retriever's order."""
-    return rerank.after_retrieval(model.score(rows), rows.question_of, float(model.config.retrieval_prior))
-
-
-def _scores(ranker: MemoryModel, batch: DevBatch) -> Tensor:
-    """Another model's scores of the candidates, `(R,)` on the CPU."""
-    questions = ranker.encode_question(batch.questions.to(ranker.device))
-    memories = ranker.encode_passages(batch.passages.to(ranker.device))
-    return ranking_of(ranker, ranker.live_a(questions, memories, batch.question_of)).cpu()
+def _ranked(model: MemoryModel, batch: DevBatch) -> Ranked:
+    """A model's rows for all candidates of each question."""
+    questions = model.encode_question(batch.questions.to(model.device))
+    memories = model.encode_passages(batch.passages.to(model.device))
+    return rank(model, questions, memories, batch.question_of)
 
 
 def _any(marked: Tensor, question_of: Tensor, questions: int) -> list[bool]:
@@ -281,7 +258,7 @@ def _count(
     for i, new_tokens in enumerate(steps):
         cost = answer_cost(
             model.config,
-            ranker.config if ranker is not None and ranker is not model else None,
+            None if ranker is None else ranker.config,
             question_tokens=int(batch.questions.layout.lengths[i]),
             passage_tokens=lengths[given[question_of[given] == i]].tolist(),
             kept_tokens=lengths[kept[question_of[kept] == i]].tolist(),

@@ -46,8 +46,7 @@ def _measure(
     ranked = rank(model, questions, memories, batch.question_of)
     orders = {"retrieved": -torch.arange(len(batch.question_of)).float()}
     if ranked.scores is not None:
-        prior = float(model.config.retrieval_prior)
-        orders["reranked"] = rerank.after_retrieval(ranked.scores, batch.question_of, prior).cpu()
+        orders["reranked"] = ranked.order().cpu()
     if model.projection is not None:
         orders["dense"] = _cosines(model, questions, memories, batch.question_of)
     kept = rerank.select(orders.get("reranked", orders["retrieved"]), batch.question_of, keep_k)

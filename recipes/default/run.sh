@@ -27,13 +27,10 @@ done
 $memstore prepare --store "$WORK/first-store" --model "$WORK/candidates" --out "$WORK/cache-tasks" --k 20 \
   --pretrain-most 80000 --neighbours 5 "${tasks[@]}"
 [ -e "$WORK/vectors.npy" ] || $memstore vectors --cache "$WORK/cache-tasks" --width 192 --out "$WORK/vectors.npy"
-stages() { # trains the stages named
-  for stage in "$@"; do
-    sed "s#@WORK@#$WORK#g" "stage-$stage.toml" >"$WORK/stage-$stage.toml"
-    $memstore train --config "$WORK/stage-$stage.toml"
-    $memstore train --config "$WORK/stage-$stage.toml" --plot
-  done
-}
-stages 1 2 3 4 5 6 7 8 9 10 11
+for stage in 1 2 3 4 5 6 7 8 9 10 11; do
+  sed "s#@WORK@#$WORK#g" "stage-$stage.toml" >"$WORK/stage-$stage.toml"
+  $memstore train --config "$WORK/stage-$stage.toml"
+  $memstore train --config "$WORK/stage-$stage.toml" --plot
+done
 $memstore average "$WORK/stage-11/last" "$WORK/stage-9/last" --out "$WORK/model"
 echo "the model is in $WORK/model"

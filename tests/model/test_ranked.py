@@ -66,6 +66,7 @@ def test_without_a_scorer_there_is_nothing_to_put_off(system: str, alpha: float)
     model = tiny.model(5, system=system, alpha=alpha)
     ranked = rank(model, *encoded(model))
     assert ranked.scores is None
+    assert torch.equal(ranked.order(), -torch.arange(len(PASSAGES)).float())
     assert torch.equal(ranked.take(KEPT).states, model.live_a(*encoded(model)).take(KEPT).states)
 
 
@@ -78,3 +79,12 @@ def test_the_best_passages_are_kept_by_either() -> None:
     plain = model.score(model.live_a(*encoded(model)))
     for m in (1, 2, 3):
         assert torch.equal(rerank.select(ranked.scores, QUESTION_OF, m), rerank.select(plain, QUESTION_OF, m))
+
+
+@torch.inference_mode()
+def test_the_order_holds_as_much_of_the_retrievers_as_the_config_says() -> None:
+    model = tiny.model(6, retrieval_prior=0.5)
+    ranked = rank(model, *encoded(model))
+    assert ranked.scores is not None
+    place = torch.tensor([1, 2, 3, 1, 1, 2, 3, 4])
+    torch.testing.assert_close(ranked.order(), ranked.scores - 0.5 * place.log())
