@@ -66,7 +66,7 @@ def glimmer_of(stock: Any) -> MemoryModel:
     shapes = {name: p.shape for name, p in model.state_dict().items()}
     converted = t5.convert(tensors, shapes, config, source="stock")
     checkpoint.assign(model, converted, dtype=None, source="stock")
-    return model.eval()
+    return model.to(stock.device).eval()
 
 
 def glimmer_checkpoint(options: Options, folder: Path) -> Path:

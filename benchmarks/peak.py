@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.common import Options, take_turns
 
-_SIDES = {"cpu": 4096, "cuda": 16_384}  # large enough that nothing but the product counts
+_SIDES = {"cpu": 4096, "cuda": 8192}  # large enough that nothing but the product counts
 _QUICK_SIDE, _TRIES = 256, 5
 
 

@@ -24,6 +24,7 @@ from memstore.packed import Layout
 #   1 row of 20 tokens                            0.07   0.10
 # In float32 neither was faster: 16.0 and 17.1 for 10 rows of 163 tokens.
 _PLAIN_FROM = 40  # keys
+_ALIGNED = 16
 _PLAIN_SCORES = 1 << 20  # scores held at a time: they stay in the cache, and bound memory
 
 
@@ -36,8 +37,11 @@ class RMSNorm(nn.Module):
         self.eps = config.layer_norm_epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(..., D)` to `(..., D)`."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        """`(..., D)` to `(..., D)`, in its dtype: under autocast a GPU would give float32."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class RelativeBias(nn.Module):
@@ -101,7 +105,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, dropout: flo
     Fused, but for bfloat16 on a CPU without gradients, where two products and a softmax were measured faster.
     """
     bfloat16 = q.is_cpu and q.dtype is torch.bfloat16
-    if bfloat16 and k.shape[2] >= _PLAIN_FROM and not torch.is_grad_enabled() and not dropout:
+    plain = bfloat16 and k.shape[2] >= _PLAIN_FROM and not torch.is_grad_enabled() and not dropout
+    if plain and not torch.compiler.is_compiling():  # its loop over rows would be compiled for every width
         return plain_attend(q, k, v, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0).transpose(1, 2)
 
@@ -148,8 +153,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, bias: Tensor) -> Tensor:
         """Packed and filled `(filled, D)` to the same; `bias` is `(1 or R, H, L, L)`."""
-        q, k, v = self.heads_of(layout.pad(self.qkv(x)))
-        return self.o(layout.fill(layout.pack(self.attend(q, k, v, bias))))  # type: ignore[no-any-return]
+        q, k, v = self.heads_of(layout.to_rows(self.qkv(x)))
+        return self.o(layout.from_rows(self.attend(q, k, v, bias)))  # type: ignore[no-any-return]
 
 
 class CrossAttention(nn.Module):
@@ -207,11 +212,25 @@ class EncoderStack(nn.Module):
         blocks = self.blocks[first:last]
         if not len(blocks) or not layout.tokens:
             return x
-        bias = masked_bias(self.bias(layout.width, layout.width).to(x.dtype), layout.key_mask(x.device))
+        bias = _aligned(self.bias(layout.width, layout.width).to(x.dtype), layout.key_mask(x.device))
         x = layout.fill(x)
+        if layout.rows > 1 and not layout.uniform:
+            layout.index(x.device)  # once for all blocks, and outside of what is compiled
         for block in blocks:
             x = block(x, layout, bias)
         return x[: layout.tokens]
+
+
+def _aligned(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """`masked_bias` with rows of a multiple of 16 numbers in a GPU's memory, as its fused attention wants them; it would
+    copy the whole of it in every layer.
+    """
+    keys = bias.shape[-1]
+    missing = -keys % _ALIGNED if bias.is_cuda else 0
+    if not missing:
+        return masked_bias(bias, mask)
+    bias = F.pad(bias, (0, missing))
+    return masked_bias(bias, None if mask is None else F.pad(mask, (0, missing)))[..., :keys]
 
 
 def masked_bias(bias: Tensor, mask: Tensor | None) -> Tensor:

@@ -189,8 +189,8 @@ class MemoryModel(nn.Module):
         """
         assert self.projection is not None, "this model has no projection for dense retrieval"
         sums = packed.states.new_zeros(packed.layout.rows, self.config.d_model, dtype=torch.float32)
-        sums = sums.index_add(0, packed.layout.row_of.to(sums.device), packed.states.float())
-        counts = packed.layout.lengths.clamp_min(1).to(sums.device)
+        sums = sums.index_add(0, packed.layout.on(sums.device).row_of, packed.states.float())
+        counts = packed.layout.on(sums.device).lengths.clamp_min(1)
         pooled = (sums / counts[:, None]).to(self.projection.weight.dtype)
         return F.normalize(self.projection(pooled).float(), dim=-1)
 
@@ -218,7 +218,7 @@ class MemoryModel(nn.Module):
     def score(self, rows: Rows) -> Tensor:
         """Rerank scores `(R,)` float32, from each row's first token (GLIMMER, section 3.2)."""
         assert self.scorer is not None, f"{self.config.system} has no scorer"
-        first = rows.states.index_select(0, rows.layout.starts.to(rows.states.device))
+        first = rows.states.index_select(0, rows.layout.on(rows.states.device).starts)
         return self.scorer(first).squeeze(-1).float()  # type: ignore[no-any-return]
 
     def live_b(self, rows: Rows) -> Encoded:
@@ -283,8 +283,11 @@ class MemoryModel(nn.Module):
         generation, written = self.start(encoded, capacity=targets.shape[1]), self._shifted(targets)
         hidden = self._decode(written, generation)
         mask = targets != self.config.pad_token_id
-        vocabulary = -F.cross_entropy(self._logits(hidden[mask]).float(), targets[mask], reduction="none")
-        vocabulary = torch.zeros(targets.shape, device=targets.device).masked_scatter(mask, vocabulary)  # (B, t)
+        at = mask.flatten().nonzero().squeeze(1)  # a GPU is waited for once
+        wanted = targets.flatten().index_select(0, at)
+        logits = self._logits(hidden.flatten(0, 1).index_select(0, at))
+        found = -F.cross_entropy(logits.float(), wanted, reduction="none")
+        vocabulary = found.new_zeros(targets.numel()).index_copy(0, at, found).view(targets.shape)  # (B, t)
         if self.copy_head is None:
             return vocabulary, mask
         return self.copy_head.of_targets(hidden, vocabulary, generation, written, targets), mask

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -44,28 +45,20 @@ class Layout:
         self.width = rounded(self.longest)
         self.filled = rounded(self.tokens)
         self.uniform = self.tokens == self.rows * self.width
+        self._places: dict[torch.device, Places] = {}
+        self._placed: Tensor | None = None  # `Places.index` of the device that asked last
 
-    @cached_property
-    def starts(self) -> Tensor:
-        """`(R,)` int64: where each row begins in the packed tensor."""
-        return self.lengths.cumsum(0) - self.lengths
+    def on(self, device: torch.device) -> Places:
+        """The rows' places as tensors on a device, computed there and kept."""
+        if device not in self._places:
+            self._places[device] = Places(self, device)
+        return self._places[device]
 
-    @cached_property
-    def row_of(self) -> Tensor:
-        """`(T,)` int64: the row of each token."""
-        return torch.repeat_interleave(torch.arange(self.rows), self.lengths)
-
-    @cached_property
-    def position(self) -> Tensor:
-        """`(T,)` int64: each token's offset within its row."""
-        return torch.arange(self.tokens) - self.starts[self.row_of]
-
-    @cached_property
-    def _padded_index(self) -> Tensor:
-        return self.row_of * self.width + self.position
-
-    def _index(self, device: torch.device) -> Tensor:
-        return self._padded_index.to(device, non_blocking=True)
+    def index(self, device: torch.device) -> Tensor:
+        """`(filled,)` int64: see `Places.index`."""
+        if self._placed is None or self._placed.device != device:
+            self._placed = self.on(device).index
+        return self._placed
 
     def fill(self, x: Tensor) -> Tensor:
         """`(T, ...)` to `(filled, ...)`, zeros behind."""
@@ -80,23 +73,101 @@ class Layout:
         if self.rows == 1:  # all that a single question reads: ten times sooner than by index
             return torch.cat([x, x.new_zeros(self.width - self.tokens, *x.shape[1:])]).unsqueeze(0)
         out = x.new_zeros(self.rows * self.width, *x.shape[1:])
-        return out.index_copy(0, self._index(x.device), x).view(self.rows, self.width, *x.shape[1:])
+        return out.index_copy(0, self.index(x.device)[: self.tokens], x).view(self.rows, self.width, *x.shape[1:])
 
     def pack(self, x: Tensor) -> Tensor:
         """`(R, L, ...)` to `(T, ...)`: the inverse of `pad`."""
         flat = x.flatten(0, 1)
-        return flat if self.uniform else flat.index_select(0, self._index(x.device))
+        return flat if self.uniform else flat.index_select(0, self.index(x.device)[: self.tokens])
 
-    def gather(self, rows: Tensor) -> tuple[Layout, Tensor]:
-        """The layout of the given rows `(M,)`, and the `(T',)` token index that brings them together."""
+    # Between layers. Sizes are `filled`, `rows` and `width` alone: what is compiled for some serves all.
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """`(filled, ...)` to `(R, L, ...)`: as `pad`, but with filler, not zeros alone, where padding is."""
+        if self.rows == 1:
+            return x.unsqueeze(0)  # both are rounded alike
+        if self.uniform:
+            return x[: self.tokens].view(self.rows, self.width, *x.shape[1:])
+        out = x.new_zeros(self.rows * self.width, *x.shape[1:])
+        return out.index_copy(0, self.index(x.device), x).view(self.rows, self.width, *x.shape[1:])
+
+    def from_rows(self, x: Tensor) -> Tensor:
+        """`(R, L, ...)` to `(filled, ...)`: the inverse of `to_rows`."""
+        flat = x.flatten(0, 1)
+        if self.rows == 1:
+            return flat
+        if self.uniform:
+            return self.fill(flat)
+        index = self.index(x.device)
+        if torch.is_grad_enabled() and flat.requires_grad:
+            return _Select.apply(flat, index)  # type: ignore[no-untyped-call, no-any-return]
+        return flat.index_select(0, index)
+
+    def gather(self, rows: Tensor, device: torch.device) -> tuple[Layout, Tensor]:
+        """The layout of the given rows `(M,)`, and the `(T',)` token index, on the device, that brings them together."""
         layout = Layout(self.lengths[rows])
-        return layout, self.starts[rows][layout.row_of] + layout.position
+        places = layout.on(device)
+        return layout, self.on(device).starts[rows.to(device)][places.row_of] + places.position
 
     def key_mask(self, device: torch.device) -> Tensor | None:
         """`(R, L)` bool, true on real tokens; None where there is no padding."""
         if self.uniform:
             return None
-        return (torch.arange(self.width) < self.lengths[:, None]).to(device)
+        return torch.arange(self.width, device=device) < self.on(device).lengths[:, None]
+
+
+class Places:
+    """Where a layout's rows and tokens stand, as int64 tensors on one device.
+
+    Attributes:
+        lengths: `(R,)`.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.lengths = layout.lengths.to(device)
+        self._tokens, self._missing, self._width = layout.tokens, layout.filled - layout.tokens, layout.width
+        self._shortest = int(layout.lengths.argmin()) if layout.rows else 0
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """`(R,)`: where each row begins in the packed tensor."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def row_of(self) -> Tensor:
+        """`(T,)`: the row of each token."""
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        return torch.repeat_interleave(rows, self.lengths, output_size=self._tokens)  # known: no waiting for a GPU
+
+    @cached_property
+    def position(self) -> Tensor:
+        """`(T,)`: each token's offset within its row."""
+        return torch.arange(self._tokens, device=self.lengths.device) - self.starts[self.row_of]
+
+    @cached_property
+    def index(self) -> Tensor:
+        """`(filled,)`: where each token stands in the padded view; filler stands behind the end of the shortest row,
+        where padding is (uniform rows, or a single one, have no use for it).
+        """
+        behind = (self._shortest + 1) * self._width - 1
+        return F.pad(self.row_of * self._width + self.position, (0, self._missing), value=behind)
+
+
+class _Select(torch.autograd.Function):
+    """`index_select` of rows that the index names once each (but for filler, whose gradient is zero): the gradient is
+    put in place, not added up, which on a GPU takes atomic operations, one for every number.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, index: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(index)
+        ctx.rows = flat.shape[0]
+        return flat.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: D102
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.rows, *gradient.shape[1:]).index_copy(0, index, gradient), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +202,7 @@ class Packed:
 
     def take(self, rows: Tensor) -> Packed:
         """The rows with the given indices `(M,)`, in that order."""
-        layout, index = self.layout.gather(rows)
-        index = index.to(self.states.device)
+        layout, index = self.layout.gather(rows, self.states.device)
         return Packed(self.states.index_select(0, index), self.token_ids.index_select(0, index), layout)
 
 
@@ -153,8 +223,9 @@ class Rows:
 
     def take(self, kept: Tensor) -> Rows:
         """The rows with the given indices `(M,)`, in that order (which must keep questions ascending)."""
-        layout, index = self.layout.gather(kept)
-        index = index.to(self.states.device)
+        if torch.equal(kept, torch.arange(self.layout.rows)):
+            return self
+        layout, index = self.layout.gather(kept, self.states.device)
         return Rows(
             states=self.states.index_select(0, index),
             token_ids=self.token_ids.index_select(0, index),
@@ -189,38 +260,41 @@ def join(questions: Packed, passages: Packed, question_of: Tensor) -> Rows:
         passages: R packed memories; a passage of length zero gives a row of the question alone.
         question_of: `(R,)` int64, ascending.
     """
-    q, p = questions.layout, passages.layout
-    q_lengths = q.lengths[question_of]
-    layout = Layout(q_lengths + p.lengths)
-    row, position = layout.row_of, layout.position
-    in_passage = position >= q_lengths[row]
+    device = questions.states.device
+    layout = Layout(questions.layout.lengths[question_of] + passages.layout.lengths)
+    q, p, places = questions.layout.on(device), passages.layout.on(device), layout.on(device)
+    row, position = places.row_of, places.position
+    question = question_of.to(device)[row]  # (T,)
+    in_passage = position >= q.lengths[question]
     index = torch.where(
         in_passage,
-        q.tokens + p.starts[row] + position - q_lengths[row],
-        q.starts[question_of][row] + position,
-    ).to(questions.states.device)
+        questions.layout.tokens + p.starts[row] + position - q.lengths[question],
+        q.starts[question] + position,
+    )
     states = torch.cat([questions.states, passages.states.to(questions.states.dtype)])
     token_ids = torch.cat([questions.token_ids, passages.token_ids])
     return Rows(
         states=states.index_select(0, index),
         token_ids=token_ids.index_select(0, index),
-        from_passage=in_passage.to(states.device),
+        from_passage=in_passage,
         layout=layout,
         question_of=question_of,
-        questions=q.rows,
+        questions=questions.layout.rows,
     )
 
 
 def matches(rows: Rows, vocab_size: int) -> Tensor:
     """`(T,)` bool: whether the token's id stands on the other side of its row, question or passage, too."""
     device = rows.states.device
-    row_of, question_of = rows.layout.row_of.to(device), rows.question_of.to(device)
+    row = rows.layout.on(device).row_of  # (T,)
+    question = rows.question_of.to(device)[row]
     ids, passage = rows.token_ids, rows.from_passage
-    asked = torch.zeros(rows.questions, vocab_size, dtype=torch.bool, device=device)
-    asked[question_of[row_of[~passage]], ids[~passage]] = True
-    held = torch.zeros(rows.layout.rows, vocab_size, dtype=torch.bool, device=device)
-    held[row_of[passage], ids[passage]] = True
-    return torch.where(passage, asked[question_of[row_of], ids], held[row_of, ids])
+    # The other side's tokens go to a last row that nobody reads: choosing them by a mask would wait for the device.
+    asked = torch.zeros(rows.questions + 1, vocab_size, dtype=torch.bool, device=device)
+    asked[question.masked_fill(passage, rows.questions), ids] = True
+    held = torch.zeros(rows.layout.rows + 1, vocab_size, dtype=torch.bool, device=device)
+    held[row.masked_fill(~passage, rows.layout.rows), ids] = True
+    return torch.where(passage, asked[question, ids], held[row, ids])
 
 
 def concatenate(parts: Sequence[Packed]) -> Packed:

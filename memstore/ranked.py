@@ -87,7 +87,7 @@ def rank(model: MemoryModel, questions: Packed, memories: Packed, question_of: T
     block, layout = model.live.blocks[last], rows.layout
     assert isinstance(block, EncoderBlock)
     keys, values = _keys_values(block, rows.states, layout)
-    starts = layout.starts.to(rows.states.device)
+    starts = layout.on(rows.states.device).starts
     first = rows.states.index_select(0, starts)  # (R, D)
     q = F.linear(block.attention_norm(first), _query_weight(block)).unsqueeze(1)  # (R, 1, inner)
     bias = masked_bias(_bias(model, layout.width)[:, :, :1].to(first.dtype), layout.key_mask(first.device))

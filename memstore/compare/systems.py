@@ -22,7 +22,7 @@ ALL_TASKS = ""  # the key of a model that answers every task
 _SCHEDULES = ("passages", "passage_tokens", "hardness", "pretrain_share")
 # What changes where, how fast and how loudly a run runs, but not what it computes.
 _RUNNING = ("out", "device", "compile", "checkpoint_activations", "checkpoints", "log_every", "stop_after_minutes",
-            "prefetch", "loader_threads")  # fmt: skip
+            "prefetch", "loader_threads", "loader_processes")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

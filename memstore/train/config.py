@@ -194,7 +194,8 @@ class TrainConfig:
         checkpoint_activations: compute encoder blocks twice instead of keeping what backward needs.
         log_every: steps per line of metrics, each an average over them.
         stop_after_minutes: save the state and stop then, to go on another time; 0 for no limit.
-        prefetch: batches made ahead, by `loader_threads` threads.
+        prefetch: batches made ahead, by `loader_threads` threads; or so many by each of `loader_processes`.
+        loader_processes: make batches in so many processes instead: what a GPU needs to be kept busy.
     """
 
     out: Path
@@ -215,10 +216,11 @@ class TrainConfig:
     stop_after_minutes: float = 0.0
     prefetch: int = 4
     loader_threads: int = 1
+    loader_processes: int = 0
 
     def __post_init__(self) -> None:
         require(self, positive=("steps", "accumulate", "log_every", "prefetch", "loader_threads"),
-                natural=("seed", "stop_after_minutes"))  # fmt: skip
+                natural=("seed", "stop_after_minutes", "loader_processes"))  # fmt: skip
         if self.compile and self.checkpoint_activations:
             raise ConfigError("choose either compile or checkpoint_activations: they do not go together yet")
 

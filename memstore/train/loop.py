@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from memstore.errors import TrainingDiverged
 from memstore.model import MemoryModel
@@ -182,7 +183,13 @@ def _batch_numbers(config: TrainConfig, processes: Processes, *, first: int) -> 
 
 
 def _ahead(make: Callable[[int], Batch], numbers: Iterable[int], config: TrainConfig) -> Generator[tuple[int, Batch]]:
-    """Batches in order, made by other threads before they are asked for."""
+    """Batches in order, made by other threads or processes before they are asked for."""
+    if config.loader_processes:
+        yield from DataLoader(
+            _Numbered(make), batch_size=None, sampler=numbers, collate_fn=_as_it_is,
+            num_workers=config.loader_processes, prefetch_factor=config.prefetch,
+        )  # fmt: skip
+        return
     waiting: deque[tuple[int, Future[Batch]]] = deque()
     with ThreadPoolExecutor(config.loader_threads, thread_name_prefix="batches") as threads:
         for number in numbers:
@@ -193,6 +200,20 @@ def _ahead(make: Callable[[int], Batch], numbers: Iterable[int], config: TrainCo
         while waiting:
             ready, future = waiting.popleft()
             yield ready, future.result()
+
+
+class _Numbered(Dataset[tuple[int, Batch]]):
+    """Batches by number, as a `DataLoader`'s processes ask for them."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+
+    def __getitem__(self, number: int) -> tuple[int, Batch]:
+        return number, self._make(number)
+
+
+def _as_it_is(made: tuple[int, Batch]) -> tuple[int, Batch]:
+    return made
 
 
 def _step(run: _Run, batches: Iterator[tuple[int, Batch]]) -> None:

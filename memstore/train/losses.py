@@ -85,10 +85,13 @@ def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
 
 
 def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int) -> Tensor:
-    """Rows `(M,)` that pass to the reader: the `keep_k` best of each question, or the first without scores.
+    """Rows `(M,)` that pass to the reader: the `keep_k` best of each question, or the first without scores. All of
+    them, in their own order, where no question has more: nothing then waits for the scores to come from the device.
 
     For a share `gold_in_reader` of the questions, the best-scored gold passage is among them.
     """
+    if int(torch.bincount(batch.question_of).max()) <= config.keep_k:
+        return torch.arange(len(batch.question_of))
     ranking = -torch.arange(len(batch.question_of)).float() if scores is None else scores.detach().float().cpu()
     kept = rerank.select(ranking, batch.question_of, config.keep_k)
     if not config.gold_in_reader:
@@ -185,10 +188,10 @@ def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
     """-log of the share of softmax(scores) that gold passages have, over the questions that have any."""
     log_shares = grouped_log_softmax(scores, question_of)
     padded = _by_question(log_shares.masked_fill(~gold.to(scores.device), -torch.inf), question_of)
-    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1)  # on the CPU
-    if not bool(with_gold.any()):
+    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1).nonzero().squeeze(1)  # on the CPU
+    if not len(with_gold):
         return scores.sum() * 0.0
-    return -padded[with_gold.to(scores.device)].logsumexp(1).mean()
+    return -padded.index_select(0, with_gold.to(scores.device)).logsumexp(1).mean()
 
 
 def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:
@@ -230,18 +233,17 @@ def contrast(similarities: Tensor, batch: Batch) -> Tensor:
     Questions without gold are left out.
     """
     device = similarities.device
-    own = batch.question_of == torch.arange(batch.size)[:, None]  # (B, R)
-    positive = own & batch.gold
-    twin = twins(batch)  # (R,): passages of the same tokens have the same number
-    has = torch.zeros(batch.size, int(twin.max()) + 1, dtype=torch.bool)
-    has[batch.question_of[batch.gold], twin[batch.gold]] = True
-    out = has[:, twin] & ~positive
-    with_gold = positive.any(1)
-    if not bool(with_gold.any()):
+    asking = batch.question_of[batch.gold]  # of each gold passage, its question
+    if not len(asking):
         return similarities.sum() * 0.0
-    log_shares = similarities.masked_fill(out.to(device), -torch.inf).log_softmax(1)
-    log_shares = log_shares.masked_fill(~positive.to(device), -torch.inf)
-    return -log_shares[with_gold.to(device)].logsumexp(1).mean()
+    question_of, gold = batch.question_of.to(device), batch.gold.to(device)
+    positive = (question_of == torch.arange(batch.size, device=device)[:, None]) & gold  # (B, R)
+    twin = twins(batch)  # (R,): passages of the same tokens have the same number
+    has = torch.zeros(batch.size, int(twin.max()) + 1, dtype=torch.bool, device=device)
+    has[asking.to(device), twin[batch.gold].to(device)] = True
+    out = has[:, twin.to(device)] & ~positive
+    log_shares = similarities.masked_fill(out, -torch.inf).log_softmax(1).masked_fill(~positive, -torch.inf)
+    return -log_shares.index_select(0, asking.unique().to(device)).logsumexp(1).mean()
 
 
 def twins(batch: Batch) -> Tensor:

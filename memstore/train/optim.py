@@ -138,4 +138,52 @@ def _make(name: str, groups: Sequence[dict[str, Any]], config: OptimizerConfig) 
         return torch.optim.AdamW(list(groups), lr=config.lr, betas=betas, eps=config.eps, fused=True)
     if name == "adafactor":
         return torch.optim.Adafactor(list(groups), lr=config.lr)
-    return torch.optim.Muon(list(groups), lr=config.lr, momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
+    return _Muon(list(groups), lr=config.lr, momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
+
+
+class _Muon(torch.optim.Muon):
+    """Muon (Jordan et al., 2024) as torch has it, its learning rate matched to AdamW's, but matrices of one shape are
+    orthogonalised together: one by one, a small model's many small products leave a GPU waiting for the next.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike.setdefault(p.shape, []).append(p)
+            for parameters in alike.values():
+                self._move(parameters, group)
+
+    def _move(self, parameters: list[Tensor], group: Mapping[str, Any]) -> None:
+        """A step of N parameters of the same shape."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for p in parameters:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        moves = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
+        update = _orthogonal(
+            torch.stack(list(moves)), group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"]
+        )
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        lr = group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape))  # the root mean square of an AdamW step
+        torch._foreach_add_(parameters, list(update.to(parameters[0].dtype).unbind()), alpha=-lr)
+
+
+def _orthogonal(x: Tensor, coefficients: Sequence[float], *, steps: int, eps: float) -> Tensor:
+    """Newton-Schulz iteration in bfloat16: `(N, A, B)` to N matrices with singular values near 1."""
+    a, b, c = coefficients
+    tall = x.shape[1] > x.shape[2]
+    y = x.bfloat16()
+    y = y.mT if tall else y
+    y = y / y.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
+    for _ in range(steps):
+        gram = y @ y.mT
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        y = torch.baddbmm(y, gram, y, beta=a)
+    return y.mT if tall else y

@@ -13,6 +13,8 @@ from memstore.packed import Layout, Tokens
 from memstore.rerank import select
 from tests import tiny
 
+CPU = torch.device("cpu")
+
 EOS = 1
 SETTINGS = [
     pytest.param({}, id="plain"),
@@ -46,7 +48,7 @@ def encode(model, *, seed: int = 0, questions: tuple[int, ...] = (3, 9, 5, 2, 7)
 def single(encoded: Encoded, question: int) -> Encoded:
     """One question of a batch by itself."""
     length = int(encoded.layout.lengths[question])
-    start = int(encoded.layout.starts[question])
+    start = int(encoded.layout.on(CPU).starts[question])
     part = slice(start, start + length)
     return Encoded(encoded.states[part], encoded.token_ids[part], encoded.from_passage[part], Layout([length]))
 

@@ -12,6 +12,8 @@ from memstore.packed import Layout
 from memstore.prepared import PreparedDecoder
 from tests import tiny
 
+CPU = torch.device("cpu")
+
 EOS, VOCAB = 1, 64
 PHRASES = [[5, 6, 7], [5, 8], [9]]
 LENGTHS = (50, 7, 64, 3, 30)
@@ -28,13 +30,13 @@ def encoded(*, copied: float = 0.8, seed: int = 0, lengths: tuple[int, ...] = LE
     states = torch.randn(tokens, d_model, generator=generator)
     token_ids = torch.randint(1, 12, (tokens,), generator=generator)
     from_passage = torch.rand(tokens, generator=generator) < copied
-    from_passage[layout.starts] = False  # rows begin with their questions
+    from_passage[layout.on(CPU).starts] = False  # rows begin with their questions
     return Encoded(states, token_ids, from_passage, layout)
 
 
 def spans_of(read: Encoded, question: int) -> set[tuple[int, ...]]:
     """All spans of a question's passages, by enumeration."""
-    start, length = int(read.layout.starts[question]), int(read.layout.lengths[question])
+    start, length = int(read.layout.on(CPU).starts[question]), int(read.layout.lengths[question])
     ids = read.token_ids[start : start + length].tolist()
     inside = read.from_passage[start : start + length].tolist()
     found = set()
@@ -129,7 +131,7 @@ def test_greedy_takes_the_best_of_what_may_come(changes: dict[str, bool]) -> Non
     read = encoded(seed=3, d_model=model.config.d_model)
     answers = decode.generate(model, read, max_new_tokens=6, phrases=PHRASES)
     for q, answer in enumerate(answers):
-        start, length = int(read.layout.starts[q]), int(read.layout.lengths[q])
+        start, length = int(read.layout.on(CPU).starts[q]), int(read.layout.lengths[q])
         part = slice(start, start + length)
         own = Encoded(read.states[part], read.token_ids[part], read.from_passage[part], Layout([length]))
         written: list[int] = []

@@ -7,6 +7,8 @@ import torch
 
 from memstore.packed import Layout, Packed, Rows, Tokens, join, matches
 
+CPU = torch.device("cpu")
+
 LENGTHS = [[3, 1, 4], [2, 2, 2], [1], [0, 3], [3, 0, 2, 0], [0, 0], []]
 
 
@@ -23,9 +25,9 @@ def test_layout_counts(lengths: list[int]) -> None:
         max(lengths, default=0),
         sum(lengths),
     )
-    assert layout.starts.tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
-    assert layout.row_of.tolist() == [r for r, n in enumerate(lengths) for _ in range(n)]
-    assert layout.position.tolist() == [p for n in lengths for p in range(n)]
+    assert layout.on(CPU).starts.tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
+    assert layout.on(CPU).row_of.tolist() == [r for r, n in enumerate(lengths) for _ in range(n)]
+    assert layout.on(CPU).position.tolist() == [p for n in lengths for p in range(n)]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)

@@ -10,6 +10,8 @@ from memstore.packed import Layout
 from memstore.prepared import PreparedDecoder, packed_linear
 from tests import tiny
 
+CPU = torch.device("cpu")
+
 EOS = 1
 SETTINGS = [
     pytest.param({}, id="plain"),
@@ -118,7 +120,7 @@ def test_some_with_nothing_to_copy(nothing):
     """Also when some have left the batch."""
     made = model(3, copy_head=True)
     read = encoded(made)
-    start = int(read.layout.starts[nothing])
+    start = int(read.layout.on(CPU).starts[nothing])
     read.from_passage[start : start + LENGTHS[nothing]] = False
     options = {"max_new_tokens": [1, 1, 6, 1, 6], "banned": [0, EOS]}
     plain = decode.generate(made, read, **options)

@@ -204,7 +204,7 @@ SCORES = torch.tensor([0.3, 0.9, 0.1, 0.8, 0.7, 0.2])
         (None, 2, 0.0, [0, 1, 3, 4]),
         (SCORES, 2, 1.0, [2, 1, 3, 4]),  # gold in place of the worst that was kept; already there: no change
         (None, 1, 1.0, [2, 3]),
-        (SCORES, 9, 0.0, [1, 0, 2, 3, 4, 5]),
+        (SCORES, 9, 0.0, [0, 1, 2, 3, 4, 5]),  # all of them: nothing to choose
     ],
 )
 def test_what_the_reader_gets(scores: Tensor | None, keep_k: int, gold_in_reader: float, want: list[int]) -> None:
