@@ -222,8 +222,8 @@ class EncoderStack(nn.Module):
 
 
 def _aligned(bias: Tensor, mask: Tensor | None) -> Tensor:
-    """`masked_bias` with rows of a multiple of 16 numbers in a GPU's memory, as its fused attention wants them; it would
-    copy the whole of it in every layer.
+    """`masked_bias` with rows of a multiple of 16 numbers in a GPU's memory, as its fused attention wants them; it
+    would copy the whole bias in every layer.
     """
     keys = bias.shape[-1]
     missing = -keys % _ALIGNED if bias.is_cuda else 0

@@ -104,7 +104,7 @@ class Layout:
         return flat.index_select(0, index)
 
     def gather(self, rows: Tensor, device: torch.device) -> tuple[Layout, Tensor]:
-        """The layout of the given rows `(M,)`, and the `(T',)` token index, on the device, that brings them together."""
+        """The layout of the given rows `(M,)`, and the token index `(T',)`, on the device, that brings them together."""
         layout = Layout(self.lengths[rows])
         places = layout.on(device)
         return layout, self.on(device).starts[rows.to(device)][places.row_of] + places.position
@@ -159,13 +159,13 @@ class _Select(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, index: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, flat: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(index)
         ctx.rows = flat.shape[0]
         return flat.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: D102
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return gradient.new_zeros(ctx.rows, *gradient.shape[1:]).index_copy(0, index, gradient), None
 

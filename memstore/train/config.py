@@ -195,7 +195,7 @@ class TrainConfig:
         log_every: steps per line of metrics, each an average over them.
         stop_after_minutes: save the state and stop then, to go on another time; 0 for no limit.
         prefetch: batches made ahead, by `loader_threads` threads; or so many by each of `loader_processes`.
-        loader_processes: make batches in so many processes instead: what a GPU needs to be kept busy.
+        loader_processes: make batches in so many forked processes instead, which keep a GPU busy.
     """
 
     out: Path

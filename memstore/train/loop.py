@@ -187,7 +187,7 @@ def _ahead(make: Callable[[int], Batch], numbers: Iterable[int], config: TrainCo
     if config.loader_processes:
         yield from DataLoader(
             _Numbered(make), batch_size=None, sampler=numbers, collate_fn=_as_it_is,
-            num_workers=config.loader_processes, prefetch_factor=config.prefetch,
+            num_workers=config.loader_processes, prefetch_factor=config.prefetch, multiprocessing_context="fork",
         )  # fmt: skip
         return
     waiting: deque[tuple[int, Future[Batch]]] = deque()
@@ -212,7 +212,7 @@ class _Numbered(Dataset[tuple[int, Batch]]):
         return number, self._make(number)
 
 
-def _as_it_is(made: tuple[int, Batch]) -> tuple[int, Batch]:
+def _as_it_is(made: Any) -> Any:
     return made
 
 

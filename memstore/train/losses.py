@@ -243,7 +243,7 @@ def contrast(similarities: Tensor, batch: Batch) -> Tensor:
     has[asking.to(device), twin[batch.gold].to(device)] = True
     out = has[:, twin.to(device)] & ~positive
     log_shares = similarities.masked_fill(out, -torch.inf).log_softmax(1).masked_fill(~positive, -torch.inf)
-    return -log_shares.index_select(0, asking.unique().to(device)).logsumexp(1).mean()
+    return -log_shares.index_select(0, torch.unique(asking).to(device)).logsumexp(1).mean()
 
 
 def twins(batch: Batch) -> Tensor:

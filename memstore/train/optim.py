@@ -138,10 +138,10 @@ def _make(name: str, groups: Sequence[dict[str, Any]], config: OptimizerConfig) 
         return torch.optim.AdamW(list(groups), lr=config.lr, betas=betas, eps=config.eps, fused=True)
     if name == "adafactor":
         return torch.optim.Adafactor(list(groups), lr=config.lr)
-    return _Muon(list(groups), lr=config.lr, momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
+    return MuonByShape(list(groups), lr=config.lr, momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
 
 
-class _Muon(torch.optim.Muon):
+class MuonByShape(torch.optim.Muon):
     """Muon (Jordan et al., 2024) as torch has it, its learning rate matched to AdamW's, but matrices of one shape are
     orthogonalised together: one by one, a small model's many small products leave a GPU waiting for the next.
     """

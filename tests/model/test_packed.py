@@ -42,6 +42,27 @@ def test_pad_fills_with_zeros_and_pack_undoes_it(lengths: list[int]) -> None:
     assert torch.equal(layout.pack(padded), x)
 
 
+@pytest.mark.parametrize("lengths", [[3, 5, 7, 2], [5, 5, 5], [37], [1], [100, 100, 40, 0, 40], [70] * 3])
+def test_rows_between_layers_hold_the_tokens_where_padding_would(lengths: list[int]) -> None:
+    layout = Layout(lengths)
+    x = torch.randn(layout.tokens, 2, generator=torch.Generator().manual_seed(0))
+    rows = layout.to_rows(layout.fill(x))
+    mask, padded = layout.key_mask(CPU), layout.pad(x)
+    real = slice(None) if mask is None else mask
+    assert rows.shape == padded.shape
+    assert torch.equal(rows[real], padded[real])
+    rows = rows.detach().requires_grad_()
+    back = layout.from_rows(rows)
+    assert len(back) == layout.filled
+    assert torch.equal(back[: layout.tokens], x)
+    gradient = layout.fill(torch.randn(layout.tokens, 2, generator=torch.Generator().manual_seed(1)))
+    back.backward(gradient)  # type: ignore[no-untyped-call]
+    assert rows.grad is not None
+    assert torch.equal(rows.grad[real], layout.pad(gradient)[real])
+    if mask is not None:
+        assert not rows.grad[~mask].any()
+
+
 def test_a_single_row_is_padded_to_its_rounded_width() -> None:
     layout = Layout([37])
     padded = layout.pad(torch.arange(1, 40))  # two tokens of filler behind it

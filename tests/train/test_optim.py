@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from memstore.errors import CheckpointMismatch
 from memstore.model import MemoryModel
 from memstore.train.config import OptimizerConfig
-from memstore.train.optim import Optimizer, learning_rate
+from memstore.train.optim import MuonByShape, Optimizer, learning_rate
 from memstore.train.start import freeze
 from tests import tiny
 
@@ -167,3 +167,24 @@ def test_the_list_of_gradients_is_whole() -> None:
     optimizer = Optimizer(model, config())
     assert [g.shape for g in optimizer.gradients()] == [p.shape for p in model.parameters()]
     assert not any(bool(g.any()) for g in optimizer.gradients())
+
+
+def test_muon_of_alike_matrices_together_is_muon_of_each() -> None:
+    shapes = [(8, 24), (8, 24), (8, 24), (32, 8), (32, 8), (16, 16)]
+    generator = torch.Generator().manual_seed(0)
+    first = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours, theirs = ([p.clone().requires_grad_() for p in first] for _ in range(2))
+    settings: dict[str, Any] = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    one, other = MuonByShape(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        ours[1].grad = theirs[1].grad = None  # one of three alike has none
+        one.step()
+        other.step()
+    assert torch.equal(ours[1], first[1])
+    for p, q, before in zip(ours, theirs, first, strict=True):
+        moved = (q - before).norm()
+        assert (p - q).norm() <= 1e-2 * moved  # orthogonalised in bfloat16
+    assert [n for n, p in enumerate(ours) if torch.equal(p, first[n])] == [1]

@@ -148,3 +148,9 @@ def test_a_broken_state_is_told(tmp_path: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=str(path.parent)):
         train(config(tmp_path, steps=8), source=ToySource())
+
+
+def test_batches_of_processes_are_those_of_threads(tmp_path: Path) -> None:
+    for name, changes in {"threads": {}, "processes": {"loader_processes": 2, "prefetch": 2}}.items():
+        train(config(tmp_path / name, **changes), source=ToySource())
+    assert outcome(tmp_path / "processes") == outcome(tmp_path / "threads")
