@@ -104,7 +104,7 @@ class Layout:
         return flat.index_select(0, index)
 
     def gather(self, rows: Tensor, device: torch.device) -> tuple[Layout, Tensor]:
-        """The layout of the given rows `(M,)`, and the token index `(T',)`, on the device, that brings them together."""
+        """The layout of the given rows `(M,)`, and on the device the token index `(T',)` that gathers them."""
         layout = Layout(self.lengths[rows])
         places = layout.on(device)
         return layout, self.on(device).starts[rows.to(device)][places.row_of] + places.position
