@@ -241,7 +241,7 @@ class MemoryModel(nn.Module):
         layout = encoded.layout
         return Generation(
             cache=cache,
-            copy_keys=layout.pad(self.copy_head.key(layout.fill(encoded.states))),
+            copy_keys=layout.to_rows(self.copy_head.key(layout.fill(encoded.states))),
             copy_ids=layout.pad(encoded.token_ids),
             copy_mask=layout.pad(encoded.from_passage),  # padding is zeros: false
             # A row begins with question tokens, which are never copied: rolling over its edge harms nothing.

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -46,7 +45,6 @@ class Layout:
         self.filled = rounded(self.tokens)
         self.uniform = self.tokens == self.rows * self.width
         self._places: dict[torch.device, Places] = {}
-        self._placed: Tensor | None = None  # `Places.index` of the device that asked last
 
     def on(self, device: torch.device) -> Places:
         """The rows' places as tensors on a device, computed there and kept."""
@@ -56,9 +54,7 @@ class Layout:
 
     def index(self, device: torch.device) -> Tensor:
         """`(filled,)` int64: see `Places.index`."""
-        if self._placed is None or self._placed.device != device:
-            self._placed = self.on(device).index
-        return self._placed
+        return self.on(device).index
 
     def fill(self, x: Tensor) -> Tensor:
         """`(T, ...)` to `(filled, ...)`, zeros behind."""
@@ -67,25 +63,14 @@ class Layout:
 
     def pad(self, x: Tensor) -> Tensor:
         """`(T or more, ...)` to `(R, L, ...)`, zeros behind each row's end; a view where nothing needs padding."""
-        x = x[: self.tokens]
-        if self.uniform:
-            return x.view(self.rows, self.width, *x.shape[1:])
-        if self.rows == 1:  # all that a single question reads: ten times sooner than by index
-            return torch.cat([x, x.new_zeros(self.width - self.tokens, *x.shape[1:])]).unsqueeze(0)
-        out = x.new_zeros(self.rows * self.width, *x.shape[1:])
-        return out.index_copy(0, self.index(x.device)[: self.tokens], x).view(self.rows, self.width, *x.shape[1:])
+        return self.to_rows(x if self.uniform else self.fill(x[: self.tokens]))
 
-    def pack(self, x: Tensor) -> Tensor:
-        """`(R, L, ...)` to `(T, ...)`: the inverse of `pad`."""
-        flat = x.flatten(0, 1)
-        return flat if self.uniform else flat.index_select(0, self.index(x.device)[: self.tokens])
-
-    # Between layers. Sizes are `filled`, `rows` and `width` alone: what is compiled for some serves all.
+    # Sizes are `filled`, `rows` and `width` alone between layers: what is compiled for some serves all.
 
     def to_rows(self, x: Tensor) -> Tensor:
         """`(filled, ...)` to `(R, L, ...)`: as `pad`, but with filler, not zeros alone, where padding is."""
-        if self.rows == 1:
-            return x.unsqueeze(0)  # both are rounded alike
+        if self.rows == 1:  # both are rounded alike: all that a single question reads, without a copy
+            return x.unsqueeze(0)
         if self.uniform:
             return x[: self.tokens].view(self.rows, self.width, *x.shape[1:])
         out = x.new_zeros(self.rows * self.width, *x.shape[1:])
@@ -125,8 +110,7 @@ class Places:
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.lengths = layout.lengths.to(device)
-        self._tokens, self._missing, self._width = layout.tokens, layout.filled - layout.tokens, layout.width
-        self._shortest = int(layout.lengths.argmin()) if layout.rows else 0
+        self._tokens, self._filled, self._width = layout.tokens, layout.filled, layout.width
 
     @cached_property
     def starts(self) -> Tensor:
@@ -149,8 +133,9 @@ class Places:
         """`(filled,)`: where each token stands in the padded view; filler stands behind the end of the shortest row,
         where padding is (uniform rows, or a single one, have no use for it).
         """
-        behind = (self._shortest + 1) * self._width - 1
-        return F.pad(self.row_of * self._width + self.position, (0, self._missing), value=behind)
+        behind = (self.lengths.argmin() + 1) * self._width - 1
+        filler = behind.expand(self._filled - self._tokens)
+        return torch.cat([self.row_of * self._width + self.position, filler])
 
 
 class _Select(torch.autograd.Function):

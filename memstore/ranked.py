@@ -62,11 +62,11 @@ class Ranked:
             return rows
         block, layout = self.pending.block, rows.layout
         x = layout.fill(rows.states)
-        q = _heads(layout.pad(F.linear(block.attention_norm(x), _query_weight(block))), block)  # (M, H, L', d_kv)
+        q = _heads(layout.to_rows(F.linear(block.attention_norm(x), _query_weight(block))), block)  # (M, H, L', d_kv)
         index = kept.to(x.device)
         keys, values = (t[index][:, :, : layout.width] for t in (self.pending.keys, self.pending.values))
         bias = masked_bias(_bias(self.model, layout.width).to(x.dtype), layout.key_mask(x.device))
-        y = layout.fill(layout.pack(block.attention.attend(q, keys, values, bias)))
+        y = layout.from_rows(block.attention.attend(q, keys, values, bias))
         return rows.with_states(_finished(block, x, y)[: layout.tokens])
 
 
@@ -106,7 +106,7 @@ def _query_weight(block: EncoderBlock) -> Tensor:
 def _keys_values(block: EncoderBlock, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Keys and values of packed states `(T, D)`: two `(R, H, L, d_kv)`."""
     weight = block.attention.qkv.weight[block.attention.qkv.out_features // 3 :]
-    both = layout.pad(F.linear(block.attention_norm(layout.fill(x)), weight))  # (R, L, 2 * inner)
+    both = layout.to_rows(F.linear(block.attention_norm(layout.fill(x)), weight))  # (R, L, 2 * inner)
     keys, values = both.chunk(2, dim=-1)
     return _heads(keys, block), _heads(values, block)
 

@@ -16,6 +16,7 @@ from memstore.model import MemoryModel
 from memstore.passage import Passage
 from memstore.tokens import TextTokenizer
 
+CPU = torch.device("cpu")
 SPECIAL = ("<pad>", "</s>", "<unk>")
 WORDS = ["the", "of", "and", "in", "to", "a", "is", "was", "who", "what", "where", "when", "which", "river",
          "city", "lake", "born", "capital", "longest", "largest", "country", "Paris", "France", "Nile",

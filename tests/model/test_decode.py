@@ -12,8 +12,7 @@ from memstore.model import Encoded
 from memstore.packed import Layout, Tokens
 from memstore.rerank import select
 from tests import tiny
-
-CPU = torch.device("cpu")
+from tests.tiny import CPU
 
 EOS = 1
 SETTINGS = [

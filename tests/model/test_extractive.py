@@ -11,8 +11,7 @@ from memstore.model import Encoded
 from memstore.packed import Layout
 from memstore.prepared import PreparedDecoder
 from tests import tiny
-
-CPU = torch.device("cpu")
+from tests.tiny import CPU
 
 EOS, VOCAB = 1, 64
 PHRASES = [[5, 6, 7], [5, 8], [9]]

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from memstore.packed import Layout, Packed, Rows, Tokens, join, matches
-
-CPU = torch.device("cpu")
+from tests.tiny import CPU
 
 LENGTHS = [[3, 1, 4], [2, 2, 2], [1], [0, 3], [3, 0, 2, 0], [0, 0], []]
 
@@ -31,7 +30,7 @@ def test_layout_counts(lengths: list[int]) -> None:
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_pad_fills_with_zeros_and_pack_undoes_it(lengths: list[int]) -> None:
+def test_pad_fills_with_zeros_and_from_rows_undoes_it(lengths: list[int]) -> None:
     layout = Layout(lengths)
     x = torch.arange(1.0, layout.tokens + 1)[:, None] * torch.tensor([1.0, -1.0])
     padded = layout.pad(x)
@@ -39,7 +38,7 @@ def test_pad_fills_with_zeros_and_pack_undoes_it(lengths: list[int]) -> None:
     for row, want in enumerate(x.split(lengths)):
         assert torch.equal(padded[row, : len(want)], want)
         assert not padded[row, len(want) :].any()
-    assert torch.equal(layout.pack(padded), x)
+    assert torch.equal(layout.from_rows(padded)[: layout.tokens], x)
 
 
 @pytest.mark.parametrize("lengths", [[3, 5, 7, 2], [5, 5, 5], [37], [1], [100, 100, 40, 0, 40], [70] * 3])
@@ -67,7 +66,7 @@ def test_a_single_row_is_padded_to_its_rounded_width() -> None:
     layout = Layout([37])
     padded = layout.pad(torch.arange(1, 40))  # two tokens of filler behind it
     assert padded.tolist() == [[*range(1, 38), 0]]
-    assert torch.equal(layout.pack(padded), torch.arange(1, 38))
+    assert torch.equal(layout.from_rows(padded)[:37], torch.arange(1, 38))
 
 
 def test_key_mask_is_true_on_tokens_and_none_without_padding() -> None:

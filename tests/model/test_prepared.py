@@ -9,8 +9,7 @@ from memstore.model import Encoded
 from memstore.packed import Layout
 from memstore.prepared import PreparedDecoder, packed_linear
 from tests import tiny
-
-CPU = torch.device("cpu")
+from tests.tiny import CPU
 
 EOS = 1
 SETTINGS = [
