@@ -29,6 +29,16 @@ def prepare(
         int, typer.Option(min=0, help="Look for sentences in so many passages, evenly spread; 0 for all.")
     ] = 0,
     neighbours: Annotated[int, typer.Option(min=0, help="Lexical neighbours per passage to pretrain on.")] = 8,
+    supported: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME of a set, of `memstore questions`: passages that hold an answer by chance are left out."
+        ),
+    ] = None,
+    elsewhere: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME of a set: passages of the page that a question was made from are left out."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find every training question's passages once, mark those that hold an answer, and cache them as token arrays."""
@@ -51,9 +61,41 @@ def prepare(
         pretrain_passages=pretrain_passages,
         pretrain_most=pretrain_most,
         neighbours=neighbours,
+        supported=frozenset(supported or ()),
+        elsewhere=frozenset(elsewhere or ()),
     )
     report = run(options, model_tokenizer(model), tick=StageLines(lambda line: typer.echo(line, err=True)))
     tell(asdict(report), as_json, show_prepared)
+
+
+@app.command()
+def questions(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="File to write: JSON lines in KILT's form, compressed by gzip.")],
+    most: Annotated[int, typer.Option(min=1, help="Questions per passage.")] = 2,
+    most_per_answer: Annotated[int, typer.Option(min=1, help="Questions with the same answer.")] = 40,
+    every: Annotated[int, typer.Option(min=1, help="Ask about every so many passages.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+) -> None:
+    """Make questions from the sentences of a corpus: training data where real questions are few."""
+    from itertools import islice
+
+    from memstore.train.candidates import write_gzip_lines
+    from memstore.train.classes import Classes
+    from memstore.train.synthetic import QuestionMaker, make_questions
+    from memstore.whole import replacing
+    from memstore_builders.corpus import open_corpus
+
+    passages, classes = open_corpus(corpora(corpus)), Classes()
+    for passage in passages:
+        if passage.start == 0:
+            classes.add(passage.title, passage.text)
+    maker = QuestionMaker(classes, most=most, seed=seed)
+    asked = islice(iter(passages), 0, None, every)
+    made = list(make_questions(asked, maker, most_per_answer=most_per_answer))
+    with replacing(out) as temporary:
+        write_gzip_lines(temporary, (question.row(number) for number, question in enumerate(made)))
+    typer.echo(f"wrote {out}: {len(made):,} questions")
 
 
 @app.command()

@@ -56,6 +56,7 @@ class CacheFingerprint:
         question_templates: by task, of the tasks in the cache.
         tasks: sha256 over the rows of each set, by name.
         pretraining: its settings, {} for none.
+        screens: by set, which candidates were left out; sets that keep all are not in it.
     """
 
     passages: str
@@ -70,6 +71,7 @@ class CacheFingerprint:
     tasks: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     keep_unanswerable: float = 1.0
+    screens: Mapping[str, str] = field(default_factory=dict)
 
     def differences(self, other: CacheFingerprint) -> dict[str, tuple[object, object]]:
         """Parts that differ, each as `(here, in other)`; of a mapping, only the keys that do."""
@@ -311,7 +313,7 @@ def _load_set(folder: Path, name: str) -> QuestionSet:
     )
 
 
-def write_gzip_lines(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+def write_gzip_lines(path: Path, rows: Iterable[Any]) -> None:
     """JSON lines, compressed; the same rows give the same bytes."""
     with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
         for row in rows:

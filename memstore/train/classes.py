@@ -7,7 +7,8 @@ conjunction, a relative word or punctuation, and what stands in brackets is left
 is more often a slip of these rules than a word to ask with, and does not count.
 
 A name that no article has is told by its own words where they hold a class: "Po River", "Lake Erie", "University of
-Leeds". Knows text only.
+Leeds". A name is a person's if its article gives years of life, or a birth, and says "he" or "she"; without an
+article, if its class is mostly people's. Knows text only.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ type kind sort form part name term way list word piece example number member one
 west
 """
 _VAGUE = frozenset(_VAGUE_WORDS.split())
+_LIFE = re.compile(r"\([^()]*?(?:born|\d{3,4}\s*[–-]|[–-]\s*\d)")
+_HE_OR_SHE = re.compile(r"\b(?:born|he|she|his|her)\b", re.IGNORECASE)
+_BEGINNING = 600  # characters of an article in which these stand
+_LEAST_PEOPLE = 5  # articles of a class, before it tells whether a name is a person's
 _SUBJECT_WORDS = 14  # an "is a" further behind belongs to another subject
 _PHRASE_WORDS = 8
 
@@ -48,13 +53,25 @@ class Classes:
     least: int = 15
     _by_title: dict[str, str] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
+    _person: dict[str, bool] = field(default_factory=dict)
+    _people: Counter[str] = field(default_factory=Counter)
 
     def add(self, title: str, text: str) -> None:
         """Learn from an article: its title, and the text it begins with."""
         name = _name(title)
+        person = self._person.setdefault(name, _is_of_a_person(text))
         if name and name not in self._by_title and (noun := class_noun(text)):
             self._by_title[name] = noun
             self._counts[noun] += 1
+            self._people[noun] += person
+
+    def is_person(self, name: str) -> bool:
+        """Whether this is somebody's name, as far as is known."""
+        key = _name(name)
+        if key in self._person:
+            return self._person[key]
+        noun = self.of(name)
+        return self._counts[noun] >= _LEAST_PEOPLE and self._people[noun] > self._counts[noun] / 2
 
     def of(self, name: str) -> str:
         """The class of what is named so, in small letters; empty if it is not known."""
@@ -77,7 +94,7 @@ def class_noun(text: str) -> str:
     found = sentences(text)
     if not found:
         return ""
-    sentence = _BRACKETS.sub("", text[found[0][0] : found[0][1]])
+    sentence = without_brackets(text[found[0][0] : found[0][1]])
     match = _IS_A.search(sentence)
     if match is None or sentence[: match.start()].count(" ") > _SUBJECT_WORDS:
         return ""
@@ -92,5 +109,15 @@ def class_noun(text: str) -> str:
     return noun if noun.islower() and len(noun) > 2 and noun not in _VAGUE else ""
 
 
+def without_brackets(text: str) -> str:
+    """The text without what stands in round or square brackets, and the space before it."""
+    return _BRACKETS.sub("", text).strip()
+
+
+def _is_of_a_person(text: str) -> bool:
+    beginning = text[:_BEGINNING]
+    return bool(_LIFE.search(beginning) and _HE_OR_SHE.search(beginning))
+
+
 def _name(title: str) -> str:
-    return " ".join(_BRACKETS.sub("", title).lower().split())
+    return " ".join(without_brackets(title).lower().split())

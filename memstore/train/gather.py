@@ -25,8 +25,10 @@ from memstore.tokens import TextTokenizer
 from memstore.train.answers import holds, normalise, same_title, searchable_answers
 from memstore.train.candidates import ANSWER, TITLE, SetReport
 from memstore.train.ragged import Ints, id_type
+from memstore.train.screen import Rarity, Screen
 from memstore.train.tasks import TaskRow, read_lines
 
+SPARE = 8  # candidates found beyond what is wanted, where a screen may leave some out
 CHUNK = 256  # questions or passages handled at a time
 TEXTS_KEPT = 1 << 16  # passages whose text is remembered, as it is and normalised: about 100 MB
 Advance = Callable[[int], None]
@@ -38,6 +40,20 @@ class PassageSource(Protocol):
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """In the order asked."""
+        ...
+
+
+class SpreadSource(PassageSource, Protocol):
+    """Passages by number too: a store."""
+
+    def __len__(self) -> int: ...
+
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        """Of the passages with these numbers, deleted ones included."""
+        ...
+
+    def contains(self, passage_id: str) -> bool:
+        """Whether there is such a passage."""
         ...
 
 
@@ -179,6 +195,7 @@ def gather_set(
     store: PassageSource,
     table: PassageTable,
     advance: Advance,
+    screen: Screen | None = None,
 ) -> QuestionSetBuilder:
     """Find, mark and keep candidates.
 
@@ -190,16 +207,25 @@ def gather_set(
         store: has their texts.
         table: takes the candidates of the questions that are kept.
         advance: hears of questions done.
+        screen: leaves out candidates; the next ones move up. A page alone does not make a question answerable then.
     """
     built, texts = QuestionSetBuilder(k), _Texts(store)
+    wanted, needed = (k, ANSWER | TITLE) if screen is None else (k + SPARE, ANSWER)
     for chunk in chunks(rows, CHUNK):
-        found = [[hit.passage_id for hit in hits] for hits in retriever.search([r.input for r in chunk], k)]
+        found = [[hit.passage_id for hit in hits] for hits in retriever.search([r.input for r in chunk], wanted)]
         texts.want({i for ids in found for i in ids})
         kept = []
         for row, ids in zip(chunk, found, strict=True):
-            marks = mark(row, [texts[i] for i in ids])
+            read = [texts[i] for i in ids]
+            marks = mark(row, read)
+            if screen is not None:
+                stay = [n for n, kept_ in enumerate(screen.stay(row, read, marks)) if kept_][:k]
+                ids, marks = [ids[n] for n in stay], [marks[n] for n in stay]
             built.count(marks)
-            if any(marks) or zlib.crc32(row.id.encode("utf-8", "surrogatepass")) < keep_unanswerable * 2**32:
+            if (
+                any(m & needed for m in marks)
+                or zlib.crc32(row.id.encode("utf-8", "surrogatepass")) < keep_unanswerable * 2**32
+            ):
                 kept.append((row, ids, marks))
         passages = {i: texts[i][0] for _, ids, _ in kept for i in ids}
         rows_of = dict(zip(passages, table.add(store, list(passages.values())), strict=True))
@@ -269,6 +295,14 @@ def neighbours(
                 found[i, : len(near)] = near
             advance(len(chunk))
     return found
+
+
+def word_rarity(store: SpreadSource, *, passages: int) -> Rarity:
+    """Of the words in a store, from up to so many passages that are evenly spread over it."""
+    rarity = Rarity()
+    for rows in chunks(spread(len(store), passages), CHUNK):
+        rarity.add(store.passages([i for i in store.ids(rows) if store.contains(i)]))
+    return rarity
 
 
 def spread(total: int, wanted: int) -> list[int]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,14 @@ from memstore.train.gather import (
     gather_set,
     neighbours,
     spread,
+    word_rarity,
 )
 from memstore.train.pretrain_table import TableBuilder
 from memstore.train.ragged import Ragged, id_type
+from memstore.train.screen import Rarity, Screen
 from memstore.train.tasks import file_sha256, read_tasks
 
+RARITY_PASSAGES = 20_000  # passages of the store whose words are counted
 Tick = Callable[[str, int, int], None]
 """Hears of progress: stage, done, total."""
 
@@ -81,6 +85,10 @@ class PrepareOptions:
         most_spans: salient spans kept per passage.
         max_sentence_tokens: longer sentences are not asked about.
         neighbours: lexical neighbours per passage; 0 for none.
+        supported: sets, such as synthetic ones, of which candidates that hold an answer by chance are left out, and
+            then questions without a right one; see `memstore.train.screen`.
+        elsewhere: sets of which candidates of the page that a question is from are left out.
+        support: what a right candidate of `supported` sets has of its question.
         class_articles: what names stand for ("river") is asked with if so many articles are about such a thing.
     """
 
@@ -98,6 +106,9 @@ class PrepareOptions:
     max_sentence_tokens: int = 48
     neighbours: int = 8
     class_articles: int = 15
+    supported: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
+    support: float = 0.5
 
     def __post_init__(self) -> None:
         if self.store is None and (self.tasks or self.pretrain_passages):
@@ -108,8 +119,17 @@ class PrepareOptions:
             raise ConfigError("k and most_spans must be at least 1, max_answer_tokens 2, neighbours not negative")
         if not 0 <= self.keep_unanswerable <= 1:
             raise ConfigError(f"keep_unanswerable must be between 0 and 1, not {self.keep_unanswerable}")
+        if unknown := sorted((self.supported | self.elsewhere) - self.tasks.keys()):
+            raise ConfigError(f"no question set is named {unknown[0]!r}; there are {', '.join(self.tasks) or 'none'}")
+        if not 0 < self.support <= 1:
+            raise ConfigError(f"support must be above 0 and at most 1, not {self.support}")
         if bad := [n for n in self.tasks if not task_of(n) or "/" in n or not n.rpartition(".")[2]]:
             raise ConfigError(f"a question set is named <task>.<split>, such as nq.train, not {bad[0]!r}")
+
+    def screens(self) -> dict[str, str]:
+        """By set, in words, which candidates are left out; sets that keep all are not in it."""
+        said = dict.fromkeys(sorted(self.elsewhere), "elsewhere")
+        return said | {n: f"support {self.support}" + ", elsewhere" * (n in said) for n in sorted(self.supported)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +224,7 @@ def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: 
         tasks={name: file_sha256(paths) for name, paths in options.tasks.items()},
         pretraining=pretraining,
         keep_unanswerable=options.keep_unanswerable,
+        screens=options.screens(),
     )
 
 
@@ -290,17 +311,33 @@ class _Work:
         assert self.store is not None
         assert self.retriever is not None
         rows = [row for path in paths for row in read_tasks(path)]
-        training = name.rpartition(".")[2] == "train"
+        o, training = self.options, name.rpartition(".")[2] == "train"
+        supported = name in o.supported
+        kept = 0.0 if supported else o.keep_unanswerable if training else 1.0
         with self._stage(name, len(rows)) as advance:
             return gather_set(
                 rows,
-                k=self.options.k,
-                keep_unanswerable=self.options.keep_unanswerable if training else 1.0,
+                k=o.k,
+                keep_unanswerable=kept,
                 retriever=self.retriever,
                 store=self.store,
                 table=self.table,
                 advance=advance,
+                screen=self._screen(name),
             )
+
+    def _screen(self, name: str) -> Screen | None:
+        """Which candidates of a set are left out; None for a set that keeps all."""
+        o = self.options
+        if name not in o.supported | o.elsewhere:
+            return None
+        support = o.support if name in o.supported else 0.0
+        return Screen(rarity=self._rarity, support=support, elsewhere=name in o.elsewhere)
+
+    @cached_property
+    def _rarity(self) -> Rarity:
+        assert self.store is not None
+        return word_rarity(self.store, passages=RARITY_PASSAGES)
 
     def _more_passages(self) -> None:
         corpus = Corpus(self.options.corpus)

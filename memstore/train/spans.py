@@ -38,11 +38,12 @@ _FUNCTION_WORDS = """
 a an the this that these those he she it they we i you his her its their our my your in on at of for from to
 by with as after before during since until while when where who what which why how if although though because
 but and or so then there here also however later many most some all both each every other another one two
-three no not there's it's is are was were has have had do does did can could may might will would should under
+three no not there's it's is are was were be been has have had do does did can could may might will would should under
 over between among about through into like unlike such only even today now once often sometimes usually people
 several few according despite
 """
-_FUNCTION = frozenset(_FUNCTION_WORDS.split())
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+"""Words that name nothing, in small letters."""
 _END = re.compile(rf"[.!?][\"'”’)\]]*(?=\s+[{_UPPER}\d\"'“‘(\[])|\n+")
 _ABBREVIATION = re.compile(
     rf"(?:\b[{_UPPER}]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|Col|Lt|Capt|Sgt|Rev|vs|etc|No|Vol|ca|approx|Inc|Ltd|Co|Corp"
@@ -86,7 +87,7 @@ def _name(sentence: str, start: int, end: int) -> Span | None:
     initial = not sentence[:start].strip(" \"'“‘([")
     words = list(re.finditer(r"[^ ]+", sentence[start:end]))
     first = 0
-    while first < len(words) and words[first][0].lower() in _FUNCTION:
+    while first < len(words) and words[first][0].lower() in FUNCTION_WORDS:
         first += 1
     kept = words[first:]
     if not kept or (initial and first == 0 and len(kept) < 2):

@@ -123,6 +123,39 @@ def test_unanswerable_training_questions_can_be_left_out(fresh: PrepareOptions, 
     assert [question for _, question, _ in kept] == [q for q, _, _ in cases.QUESTIONS["nq.train"][:2]]
 
 
+def test_synthetic_questions_keep_what_supports_them(
+    fresh: PrepareOptions, tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    """The same questions three times: whole, without chance hits, and without their own page too."""
+    rows = [
+        ("what is Cairo with its Fatimid rulers founded near", ["Nile"], ["Cairo"]),
+        ("which tower is the largest in Asia", ["Paris"], ["Everest"]),  # Paris is elsewhere, by chance
+    ]
+    names = ("all.train", "own.train", "cross.train")
+    options = dataclasses.replace(
+        fresh,
+        tasks=cases.write_questions(tmp_path, dict.fromkeys(names, rows)),
+        k=8,
+        supported=frozenset({"own.train", "cross.train"}),
+        elsewhere=frozenset({"cross.train"}),
+    )
+    report = prepare(options, tokenizer)
+    sets = Candidates.open(options.out).sets
+    titles = [title for _, title in Candidates.open(options.out).names]
+
+    def right(name: str) -> list[set[str]]:
+        rows = zip(sets[name].candidates, sets[name].marks, strict=True)
+        return [{titles[c] for c, m in zip(found, marks, strict=True) if m & ANSWER} for found, marks in rows]
+
+    assert right("all.train") == [{"Nile", "Cairo"}, {"Paris"}]
+    assert right("own.train") == [{"Cairo"}]
+    assert right("cross.train") == []
+    assert (report.sets["own.train"].questions, report.sets["own.train"].left_out) == (1, 1)
+    with pytest.raises(CandidatesMismatch) as caught:
+        prepare(dataclasses.replace(options, elsewhere=frozenset()), tokenizer)
+    assert list(caught.value.differences) == ["screens[cross.train]"]
+
+
 def test_preparing_again_does_nothing_and_elsewhere_gives_the_same_bytes(
     cache: Candidates, options: PrepareOptions, fresh: PrepareOptions, tokenizer: TextTokenizer
 ) -> None:
@@ -214,6 +247,8 @@ def test_impossible_options_are_refused(tmp_path: Path, tokenizer: TextTokenizer
         ({"tasks": {"nq.train": ()}}, "come from a store"),
         ({"store": tmp_path, "k": 0}, "k and most_spans"),
         ({"store": tmp_path, "keep_unanswerable": 2.0}, "keep_unanswerable"),
+        ({"store": tmp_path, "support": 0.0}, "support must be"),
+        ({"store": tmp_path, "elsewhere": frozenset({"x.train"})}, "no question set is named 'x.train'"),
         ({"store": tmp_path, "tasks": {"nq": ()}}, "<task>.<split>"),
         ({"store": tmp_path, "tasks": {"../x.train": ()}}, "<task>.<split>"),
     ):
