@@ -43,7 +43,8 @@ def prepare(
 ) -> None:
     """Find every training question's passages once, mark those that hold an answer, and cache them as token arrays."""
     from memstore.report import StageLines, show_prepared
-    from memstore.train.prepare import PrepareOptions, model_tokenizer
+    from memstore.train.options import PrepareOptions
+    from memstore.train.prepare import model_tokenizer
     from memstore.train.prepare import prepare as run
 
     tasks: dict[str, tuple[Path, ...]] = {}

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from memstore.compare.config import CompareConfig
-from memstore.train.prepare import PrepareOptions, prepare
+from memstore.train.options import PrepareOptions
+from memstore.train.prepare import prepare
 from memstore_builders.build import BuildOptions, build
 from tests import tiny
 from tests.train import data_cases

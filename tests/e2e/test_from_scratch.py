@@ -1,4 +1,6 @@
-"""From plain text to an answering model by commands alone: tokenizer, new, build, prepare, train, build, ask."""
+"""From plain text to an answering model by commands alone: tokenizer, new, build, questions, prepare, train, build,
+ask.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,12 @@ def test_a_model_from_nothing_but_text(tmp_path: Path) -> None:
     run("tokenizer", "--corpus", str(corpus), "--out", folder["tokenizer"], "--vocab-size", "512", "--lowercase")
     run("new", "--config", str(shape), "--tokenizer", folder["tokenizer"], "--out", folder["model"])
     run("build", "--corpus", str(corpus), "--out", folder["first"], "--model", folder["model"])
+    made = tmp_path / "made.jsonl.gz"
+    run("questions", "--corpus", str(corpus), "--out", str(made))
     run("prepare", "--store", folder["first"], "--model", folder["model"], "--out", folder["cache"],
-        "--task", f"town.train={questions}", "--task", f"town.dev={questions}", "--k", "3")  # fmt: skip
+        "--task", f"town.train={questions}", "--task", f"town.dev={questions}", "--k", "3",
+        "--task", f"made.train={made}", "--supported", "made.train",
+        "--task", f"cross.train={made}", "--elsewhere", "cross.train")  # fmt: skip
     config = tmp_path / "run.toml"
     config.write_text(
         f'out = "{folder["run"]}"\nsteps = 2\nmodel = {{source = "checkpoint", path = "{folder["model"]}"}}\n'

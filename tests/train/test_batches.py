@@ -18,7 +18,8 @@ from memstore.packed import Tokens
 from memstore.train.batch import Batch
 from memstore.train.batches import DataSettings, MixedBatches, choose_candidates, open_source
 from memstore.train.candidates import Candidates
-from memstore.train.prepare import PrepareOptions, prepare
+from memstore.train.options import PrepareOptions
+from memstore.train.prepare import prepare
 from memstore.train.schedule import at
 from memstore_builders.build import BuildOptions, build
 from tests import tiny

@@ -18,7 +18,8 @@ from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore.tokens import TextTokenizer
 from memstore.train.candidates import ANSWER, TITLE, Candidates
-from memstore.train.prepare import PrepareOptions, model_tokenizer, prepare
+from memstore.train.options import PrepareOptions
+from memstore.train.prepare import model_tokenizer, prepare
 from memstore_builders.build import BuildOptions, build
 from tests import tiny
 from tests.train import data_cases as cases

@@ -12,7 +12,8 @@ import pytest
 from memstore.errors import ConfigError
 from memstore.tokens import TextTokenizer
 from memstore.train.candidates import Candidates
-from memstore.train.prepare import PrepareOptions, prepare
+from memstore.train.options import PrepareOptions
+from memstore.train.prepare import prepare
 from memstore.train.pretrain import (
     QUESTION_WORDS,
     Difficulty,
