@@ -26,11 +26,30 @@ for task in nq squad webq fever zsre trex hotpotqa; do
 done
 $memstore prepare --store "$WORK/first-store" --model "$WORK/candidates" --out "$WORK/cache-tasks" --k 20 \
   --pretrain-most 80000 --neighbours 5 "${tasks[@]}"
+# Questions made of sentences: answered from pages that say the same elsewhere, and (others of them) from their own.
+seed=0
+for kind in cross own; do
+  seed=$((seed + 1))
+  [ -e "$WORK/$kind.jsonl.gz" ] || $memstore questions --corpus "$DATA/corpus/simple.jsonl.zst" \
+    --corpus "$DATA/corpus/english_core.jsonl.zst" --every 8 --seed "$seed" --out "$WORK/$kind.jsonl.gz"
+done
+$memstore prepare --store "$WORK/first-store" --model "$WORK/candidates" --out "$WORK/cache-made" --k 20 \
+  --pretrain-passages 400000 --pretrain-most 280000 --neighbours 4 "${tasks[@]}" \
+  --task "cross.train=$WORK/cross.jsonl.gz" --supported cross.train --elsewhere cross.train \
+  --task "own.train=$WORK/own.jsonl.gz" --supported own.train
 [ -e "$WORK/vectors.npy" ] || $memstore vectors --cache "$WORK/cache-tasks" --width 192 --out "$WORK/vectors.npy"
-for stage in 1 2 3 4 5 6 7 8 9 10 11; do
+mean() { # mean OUT CHECKPOINT... [--weight W...]: made once
+  [ -e "$WORK/$1" ] || (cd "$WORK" && $memstore average "${@:2}" --out "$1")
+}
+for stage in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+  case $stage in
+    12) mean mean-11 stage-11/last stage-9/last ;;
+    14) mean start-14 stage-12/last mean-11 ;;
+    15) mean start-15 stage-12/last stage-13/last mean-11 ;;
+  esac
   sed "s#@WORK@#$WORK#g" "stage-$stage.toml" >"$WORK/stage-$stage.toml"
   $memstore train --config "$WORK/stage-$stage.toml"
   $memstore train --config "$WORK/stage-$stage.toml" --plot
 done
-$memstore average "$WORK/stage-11/last" "$WORK/stage-9/last" --out "$WORK/model"
+mean model stage-14/last stage-15/last mean-11 --weight 0.3 --weight 0.25 --weight 0.45
 echo "the model is in $WORK/model"
