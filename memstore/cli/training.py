@@ -94,6 +94,7 @@ def questions(
     maker = QuestionMaker(classes, most=most, seed=seed)
     asked = islice(iter(passages), 0, None, every)
     made = list(make_questions(asked, maker, most_per_answer=most_per_answer))
+    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         write_gzip_lines(temporary, (question.row(number) for number, question in enumerate(made)))
     typer.echo(f"wrote {out}: {len(made):,} questions")

@@ -46,7 +46,9 @@ class PassageSource(Protocol):
 class SpreadSource(PassageSource, Protocol):
     """Passages by number too: a store."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many numbers there are."""
+        ...
 
     def ids(self, rows: Sequence[int]) -> list[str]:
         """Of the passages with these numbers, deleted ones included."""
@@ -219,13 +221,11 @@ def gather_set(
             read = [texts[i] for i in ids]
             marks = mark(row, read)
             if screen is not None:
-                stay = [n for n, kept_ in enumerate(screen.stay(row, read, marks)) if kept_][:k]
+                stay = [n for n, stays in enumerate(screen.stay(row, read, marks)) if stays][:k]
                 ids, marks = [ids[n] for n in stay], [marks[n] for n in stay]
             built.count(marks)
-            if (
-                any(m & needed for m in marks)
-                or zlib.crc32(row.id.encode("utf-8", "surrogatepass")) < keep_unanswerable * 2**32
-            ):
+            drawn = zlib.crc32(row.id.encode("utf-8", "surrogatepass")) < keep_unanswerable * 2**32
+            if drawn or any(m & needed for m in marks):
                 kept.append((row, ids, marks))
         passages = {i: texts[i][0] for _, ids, _ in kept for i in ids}
         rows_of = dict(zip(passages, table.add(store, list(passages.values())), strict=True))

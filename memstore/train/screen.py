@@ -34,8 +34,8 @@ class Rarity:
             self._counts.update(_words(passage, normalise(passage.text)))
 
     def of(self, word: str) -> float:
-        """ln((n + 1) / (count + 1/2)): never negative for what stands in at most half a passage more than all."""
-        return max(0.0, math.log((self.passages + 1) / (self._counts[word] + 0.5)))
+        """ln((n + 1) / (count + 1/2)): above 0 even for what stands in every passage."""
+        return math.log((self.passages + 1) / (self._counts[word] + 0.5))
 
     def support(self, question: str, words: set[str]) -> float:
         """Share of a question's words, function words aside, that are among `words`; 1 for a question without any."""

@@ -36,6 +36,7 @@ _MONTH = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name))})\b")
 _RANGE_BEHIND = re.compile(r"\s*(?:[–-]|to\b|and \d|or \d)")
 _RANGE_BEFORE = re.compile(r"(?:\d\s*[–-]\s*|\d to |\d and |between )$")
 _PRONOUN = re.compile(r"^(?P<subject>he|she|it|they)\b|^(?P<owner>his|her|its|their)\b", re.IGNORECASE)
+_IMPERSONAL = re.compile(r"It\b[^,;]*\b(?:that|to)\b")  # "It has been said that ..." is not about the title
 _AUXILIARY = re.compile(r"\b(?:was|were|is|are|has|had|can|could|would|will|did|does)\b")
 _PREPOSITION = re.compile(r"\b(in|at|near|from|to|into|on|by|with|of|for|during|since|until)\s*$", re.IGNORECASE)
 _CUT = re.compile(
@@ -118,7 +119,9 @@ class QuestionMaker:
     def _about_title(self, text: str, title: str, rng: Random) -> Question | None:
         """The title is asked for, in the words of a sentence that says "he", "she" or "it"; half of the time."""
         pronoun = _PRONOUN.match(text)
-        if not pronoun or pronoun[0] not in ("He", "She", "It") or len(title.split()) > TITLE_WORDS:
+        if not pronoun or pronoun[0] not in ("He", "She", "It") or _IMPERSONAL.match(text):
+            return None
+        if len(title.split()) > TITLE_WORDS:
             return None
         clause = _clause(text, (0, pronoun.end())) if rng.random() < 0.5 else None
         if clause is None:
