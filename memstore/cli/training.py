@@ -88,9 +88,7 @@ def questions(
     from memstore_builders.corpus import open_corpus
 
     passages, classes = open_corpus(corpora(corpus)), Classes()
-    for passage in passages:
-        if passage.start == 0:
-            classes.add(passage.title, passage.text)
+    classes.learn(passages)
     maker = QuestionMaker(classes, most=most, seed=seed)
     asked = islice(iter(passages), 0, None, every)
     made = list(make_questions(asked, maker, most_per_answer=most_per_answer))

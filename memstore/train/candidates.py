@@ -71,7 +71,7 @@ class CacheFingerprint:
     tasks: Mapping[str, str] = field(default_factory=dict)
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     keep_unanswerable: float = 1.0
-    screens: Mapping[str, str] = field(default_factory=dict)
+    screens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def differences(self, other: CacheFingerprint) -> dict[str, tuple[object, object]]:
         """Parts that differ, each as `(here, in other)`; of a mapping, only the keys that do."""

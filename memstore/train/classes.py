@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from memstore.passage import Passage
 from memstore.train.spans import sentences
 
 _BRACKETS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
@@ -55,6 +57,12 @@ class Classes:
     _counts: Counter[str] = field(default_factory=Counter)
     _person: dict[str, bool] = field(default_factory=dict)
     _people: Counter[str] = field(default_factory=Counter)
+
+    def learn(self, passages: Iterable[Passage]) -> None:
+        """Learn from those passages that articles begin with."""
+        for passage in passages:
+            if passage.start == 0:
+                self.add(passage.title, passage.text)
 
     def add(self, title: str, text: str) -> None:
         """Learn from an article: its title, and the text it begins with."""

@@ -300,9 +300,15 @@ def neighbours(
 def word_rarity(store: SpreadSource, *, passages: int) -> Rarity:
     """Of the words in a store, from up to so many passages that are evenly spread over it."""
     rarity = Rarity()
-    for rows in chunks(spread(len(store), passages), CHUNK):
-        rarity.add(store.passages([i for i in store.ids(rows) if store.contains(i)]))
+    for _, found in spread_passages(store, passages):
+        rarity.add(found)
     return rarity
+
+
+def spread_passages(store: SpreadSource, wanted: int) -> Iterator[tuple[Sequence[int], list[Passage]]]:
+    """Passages evenly spread over a store, some at a time, after the numbers looked at: deleted ones give none."""
+    for rows in chunks(spread(len(store), wanted), CHUNK):
+        yield rows, store.passages([i for i in store.ids(rows) if store.contains(i)])
 
 
 def spread(total: int, wanted: int) -> list[int]:

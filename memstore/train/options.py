@@ -78,10 +78,12 @@ class PrepareOptions:
         if bad := [n for n in self.tasks if not task_of(n) or "/" in n or not n.rpartition(".")[2]]:
             raise ConfigError(f"a question set is named <task>.<split>, such as nq.train, not {bad[0]!r}")
 
-    def screens(self) -> dict[str, str]:
-        """By set, in words, which candidates are left out; sets that keep all are not in it."""
-        said = dict.fromkeys(sorted(self.elsewhere), "elsewhere")
-        return said | {n: f"support {self.support}" + ", elsewhere" * (n in said) for n in sorted(self.supported)}
+    def screens(self) -> dict[str, dict[str, Any]]:
+        """By set, `support` and `elsewhere` of its `Screen`; sets that keep all candidates are not in it."""
+        return {
+            name: {"support": self.support if name in self.supported else 0.0, "elsewhere": name in self.elsewhere}
+            for name in sorted(self.supported | self.elsewhere)
+        }
 
 
 def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: Store | None) -> CacheFingerprint:

@@ -53,6 +53,7 @@ from memstore.train.gather import (
     gather_set,
     neighbours,
     spread,
+    spread_passages,
     word_rarity,
 )
 from memstore.train.options import PrepareOptions, cache_fingerprint
@@ -200,13 +201,12 @@ class _Work:
         assert self.retriever is not None
         rows = [row for path in paths for row in read_tasks(path)]
         o, training = self.options, name.rpartition(".")[2] == "train"
-        supported = name in o.supported
-        kept = 0.0 if supported else o.keep_unanswerable if training else 1.0
+        keep_unanswerable = o.keep_unanswerable if training else 1.0
         with self._stage(name, len(rows)) as advance:
             return gather_set(
                 rows,
                 k=o.k,
-                keep_unanswerable=kept,
+                keep_unanswerable=0.0 if name in o.supported else keep_unanswerable,
                 retriever=self.retriever,
                 store=self.store,
                 table=self.table,
@@ -216,11 +216,10 @@ class _Work:
 
     def _screen(self, name: str) -> Screen | None:
         """Which candidates of a set are left out; None for a set that keeps all."""
-        o = self.options
-        if name not in o.supported | o.elsewhere:
+        rule = self.options.screens().get(name)
+        if rule is None:
             return None
-        support = o.support if name in o.supported else 0.0
-        return Screen(rarity=self._rarity, support=support, elsewhere=name in o.elsewhere)
+        return Screen(**rule, rarity=self._rarity if rule["support"] else Rarity())
 
     @cached_property
     def _rarity(self) -> Rarity:
@@ -229,16 +228,16 @@ class _Work:
 
     def _more_passages(self) -> None:
         corpus = Corpus(self.options.corpus)
-        spaced = [] if self.store is None else spread(len(self.store), self.options.pretrain_passages)
-        with self._stage("passages", len(corpus) + len(spaced)) as advance:
+        store, wanted = self.store, self.options.pretrain_passages
+        spaced = 0 if store is None else len(spread(len(store), wanted))
+        with self._stage("passages", len(corpus) + spaced) as advance:
             for names in chunks(corpus.ids(), CHUNK):
                 self.table.add(corpus, corpus.passages(names))
                 advance(len(names))
-            for rows in chunks(spaced, CHUNK):
-                assert self.store is not None
-                names = [i for i in self.store.ids(rows) if self.store.contains(i)]  # deleted ones are not
-                self.table.add(self.store, self.store.passages(names))
-                advance(len(rows))
+            if store is not None:
+                for numbers, passages in spread_passages(store, wanted):
+                    self.table.add(store, passages)
+                    advance(len(numbers))
 
     def _pretraining(self, folder: Path) -> dict[str, Any]:
         o = self.options
@@ -249,7 +248,7 @@ class _Work:
         chosen = set(spread(len(self.table), o.pretrain_most or len(self.table)))
         with self._stage("sentences", len(self.table)) as advance:
             for rows, passages in self.table.read():
-                builder.learn(passages)
+                classes.learn(passages)
                 taken = [i for i, row in enumerate(rows) if row in chosen]
                 builder.add([rows[i] for i in taken], [passages[i] for i in taken])
                 advance(len(rows))

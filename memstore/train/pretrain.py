@@ -16,7 +16,6 @@ An example is a function of its random generator alone. Knows token arrays; refu
 
 from __future__ import annotations
 
-import calendar
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,7 @@ from memstore.tokens import TextTokenizer
 from memstore.train.config import require
 from memstore.train.pretrain_table import PretrainTable
 from memstore.train.ragged import Ints, Ragged
+from memstore.train.spans import MONTHS, YEAR
 from memstore.train.windows import Windows, find
 from memstore.train.words import WORD_MARKS, Words
 
@@ -45,9 +45,8 @@ QUESTION_WORDS = {
 }
 # What kind of name stands behind these words.
 _BEHIND = dict.fromkeys(("in", "at", "near", "from", "to", "into"), "place") | {"by": "agent"}
-_YEAR = r"1\d\d\d|20\d\d"
-_BARE_YEAR = re.compile(rf"\s*(?:{_YEAR})\s*")
-_DATE = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name)).lower()}|{_YEAR})\b")
+_BARE_YEAR = re.compile(rf"\s*(?:{YEAR})\s*")
+_DATE = re.compile(rf"\b(?:{MONTHS.lower()}|{YEAR})\b")
 _DIGIT = re.compile(r"\d")
 _CLASS_WORDS = {"place": ("which", "what", "in which", "in what"), "name": ("which", "what")}
 _LONGEST_TITLE = 12  # tokens of a title that is asked for, or named in a question

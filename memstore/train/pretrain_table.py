@@ -79,7 +79,7 @@ class TableBuilder:
         tokenizer: with the templates and limits that the cached passages were made with.
         most_spans: of one passage at most; sentences with the most spans come first.
         most_tokens: of a sentence at most.
-        classes: what the passages' articles are about, learned in `learn`.
+        classes: what the passages' articles are about, as far as it has learned.
     """
 
     tokenizer: TextTokenizer
@@ -92,12 +92,6 @@ class TableBuilder:
     _spans: list[Ints] = field(default_factory=list)
     _answers: list[str] = field(default_factory=list)
     _plain: Tokenizer | None = None
-
-    def learn(self, passages: Sequence[Passage]) -> None:
-        """Remember what the articles that begin with these passages are about, for `classes`."""
-        for passage in passages:
-            if passage.start == 0:
-                self.classes.add(passage.title, passage.text)
 
     def add(self, rows: Sequence[int], passages: Sequence[Passage]) -> None:
         """Find what the passages at the given rows hold; those without a salient span are left out."""

@@ -49,7 +49,7 @@ class Screen:
     """The rule of one set of questions.
 
     Attributes:
-        rarity: of words in the collection.
+        rarity: of words in the collection; asked only where there is `support`.
         support: candidates that hold an answer with less support than this are left out; 0 for none.
         elsewhere: candidates of a page that the question was made from are left out.
     """

@@ -12,17 +12,17 @@ arXiv 2004.11892). Knows text; refuses to know tokens, retrievers and models.
 
 from __future__ import annotations
 
-import calendar
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from random import Random
 from typing import Any
 
 from memstore.passage import Passage
 from memstore.train.classes import Classes, without_brackets
-from memstore.train.spans import FUNCTION_WORDS, Span, salient, sentences
+from memstore.train.spans import FUNCTION_WORDS, MONTHS, YEAR, Span, salient, sentences
 
 SENTENCE_WORDS = (6, 45)
 QUESTION_WORDS = (5, 20)
@@ -31,12 +31,13 @@ ANSWER_WORDS = 5
 TITLE_WORDS = 4  # of a title that is asked for
 CLAUSE_WORDS = (6, 17)  # of the words around an answer
 
-_YEAR = re.compile(r"1\d\d\d|20\d\d")
-_MONTH = re.compile(rf"\b(?:{'|'.join(filter(None, calendar.month_name))})\b")
+_YEAR = re.compile(YEAR)
+_MONTH = re.compile(rf"\b(?:{MONTHS})\b")
 _RANGE_BEHIND = re.compile(r"\s*(?:[–-]|to\b|and \d|or \d)")
 _RANGE_BEFORE = re.compile(r"(?:\d\s*[–-]\s*|\d to |\d and |between )$")
-_PRONOUN = re.compile(r"^(?P<subject>he|she|it|they)\b|^(?P<owner>his|her|its|their)\b", re.IGNORECASE)
-_IMPERSONAL = re.compile(r"It\b[^,;]*\b(?:that|to)\b")  # "It has been said that ..." is not about the title
+_PRONOUN = re.compile(r"(?:he|she|it|they|(?P<owner>his|her|its|their))\b", re.IGNORECASE)
+# A sentence that begins so is about the title; not "It has been said that ...".
+_SUBJECT = re.compile(r"(?P<person>He|She)\b|It\b(?![^,;]*\b(?:that|to)\b)")
 _AUXILIARY = re.compile(r"\b(?:was|were|is|are|has|had|can|could|would|will|did|does)\b")
 _PREPOSITION = re.compile(r"\b(in|at|near|from|to|into|on|by|with|of|for|during|since|until)\s*$", re.IGNORECASE)
 _CUT = re.compile(
@@ -118,17 +119,15 @@ class QuestionMaker:
 
     def _about_title(self, text: str, title: str, rng: Random) -> Question | None:
         """The title is asked for, in the words of a sentence that says "he", "she" or "it"; half of the time."""
-        pronoun = _PRONOUN.match(text)
-        if not pronoun or pronoun[0] not in ("He", "She", "It") or _IMPERSONAL.match(text):
-            return None
-        if len(title.split()) > TITLE_WORDS:
+        pronoun = _SUBJECT.match(text)
+        if not pronoun or len(title.split()) > TITLE_WORDS:
             return None
         clause = _clause(text, (0, pronoun.end())) if rng.random() < 0.5 else None
         if clause is None:
             return None
-        words = "what" if pronoun[0] == "It" else "who"
+        words, by_class = ("who", 0.2) if pronoun["person"] else ("what", 0.7)
         noun = self._classes.of(title)
-        if noun and rng.random() < (0.7 if pronoun[0] == "It" else 0.2):
+        if noun and rng.random() < by_class:
             words = f"{rng.choice(('what', 'which'))} {noun}"
         return Question(f"{words} {_plain(text[pronoun.end() : clause[1]])}", title, title)
 
@@ -192,15 +191,16 @@ def _clause(text: str, span: Span) -> Span | None:
     begins = [0, *(c for c in cuts if c <= span[0])][::-1]
     ends = [*(c for c in cuts if c >= span[1]), len(text)]
 
-    def around(begin: int, end: int) -> str:
-        return f"{text[begin : span[0]]} {text[span[1] : end]}"
+    def around(begin: int, end: int) -> list[str]:
+        return f"{text[begin : span[0]]} {text[span[1] : end]}".split()
 
-    while len(words := around(begins[0], ends[0]).split()) < CLAUSE_WORDS[0] or not _VERB.search(" ".join(words)):
-        left = len(around(begins[1], ends[0]).split()) if len(begins) > 1 else None
-        right = len(around(begins[0], ends[1]).split()) if len(ends) > 1 else None
-        if left is None and right is None:
+    while len(words := around(begins[0], ends[0])) < CLAUSE_WORDS[0] or not _VERB.search(" ".join(words)):
+        wider = [(len(around(begin, ends[0])), begins) for begin in begins[1:2]]
+        wider += [(len(around(begins[0], end)), ends) for end in ends[1:2]]
+        if not wider:
             return None
-        (begins if right is None or (left is not None and left <= right) else ends).pop(0)
+        _, side = min(wider, key=itemgetter(0))  # the left one of equals
+        side.pop(0)
     return (begins[0], ends[0]) if len(words) <= CLAUSE_WORDS[1] else None
 
 

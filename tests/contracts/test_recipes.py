@@ -32,10 +32,10 @@ def test_training_stages_follow_one_another(stage: int, tmp_path: Path) -> None:
     config = TrainConfig.from_file(filled(f"default/stage-{stage}.toml", tmp_path))
     script = (RECIPES / "default/run.sh").read_text()
     assert config.out == tmp_path / f"stage-{stage}"
-    means = {name: stage for stage, name in re.findall(r"^    (\d+)\) mean (\S+) ", script, re.MULTILINE)}
+    means = {name: int(made) for made, name in re.findall(r"^    (\d+)\) mean (\S+) ", script, re.MULTILINE)}
     start = Path(config.model.path).relative_to(tmp_path) if stage > 1 else None
     if start is not None and str(start) in means:
-        assert int(means[str(start)]) <= stage
+        assert means[str(start)] <= stage
     else:
         assert config.model.path == ("" if stage == 1 else str(tmp_path / f"stage-{stage - 1}/last"))
     assert f'--out "$WORK/{Path(config.data["cache"]).name}"' in script
