@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 import memstore
 from memstore.errors import ConfigError
@@ -46,12 +47,13 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
         finally:
             await asyncio.to_thread(service.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs without a CDN: servers often stand where nothing outside can be reached
         title="memstore",
         summary="Answers questions over a large text collection from precomputed passage memories.",
         version=memstore.__version__,
         lifespan=lifespan,
         redoc_url=None,
+        static_url="/docs-static",
         redirect_slashes=False,
     )
     app.state.service = service

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from memstore.answer import Question
@@ -147,13 +149,24 @@ async def test_passage_whose_id_has_a_slash(serving, address: str) -> None:
     assert reply == {**SLASH, "document_id": "a/b", "start": 20, "end": 39}
 
 
-async def test_health_ready_and_docs(serving) -> None:
+async def test_health_and_ready(serving) -> None:
     async with serving() as http:
         assert (await http.get("/health")).json() == {"status": "alive"}
         assert (await http.get("/ready")).json() == {"status": "ready"}
+
+
+async def test_the_docs_page_needs_nothing_from_elsewhere(serving) -> None:
+    async with serving() as http:
         docs = await http.get("/docs")
-    assert docs.status_code == 200
-    assert docs.headers["content-type"].startswith("text/html")
+        assert docs.status_code == 200
+        assert docs.headers["content-type"].startswith("text/html")
+        wanted = re.findall(r"""(?:src|href)=["']([^"']+)""", docs.text)
+        kinds = {address: (await http.get(address)).headers["content-type"].split(";")[0] for address in wanted}
+    assert kinds == {
+        "/docs-static/swagger-ui.css": "text/css",
+        "/docs-static/swagger-ui-bundle.js": "text/javascript",
+        "/docs-static/favicon.png": "image/png",
+    }
 
 
 async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
