@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,9 +191,13 @@ class Asker:
         """Milliseconds by stage of the answer; of no question, the process's peak memory in bytes."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        found: dict[str, float] = json.loads(self.process.stdout.readline())
+        with suppress(BrokenPipeError):  # the process has ended: there is no line to read either
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the asking process ended with code {self.process.wait()}: its own message is above")
+        found: dict[str, float] = json.loads(line)
         return found
 
 
@@ -205,6 +209,9 @@ def _asker(store: Path) -> Iterator[Asker]:
             yield Asker(process)
         finally:
             process.terminate()
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def _answer_questions(store: Path) -> None:
