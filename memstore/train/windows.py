@@ -1,6 +1,6 @@
 """Windows of passages for short training rows: behind the title, and around what is asked for.
 
-A passage begins with its title and the words that the template puts behind it; a window keeps that head, so that a
+A passage begins with its title and the words that the template puts around it; a window keeps that head, so that a
 cut passage looks like a passage. Knows token ids; refuses to know questions, tasks and caches.
 """
 
@@ -12,7 +12,7 @@ from numpy.random import Generator
 from memstore.tokens import TextTokenizer
 from memstore.train.ragged import Ints
 
-_LONGEST_MARK = 64  # tokens of what a template puts behind the title
+_LONGEST_TEMPLATE = 64  # tokens of what a template has before the text
 _HEAD_SHARE = 0.5  # of a window at most: longer titles are left out
 
 
@@ -21,11 +21,15 @@ class Windows:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._eos = tokenizer.config.eos_token_id
-        _, _, behind_title = tokenizer.config.passage_template.partition("{title}")
-        mark = behind_title.partition("{text}")[0].strip()
-        ids = tokenizer.encode_answers([mark], max_tokens=_LONGEST_MARK)[0].tolist() if mark else []
-        self._mark = ids[-2] if len(ids) > 1 else None  # the last token between title and text; eos is behind it
-        self._marks = ids[:-1]
+        before, title, behind = tokenizer.config.passage_template.partition("{title}")
+        between, text, _ = behind.partition("{text}")
+
+        def ids(template: str) -> Ints:
+            return tokenizer.encode_answers([template.rstrip()], max_tokens=_LONGEST_TEMPLATE)[0][:-1]
+
+        # What stands behind a title, as it is cut there: at the beginning of a text it might be other tokens.
+        self._before = ids(before) if title and text else np.array([], dtype=np.int32)
+        self._between = ids(f"{before}a{between}")[len(ids(f"{before}a")) :] if title and text else self._before
 
     def cut(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
         """At most `most` tokens of a passage, eos included: its head, and a random window of the rest.
@@ -53,16 +57,18 @@ class Windows:
     def title(self, tokens: Ints) -> Ints:
         """The title that a passage begins with; empty where the template shows none, or it takes half the passage."""
         end = self._head(tokens, len(tokens))
-        while end and tokens[end - 1] in self._marks:
-            end -= 1
-        return tokens[:end]
+        return tokens[len(self._before) : end - len(self._between)] if end else tokens[:0]
 
     def _head(self, tokens: Ints, most: int) -> int:
-        """Tokens of the title and what is behind it; 0 if they would take too much of the window."""
-        if self._mark is None:
+        """Tokens of the title and what stands around it; 0 if they would take too much of the window.
+
+        A title in which the words behind a title stand already, such as "Terminator 2: Judgment Day", ends there.
+        """
+        begin = len(self._before)
+        if not np.array_equal(tokens[:begin], self._before):
             return 0
-        marks = np.flatnonzero(tokens[: int(most * _HEAD_SHARE)] == self._mark)
-        return int(marks[0]) + 1 if len(marks) else 0
+        found = find(tokens[begin : int(most * _HEAD_SHARE)], self._between)
+        return begin + found[1] if found else 0
 
 
 def find(tokens: Ints, wanted: Ints) -> tuple[int, int] | None:

@@ -71,10 +71,25 @@ def test_find() -> None:
 
 @pytest.mark.parametrize(
     ("template", "expected"),
-    [("{title}: {text}", TITLE), ("title: {title} context: {text}", f"title: {TITLE}"), ("{text}", "")],
+    [
+        ("{title}: {text}", TITLE),
+        ("title: {title} context: {text}", TITLE),
+        ("about : {title} : {text}", TITLE),
+        ("{text}", ""),
+        ("{text} ({title})", ""),
+    ],
 )
 def test_the_title_of_a_passage(template: str, expected: str) -> None:
     tokenizer = cases.tokenizer(passage_template=template)
     filled = template.replace("{title}", TITLE).replace("{text}", TEXT)
     tokens = tokenizer.encode_answers([filled], max_tokens=500)[0]
     assert tokenizer.decode(Windows(tokenizer).title(tokens).tolist()) == expected
+
+
+def test_a_window_keeps_all_that_stands_before_the_text() -> None:
+    tokenizer = cases.tokenizer(passage_template="about : {title} : {text}")
+    tokens = tokenizer.encode_answers([f"about : {TITLE} : {TEXT}"], max_tokens=500)[0]
+    head = len(encoded(f"about : {TITLE} :"))
+    window = Windows(tokenizer).cut(tokens, (len(tokens) - 3, len(tokens) - 1), 2 * head, np.random.default_rng(0))
+    assert window[:head].tolist() == tokens[:head].tolist()
+    assert find(window[head:], tokens[-3:]) is not None
