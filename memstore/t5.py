@@ -79,9 +79,13 @@ def settings(stock: Mapping[str, Any], *, tied: bool, source: object) -> dict[st
         "num_decoder_layers": stock.get("num_decoder_layers") or stock.get("num_layers"),
         "feed_forward": feed_forward,
         "tie_word_embeddings": tied,
-        # Old configs scale exactly where they tie; transformers 5 always ties, and says if it scales.
-        "scale_head": stock.get("scale_decoder_outputs", stock.get("tie_word_embeddings") is not False),
+        "scale_head": stock.get("scale_decoder_outputs", _scales(stock)),
     }
+
+
+def _scales(stock: Mapping[str, Any]) -> bool:
+    """Whether the head is scaled, for a config that does not say: an old T5's where it ties, an mT5's never."""
+    return stock.get("model_type") != "mt5" and stock.get("tie_word_embeddings") is not False
 
 
 def merge_embeddings(

@@ -95,7 +95,7 @@ def token_rows(lengths: list[int], *, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randint(3, VOCAB_SIZE, (n,), generator=generator) for n in lengths]
 
 
-Flavour = Literal["v1.0", "v1.1", "flan"]
+Flavour = Literal["v1.0", "v1.1", "flan", "mt5"]
 
 
 def save_stock_t5(folder: Path, flavour: Flavour = "v1.0", *, seed: int = 0, **changes: Any) -> Path:
@@ -103,10 +103,10 @@ def save_stock_t5(folder: Path, flavour: Flavour = "v1.0", *, seed: int = 0, **c
 
     v1.0 has a plain feed-forward and a tied, scaled head; v1.1 a gated one and its own head, saved as
     transformers 5 does; Flan is v1.1 as older versions saved it: an old config, and each tied embedding under
-    all its names.
+    all its names; mT5 is v1.1 of another class, which transformers 5 saves without a word about the head's scale.
     """
     from safetensors.torch import load_file, save_file
-    from transformers import T5Config, T5ForConditionalGeneration
+    from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -115,7 +115,11 @@ def save_stock_t5(folder: Path, flavour: Flavour = "v1.0", *, seed: int = 0, **c
         "num_decoder_layers": 2, "decoder_start_token_id": 0, "tie_word_embeddings": flavour == "v1.0",
         "feed_forward_proj": "relu" if flavour == "v1.0" else "gated-gelu",
     }  # fmt: skip
-    stock = T5ForConditionalGeneration(T5Config(**(values | changes)))
+    stock: Any
+    if flavour == "mt5":
+        stock = MT5ForConditionalGeneration(MT5Config(**(values | changes)))
+    else:
+        stock = T5ForConditionalGeneration(T5Config(**(values | changes)))
     generator = torch.Generator().manual_seed(seed)
     if flavour != "v1.0":
         stock.lm_head.weight = torch.nn.Parameter(torch.empty_like(stock.shared.weight))

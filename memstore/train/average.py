@@ -36,7 +36,8 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
         raise ConfigError(f"{len(sources)} checkpoints need as many weights, not negative and not all 0; got {shares}")
     shares = [share / sum(shares) for share in shares]
     model, tokenizer = checkpoint.load(sources[0], dtype=torch.float32)
-    total = {name: p * shares[0] for name, p in model.state_dict().items()}
+    first = model.state_dict()
+    total = {name: p.clone() for name, p in first.items()}
     for source, share in zip(sources[1:], shares[1:], strict=True):
         other, spoken = checkpoint.load(source, dtype=torch.float32)
         if spoken.fingerprint != tokenizer.fingerprint:
@@ -46,6 +47,6 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
             names = ", ".join(differing)
             raise CheckpointMismatch(f"{source} differs from {sources[0]} in {names}: they cannot be averaged")
         for name, p in other.state_dict().items():
-            total[name] += p * share
+            total[name] += (p - first[name]) * share  # what all have alike stays so to the bit, as LUMEN's memories do
     model.load_state_dict(total)
     return model, tokenizer

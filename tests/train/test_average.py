@@ -37,6 +37,14 @@ def test_every_parameter_is_the_weighted_mean(tmp_path: Path) -> None:
     torch.testing.assert_close(alike.embedding.weight, (one.embedding.weight + two.embedding.weight) / 2)
 
 
+def test_what_all_have_alike_stays_so_to_the_bit(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path / name, 1, system="lumen")
+    made, tokenizer = average([tmp_path / name for name in "abc"], [0.3, 0.25, 0.45])
+    loaded = checkpoint.load(tmp_path / "a", dtype=torch.float32)
+    assert checkpoint.fingerprint(made, tokenizer) == checkpoint.fingerprint(*loaded)
+
+
 def test_settings_of_answering_may_differ_and_the_first_ones_count(tmp_path: Path) -> None:
     write(tmp_path / "one", 1, extractive=True, num_beams=4, retrieval_prior=0.5, spellings={"yes": "YES"}, name="a")
     write(tmp_path / "two", 2, name="b")
