@@ -231,7 +231,9 @@ def _step(run: _Run, batches: Iterator[tuple[int, Batch]]) -> None:
         tokens += batch.tokens
     if run.processes.world > 1:
         read = torch.tensor(float(tokens), device=run.processes.device)
-        run.processes.average([*run.optimizer.gradients(), read])
+        gradients, reached = run.optimizer.gradients()
+        run.processes.average([*gradients, reached, read])
+        run.optimizer.forget(reached)
         tokens = round(float(read) * run.processes.world)
     norm = run.optimizer.step(learning_rate(run.state.step, config.optimizer, steps=config.steps))
     _add(run.window, {"grad_norm": norm}, share=1.0)

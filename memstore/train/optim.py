@@ -71,12 +71,23 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
         return norm
 
-    def gradients(self) -> list[Tensor]:
-        """Every parameter's gradient, zeros where there is none: the same list in every process."""
+    def gradients(self) -> tuple[list[Tensor], Tensor]:
+        """Every parameter's gradient, zeros where there is none: the same list in every process. And which there are,
+        `(P,)`: 1, or 0.
+        """
+        here = torch.tensor([float(p.grad is not None) for p in self._parameters], device=self._parameters[0].device)
         for p in self._parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        return [p.grad for p in self._parameters if p.grad is not None]
+        return [p.grad for p in self._parameters if p.grad is not None], here
+
+    def forget(self, reached: Tensor) -> None:
+        """Take the gradients away where `reached` `(P,)` is 0: a parameter that no process's loss reached is left
+        alone, by weight decay too, as it is in one process.
+        """
+        for p, share in zip(self._parameters, reached.tolist(), strict=True):
+            if not share:
+                p.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """All state, as `{optimizer}/{what}/{parameter}` -> tensor on the CPU."""

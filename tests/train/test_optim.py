@@ -164,9 +164,24 @@ def test_no_clipping_without_a_limit() -> None:
 
 def test_the_list_of_gradients_is_whole() -> None:
     model = tiny.model()
-    optimizer = Optimizer(model, config())
-    assert [g.shape for g in optimizer.gradients()] == [p.shape for p in model.parameters()]
-    assert not any(bool(g.any()) for g in optimizer.gradients())
+    gradients, here = Optimizer(model, config()).gradients()
+    assert [g.shape for g in gradients] == [p.shape for p in model.parameters()]
+    assert not any(bool(g.any()) for g in gradients)
+    assert here.tolist() == [0.0] * len(gradients)
+
+
+def test_what_no_process_reached_is_left_alone_by_weight_decay() -> None:
+    model = tiny.model()
+    optimizer = Optimizer(model, config(weight_decay=0.5))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    set_gradients(model, 0)
+    assert model.scorer is not None
+    model.scorer.weight.grad = None
+    _, reached = optimizer.gradients()
+    optimizer.forget(reached)
+    optimizer.step(0.1)
+    same = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert same == {"scorer.weight"}
 
 
 def test_muon_of_alike_matrices_together_is_muon_of_each() -> None:
