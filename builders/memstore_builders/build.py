@@ -11,10 +11,8 @@ What exists under its final name is complete, so resuming is: skip what exists. 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import platform
 import resource
 import shutil
@@ -56,6 +54,7 @@ from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.index import build_index
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.spool import Spool, write_spool
+from memstore_builders.state import absolute, describe, folder_bytes, lock, same_job
 
 SHARD_BYTES = 64 << 20  # encoded and padded: what bounds the builder's memory beside the model
 SHARD_PASSAGES = (64, 4096)  # at least, at most
@@ -136,6 +135,11 @@ class _Job:
     def work(self) -> Path:
         return self.options.out / ".build"
 
+    @property
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What makes two builds the same."""
+        return {"settings": self.settings, "fingerprint": asdict(self.fingerprint)}
+
 
 def prepare(options: BuildOptions) -> _Job:
     """Open the model and fix the settings that name the build.
@@ -156,13 +160,13 @@ def prepare(options: BuildOptions) -> _Job:
             "name a sentence encoder with --encoder, or choose --retriever bm25"
         )
     sentence = SentenceEncoder(options.encoder) if dense and not own_vectors else None
-    name = options.model if options.model == "default" else _absolute(options.model)
+    name = options.model if options.model == "default" else absolute(options.model)
     settings = {
         "model": name,
         "model_name": model.config.name,
         "trained": model.config.trained,
         "encoder": options.encoder if dense else None,
-        "corpus": [_describe(path) for path in options.corpus],
+        "corpus": [describe(path) for path in options.corpus],
         "corpus_format": options.corpus_format,
         "on_error": options.on_error,
         "max_words": options.max_words,
@@ -198,8 +202,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     options.out.mkdir(parents=True, exist_ok=True)
     if (options.out / "CURRENT").exists():
         return _already_built(job)
-    with _lock(job.work):
-        _same_job(job)
+    with lock(job.work):
+        same_job(job.work, job.identity)
         remove_leftovers(options.out)
         seconds: dict[str, float] = {}
         with _timed(seconds, "spool"):
@@ -278,7 +282,7 @@ def _segments(job: _Job, spool: Spool, progress: Progress) -> tuple[list[Segment
     config = job.encoder.model.config
     shard = shard_passages(job.codec, d_model=config.d_model, max_tokens=config.max_passage_tokens)
     plans = plan_segments(len(spool), shard, job.options.segment_passages)
-    prefix = _digest(job)[:8]
+    prefix = hashlib.sha256(json.dumps(job.identity, sort_keys=True).encode()).hexdigest()[:8]
     names = [f"{prefix}-{i:05d}" for i in range(len(plans))]
     sealed = [sealed_segment(job.options.out, name) for name in names]
     done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
@@ -357,32 +361,7 @@ def _generation(job: _Job, segments: list[SegmentRef], **more: Any) -> Generatio
     )
 
 
-# --- the build's own state ----------------------------------------------------------------------------------------
-
-
-def _digest(job: _Job) -> str:
-    """What makes two builds the same: settings and fingerprint."""
-    values = json.dumps({"settings": job.settings, "fingerprint": asdict(job.fingerprint)}, sort_keys=True)
-    return hashlib.sha256(values.encode()).hexdigest()
-
-
-def _same_job(job: _Job) -> None:
-    """Refuse to resume a build with other settings, naming them."""
-    path = job.work / "job.json"
-    mine = {"settings": job.settings, "fingerprint": asdict(job.fingerprint)}
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        differ = [f"{part}.{key}: was {theirs[part].get(key)!r}, is {mine[part].get(key)!r}"
-                  for part in mine for key in mine[part] if theirs[part].get(key) != mine[part].get(key)]  # fmt: skip
-        if differ:
-            raise ConfigError(
-                f"{job.options.out} holds an unfinished build with other settings ({'; '.join(differ)}). "
-                "Run it again with those, choose another --out, or remove the folder."
-            )
-        return
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(mine, indent=1), encoding="utf-8")
-    part.rename(path)
+# --- what is told -------------------------------------------------------------------------------------------------
 
 
 def _already_built(job: _Job) -> BuildReport:
@@ -440,20 +419,6 @@ def _report(
 
 
 @contextmanager
-def _lock(work: Path) -> Iterator[None]:
-    """One builder per store."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"another build is working in {work.parent}; wait for it, or choose another --out"
-            ) from None
-        yield
-
-
-@contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     begin = time.perf_counter()
     yield
@@ -463,19 +428,3 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 def peak_resident_bytes() -> int:
     """The most memory this process has had resident (Linux reports KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    """A corpus file as a build remembers it: name and size; a folder by its files' total."""
-    if path.is_dir():
-        return {"name": path.name, "bytes": folder_bytes(path)}
-    return {"name": path.name, "bytes": path.stat().st_size if path.is_file() else None}
-
-
-def _absolute(model: str) -> str:
-    return os.path.abspath(model) if Path(model).is_dir() else model  # noqa: PTH100 - keeps links as they are

@@ -21,6 +21,7 @@ from memstore_builders import build as build_module
 from memstore_builders.build import BuildOptions, build, plan_segments, shard_passages
 from memstore_builders.encode import PassageEncoder, length_batches
 from memstore_builders.plan import plan
+from memstore_builders.state import lock
 from memstore_builders.verify import verify
 from tests import tiny
 
@@ -167,7 +168,7 @@ def test_a_finished_store_is_not_built_over(options: BuildOptions) -> None:
 
 
 def test_two_builders_do_not_share_a_folder(options: BuildOptions) -> None:
-    with build_module._lock(options.out / ".build"), pytest.raises(ConfigError, match="another build is working"):
+    with lock(options.out / ".build"), pytest.raises(ConfigError, match="another build is working"):
         build(options)
 
 

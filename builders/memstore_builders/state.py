@@ -1,0 +1,70 @@
+"""A build's folder: one builder at a time, and what a killed build was about. Knows files and settings, no model."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from memstore.errors import ConfigError
+
+
+@contextmanager
+def lock(work: Path) -> Iterator[None]:
+    """One builder per store.
+
+    Raises:
+        ConfigError: another one is at work.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another build is working in {work.parent}; wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note what is being built, part by part (settings, fingerprint).
+
+    Raises:
+        ConfigError: `work` is of a build with other settings, which are named.
+    """
+    path = work / "job.json"
+    if path.exists():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        differ = [f"{part}.{key}: was {theirs[part].get(key)!r}, is {mine[part].get(key)!r}"
+                  for part in mine for key in mine[part] if theirs[part].get(key) != mine[part].get(key)]  # fmt: skip
+        if differ:
+            raise ConfigError(
+                f"{work.parent} holds an unfinished build with other settings ({'; '.join(differ)}). "
+                "Run it again with those, choose another --out, or remove the folder."
+            )
+        return
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(mine, indent=1), encoding="utf-8")
+    part.rename(path)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """A corpus file as a build remembers it: name and size; a folder by its files' total."""
+    if path.is_dir():
+        return {"name": path.name, "bytes": folder_bytes(path)}
+    return {"name": path.name, "bytes": path.stat().st_size if path.is_file() else None}
+
+
+def absolute(name: str) -> str:
+    """The name of a model as a store keeps it: a folder wherever the next command runs, a hub id as it is."""
+    return os.path.abspath(name) if Path(name).is_dir() else name  # noqa: PTH100 - keeps links as they are
