@@ -159,13 +159,14 @@ def prepare(options: BuildOptions) -> _Job:
             f"the model {options.model!r} has no projection for dense retrieval (embedding_dim is 0): "
             "name a sentence encoder with --encoder, or choose --retriever bm25"
         )
-    sentence = SentenceEncoder(options.encoder) if dense and not own_vectors else None
+    encoder = "memory" if options.encoder == "memory" else absolute(options.encoder)
+    sentence = SentenceEncoder(encoder) if dense and not own_vectors else None
     name = options.model if options.model == "default" else absolute(options.model)
     settings = {
         "model": name,
         "model_name": model.config.name,
         "trained": model.config.trained,
-        "encoder": options.encoder if dense else None,
+        "encoder": encoder if dense else None,
         "corpus": [describe(path) for path in options.corpus],
         "corpus_format": options.corpus_format,
         "on_error": options.on_error,

@@ -13,7 +13,7 @@ import torch
 
 from memstore import checkpoint
 from memstore.embedding import MemoryTextEncoder
-from memstore.errors import MemstoreError, StoreCorrupt
+from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, MemstoreError, StoreCorrupt
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore.store.check import Problem, check_generation
@@ -52,7 +52,9 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
 
     Raises:
         StoreNotFound: there is no store.
-        CheckpointNotFound: the model that the store names is not to be found.
+        CheckpointNotFound: the model or the sentence encoder that the store names is not to be found.
+        CheckpointError: one of them cannot be loaded.
+        ConfigError: the retriever needs what is not installed, or is none that we know.
         FingerprintMismatch: the model given did not make the store.
     """
     problems = list(check_generation(path))
@@ -84,6 +86,8 @@ def _check_retriever(store: Store, own: MemoryTextEncoder | None) -> list[Proble
         retriever = open_retriever(store, memory_encoder=own)
         if len(store):
             retriever.search([store.passages(store.ids([0]))[0].text], 1)
+    except (CheckpointNotFound, CheckpointError, ConfigError):  # what the store needs, not what it holds
+        raise
     except MemstoreError as error:
         where = f"index/{store.generation.number:06d}"
         return [Problem(kind=type(error).__name__, where=where, message=str(error))]
