@@ -195,7 +195,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
     Raises:
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
-        ConfigError: an option is impossible, or `out` holds another build.
+        ConfigError: an option is impossible, or `out` holds another build, finished or with segments sealed.
         DiskSpaceError: the store would not fit.
     """
     progress = progress or Silent()

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from memstore.errors import ConfigError
+from memstore.store.format import TEMPORARY
+
+LOCK = "lock"
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def lock(work: Path) -> Iterator[None]:
         ConfigError: another one is at work.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
+    with (work / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -32,25 +35,35 @@ def lock(work: Path) -> Iterator[None]:
 
 
 def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]]) -> None:
-    """Note what is being built, part by part (settings, fingerprint).
+    """Note what is being built, part by part (settings, fingerprint). What an earlier build with other settings left is
+    removed if it had sealed no segment: it failed on its input, or had no room, and is now asked for otherwise.
 
     Raises:
-        ConfigError: `work` is of a build with other settings, which are named.
+        ConfigError: segments sealed with other settings, which are named, would be lost.
     """
     path = work / "job.json"
     if path.exists():
         theirs = json.loads(path.read_text(encoding="utf-8"))
         differ = [f"{part}.{key}: was {theirs[part].get(key)!r}, is {mine[part].get(key)!r}"
                   for part in mine for key in mine[part] if theirs[part].get(key) != mine[part].get(key)]  # fmt: skip
-        if differ:
+        if not differ:
+            return
+        if _has_segments(work.parent):
             raise ConfigError(
                 f"{work.parent} holds an unfinished build with other settings ({'; '.join(differ)}). "
                 "Run it again with those, choose another --out, or remove the folder."
             )
-        return
+        path.unlink()  # first: without it, nothing else here is believed
+    for leftover in work.iterdir():
+        if leftover.name != LOCK:
+            leftover.unlink()
     part = path.with_suffix(".part")
     part.write_text(json.dumps(mine, indent=1), encoding="utf-8")
     part.rename(path)
+
+
+def _has_segments(store: Path) -> bool:
+    return any(not p.name.startswith(TEMPORARY) for p in (store / "segments").glob("*"))
 
 
 def folder_bytes(folder: Path) -> int:

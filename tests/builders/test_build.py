@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from memstore import checkpoint
-from memstore.errors import CheckpointNotFound, ConfigError, CorpusError, DiskSpaceError, FingerprintMismatch
+from memstore.errors import (
+    CheckpointNotFound,
+    ConfigError,
+    CorpusError,
+    CorpusFormatError,
+    CorpusNotFound,
+    DiskSpaceError,
+    FingerprintMismatch,
+)
 from memstore.packed import Tokens
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, get_codec
@@ -147,10 +155,10 @@ def test_a_build_killed_at_every_step_resumes_to_the_same_store(
     assert verify(killed.out, sample=150).sound
 
 
-def test_an_unfinished_build_is_not_resumed_with_other_settings(
+def test_an_unfinished_build_with_segments_is_not_resumed_with_other_settings(
     options: BuildOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in killed_at(6, monkeypatch):
+    for _ in killed_at(9, monkeypatch):
         with pytest.raises(Killed):
             build(options)
     with pytest.raises(
@@ -159,6 +167,19 @@ def test_an_unfinished_build_is_not_resumed_with_other_settings(
         build(replace(options, codec="bf16"))
     with pytest.raises(ConfigError, match=r"settings\.limit: was None, is 5"):
         build(replace(options, limit=5))
+    assert build(options).resumed_segments == 1
+
+
+@pytest.mark.parametrize("step", [2, 3, 6, 8])  # in the spool, behind it, in the first segment, before its seal
+def test_before_a_segment_is_sealed_other_settings_start_anew(
+    options: BuildOptions, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in killed_at(step, monkeypatch):
+        with pytest.raises(Killed):
+            build(options)
+    assert build(replace(options, limit=5)).passages == 5
+    assert {p.name for p in options.out.iterdir()} == {"CURRENT", "generations", "index", "segments"}
+    assert len(list((options.out / "segments").iterdir())) == 1
 
 
 def test_a_finished_store_is_not_built_over(options: BuildOptions) -> None:
@@ -174,10 +195,12 @@ def test_two_builders_do_not_share_a_folder(options: BuildOptions) -> None:
 
 def test_the_disk_is_checked_before_encoding(options: BuildOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DiskSpaceError, match=r"the store needs about 0\.00 GB, but only 0\.00 GB are free"):
-        build(options)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(DiskSpaceError, match=r"the store needs about 0\.00 GB, but only 0\.00 GB are free"):
+            build(options)
     assert not (options.out / "segments").exists()
+    assert build(replace(options, limit=5)).passages == 5  # as the message advises
 
 
 @pytest.mark.parametrize(
@@ -205,8 +228,22 @@ def test_a_bad_row_stops_the_build_by_default_and_is_counted_on_request(
     broken.write_text("\n".join([*lines[:3], "{", *lines[3:]]) + "\n")
     with pytest.raises(CorpusError, match=r"broken\.jsonl:4"):
         build(replace(options, corpus=(broken,)))
-    report = build(replace(options, corpus=(broken,), on_error="skip", out=tmp_path / "skipping"))
+    report = build(replace(options, corpus=(broken,), on_error="skip"))
     assert (report.passages, report.rows_skipped) == (150, 1)
+
+
+@pytest.mark.parametrize("bad", [None, "no corpus\n", "{\n"])
+def test_a_corpus_that_was_wrong_is_corrected_in_the_same_folder(
+    options: BuildOptions, corpus: Path, tmp_path: Path, bad: str | None
+) -> None:
+    """Absent, of no known format, with a bad row."""
+    mended = tmp_path / "mended.jsonl"
+    if bad is not None:
+        mended.write_text((corpus.read_text() if bad == "{\n" else "") + bad)
+    with pytest.raises((CorpusNotFound, CorpusFormatError, CorpusError)):
+        build(replace(options, corpus=(mended,)))
+    mended.write_text(corpus.read_text())
+    assert build(replace(options, corpus=(mended,), limit=5)).passages == 5
 
 
 def test_a_corpus_without_passages_is_an_error(options: BuildOptions, tmp_path: Path) -> None:
