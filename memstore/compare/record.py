@@ -22,7 +22,6 @@ from memstore import __version__
 from memstore.errors import CheckpointError, ConfigError
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
-from memstore.train.candidates import MANIFEST
 from memstore.whole import replacing
 
 Json = dict[str, Any]
@@ -45,11 +44,6 @@ def model_fingerprint(model: MemoryModel, tokenizer: TextTokenizer) -> str:
         digest.update(f"{name} {tuple(p.shape)}\n".encode())
         digest.update(p.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def cache_fingerprint(cache: Path) -> str:
-    """sha256 of the manifest, which holds that of every file of the cache."""
-    return hashlib.sha256((cache / MANIFEST).read_bytes()).hexdigest()
 
 
 def made_by() -> Json:

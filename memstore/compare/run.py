@@ -29,7 +29,7 @@ from memstore.errors import ConfigError
 from memstore.model import MemoryModel
 from memstore.runtime import compute_dtype
 from memstore.tokens import TextTokenizer
-from memstore.train.candidates import read_manifest
+from memstore.train.candidates import content_of, read_manifest
 from memstore.train.loop import train
 
 TRAINED, MEASURED, TIMES, REPORT = "trained.json", "measured", "times.json", "report.json"
@@ -164,7 +164,7 @@ def _settings(work: _Work, name: str) -> Json:
     return {
         "system": work.plans[name].settings,
         "reranker": work.plans[reranker].settings if reranker else None,
-        "data": {key: str(v) if isinstance(v, Path) else v for key, v in work.data.items()},
+        "data": {**work.data, "cache": content_of(Path(work.data["cache"]))},
         "grid": {key: list(v) if isinstance(v, tuple) else v for key, v in asked.items()},
     }
 
@@ -176,7 +176,7 @@ def _found(work: _Work, name: str) -> Json | None:
 def _fingerprints(work: _Work, system: System) -> Json:
     models = {task: record.model_fingerprint(model, system.tokenizer) for task, model in system.models.items()}
     reranker = None if system.reranker is None else _fingerprints(work, system.reranker)["models"]
-    return {"models": models, "reranker": reranker, "cache": record.cache_fingerprint(Path(work.data["cache"]))}
+    return {"models": models, "reranker": reranker, "cache": content_of(Path(work.data["cache"]))}
 
 
 def _measure(work: _Work, system: System) -> None:

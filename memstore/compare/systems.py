@@ -14,7 +14,7 @@ from typing import Any
 from memstore.compare.config import CompareConfig, SystemTable
 from memstore.errors import ConfigError
 from memstore.train.batches import DataSettings
-from memstore.train.candidates import read_manifest, task_of
+from memstore.train.candidates import content_of, read_manifest, task_of
 from memstore.train.config import TrainConfig, read_table
 
 RUNS = "runs"
@@ -166,6 +166,7 @@ def dev_sets(settings: DataSettings, measured: Sequence[str]) -> list[str]:
 def _training(values: Mapping[str, Any], out: Path, name: str) -> Run:
     where = f"[base] with the changes of systems.{name}"
     config = read_table(TrainConfig, {**values, "out": str(out)}, where=where)
-    read_table(DataSettings, config.data, where=where, name="data")
+    cache = read_table(DataSettings, config.data, where=where, name="data").cache
     settings = {key: value for key, value in values.items() if key not in _RUNNING}
+    settings["data"] = {**values["data"], "cache": content_of(cache)}  # what is in it, not where it is
     return Run(config=config, settings=json.loads(json.dumps(settings, default=str)))

@@ -260,6 +260,16 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_json(text, path=path)
 
 
+def content_of(folder: Path) -> str:
+    """sha256 of a cache's manifest, which holds that of every file: the same wherever the cache is.
+
+    Raises:
+        CandidatesNotFound, CandidatesCorrupt: see `Candidates.open`.
+    """
+    read_manifest(folder)
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
 def require_tokenizer(made: CacheFingerprint, tokenizer: TextTokenizer, *, where: Path) -> None:
     """Check that the cached token ids are what the tokenizer would make. Shorter limits than the model's will do.
 

@@ -26,6 +26,7 @@ from memstore.model import MemoryModel
 from memstore.runtime import compute_dtype
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import Batch, BatchSource
+from memstore.train.candidates import content_of
 from memstore.train.config import TrainConfig
 from memstore.train.losses import training_loss
 from memstore.train.measure import measure
@@ -106,6 +107,7 @@ class _Run:
     optimizer: Optimizer
     source: BatchSource
     metrics: MetricsFile
+    identity: dict[str, Any]
     state: RunState
     dtype: torch.dtype
     tell: Tell
@@ -129,7 +131,8 @@ def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None
     if config.compile:
         compile_blocks(model)
     optimizer = Optimizer(model, config.optimizer)
-    state = load_state(config.out, model, optimizer, _identity(config, model, tokenizer, processes), steps=config.steps)
+    identity = _identity(config, model, tokenizer, processes)
+    state = load_state(config.out, model, optimizer, identity, steps=config.steps)
     metrics = MetricsFile(config.out / METRICS)
     config.out.mkdir(parents=True, exist_ok=True)
     if processes.main:
@@ -142,6 +145,7 @@ def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None
         optimizer=optimizer,
         source=source or _source(config, tokenizer),
         metrics=metrics,
+        identity=identity,
         state=state,
         dtype=compute_dtype(processes.device.type, config.dtype),
         tell=progress if progress is not None and processes.main else _silent,
@@ -159,6 +163,8 @@ def _identity(
 ) -> dict[str, Any]:
     """What a resumed run must share with the one it resumes. Not where files are: it may go on elsewhere."""
     values = {name: config.to_dict()[name] for name in ("data", "loss", "optimizer", "seed", "accumulate")}
+    if cache := values["data"].get("cache"):
+        values["data"] = values["data"] | {"cache": content_of(Path(cache))}
     made_of = {"model": model.config.to_dict(), "tokenizer": tokenizer.fingerprint}
     return made_of | values | {"processes": processes.world}
 
@@ -323,8 +329,7 @@ def _save_if_due(run: _Run, *, now: bool) -> None:
         return
     state.window = {name: float(total) for name, total in run.window.items()}
     _require_finite(run, state.window)
-    identity = _identity(run.config, run.model, run.tokenizer, run.processes)
-    save_state(run.config.out, run.model, run.optimizer, state, identity, keep_last=kept.keep_last)
+    save_state(run.config.out, run.model, run.optimizer, state, run.identity, keep_last=kept.keep_last)
     run.saved = time.monotonic()
 
 

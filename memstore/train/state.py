@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from memstore import checkpoint
+from memstore.config import ModelConfig
 from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
+from memstore.train.config import LossConfig, OptimizerConfig
 from memstore.train.optim import Optimizer
 from memstore.whole import sync
 
@@ -96,7 +98,7 @@ def load_state(
         return RunState()
     folder = found[-1]
     values = checkpoint.read_json(folder / STATE)
-    differing = _differences(values.get("identity", {}), json.loads(json.dumps(dict(identity))))
+    differing = _differences(_with_defaults(values.get("identity", {})), json.loads(json.dumps(dict(identity))))
     if differing:
         raise ConfigError(
             f"{out} holds a run with other settings: {'; '.join(differing)}. Put them back to go on with it, or name "
@@ -126,6 +128,15 @@ def save_model(folder: Path, model: MemoryModel, tokenizer: TextTokenizer, dtype
         copy = MemoryModel(model.config)
     copy.load_state_dict({n: p.detach().to("cpu", dtype) for n, p in model.state_dict().items()}, assign=True)
     checkpoint.save(folder, copy, tokenizer)
+
+
+def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, with the defaults of settings that its state says nothing of: memstore has gained them since."""
+    found = dict(identity)
+    for part, kind in {"model": ModelConfig, "loss": LossConfig, "optimizer": OptimizerConfig}.items():
+        known = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+        found[part] = json.loads(json.dumps(known)) | found.get(part, {})
+    return found
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,17 @@ def test_results_of_other_settings_are_refused(
     with pytest.raises(ConfigError, match=message):
         compare(cases.config(cache, done, **changed))
     assert files(done) == before
+
+
+def test_a_cache_may_move_but_not_change(cache: Path, done: Path) -> None:
+    before, moved = files(done), cache.parent / "moved"
+    shutil.copytree(cache, moved)
+    compare(cases.config(moved, done))
+    assert {name for name, held in files(done).items() if held != before[name]} <= {"report.json", "report.md"}
+    path = moved / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokens": 1}))
+    with pytest.raises(ConfigError, match=r"trained\.json was made by other settings: data\.cache was"):
+        compare(cases.config(moved, done))
 
 
 def test_answers_of_another_model_are_refused(cache: Path, done: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from memstore.errors import CheckpointError, ConfigError
 from memstore.train.batch import Batch
+from memstore.train.candidates import MANIFEST, CacheFingerprint, Manifest
 from memstore.train.loop import train
 from memstore.train.state import saved_states
 from tests.train.loop_cases import ToySource, config, records
@@ -139,6 +141,37 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path, changes: dict
     train(config(tmp_path), source=ToySource())
     with pytest.raises(ConfigError, match=message):
         train(config(tmp_path, **changes), source=ToySource())
+
+
+def test_a_setting_that_memstore_gained_since_does_not_end_a_run(tmp_path: Path) -> None:
+    train(config(tmp_path), source=ToySource())
+    path = saved_states(tmp_path / "run")[-1] / "state.json"
+    values = json.loads(path.read_text())
+    for part, name in {"loss": "gold_weight", "optimizer": "clip_norm", "model": "embedding_dim"}.items():
+        del values["identity"][part][name]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"loss\.gold_weight was 0\.0 and is now 0\.5"):
+        train(config(tmp_path, steps=8, loss={"keep_k": 2, "gold_weight": 0.5}), source=ToySource())
+    assert train(config(tmp_path, steps=8), source=ToySource()).finished
+
+
+def test_a_run_goes_on_with_the_same_cache_elsewhere_but_not_with_another(tmp_path: Path) -> None:
+    def cache(name: str, passages: str) -> dict[str, Any]:
+        made_from = CacheFingerprint(
+            passages=passages, retriever="", k=1, tokenizer="", passage_template="", max_passage_tokens=1,
+            max_question_tokens=1, max_answer_tokens=1,
+        )  # fmt: skip
+        manifest = Manifest(
+            fingerprint=made_from, vocab_size=9, passages=0, tokens=0, sets={}, pretraining={}, files={}
+        )
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST).write_text(manifest.to_json())
+        return {"cache": str(tmp_path / name)}
+
+    train(config(tmp_path, steps=2, data=cache("one", "a")), source=ToySource())
+    train(config(tmp_path, steps=4, data=cache("moved", "a")), source=ToySource())
+    with pytest.raises(ConfigError, match=r"data\.cache was '"):
+        train(config(tmp_path, steps=6, data=cache("other", "b")), source=ToySource())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
