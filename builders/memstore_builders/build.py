@@ -54,7 +54,7 @@ from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.index import build_index
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.spool import Spool, write_spool
-from memstore_builders.state import absolute, describe, folder_bytes, lock, same_job
+from memstore_builders.state import absolute, check_place, describe, folder_bytes, lock, same_job
 
 SHARD_BYTES = 64 << 20  # encoded and padded: what bounds the builder's memory beside the model
 SHARD_PASSAGES = (64, 4096)  # at least, at most
@@ -195,10 +195,12 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
     Raises:
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
-        ConfigError: an option is impossible, or `out` holds another build, finished or with segments sealed.
+        ConfigError: an option is impossible, `out` lies in a folder of the corpus, or it holds another build, finished
+            or with segments sealed.
         DiskSpaceError: the store would not fit.
     """
     progress = progress or Silent()
+    check_place(options.out, options.corpus)
     job = prepare(options)
     options.out.mkdir(parents=True, exist_ok=True)
     if (options.out / "CURRENT").exists():

@@ -208,7 +208,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
+            found = files_below(path)
             if not found:
                 raise CorpusNotFound(f"{path}: there are no files in this folder")
             files.extend(found)
@@ -224,6 +224,11 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             raise ConfigError(f"{path}: this corpus file is named twice")
         seen.add(real)
     return files
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of a corpus folder, in reading order: all below it, but what is hidden or lies in a hidden folder."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
 
 
 def _hidden(path: Path) -> bool:

@@ -1,19 +1,34 @@
-"""A build's folder: one builder at a time, and what a killed build was about. Knows files and settings, no model."""
+"""A build's folder: where it may lie, one builder at a time, what a killed build was about. Knows no model."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from memstore.errors import ConfigError
 from memstore.store.format import TEMPORARY
+from memstore_builders.corpus import files_below
 
 LOCK = "lock"
+
+
+def check_place(out: Path, corpus: Sequence[Path]) -> None:
+    """Refuse a store that would become a part of its own corpus.
+
+    Raises:
+        ConfigError: `out` is a folder of the corpus, or lies in one.
+    """
+    for path in corpus:
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(
+                f"the store {out} would lie in the corpus folder {path}, and its files be read as corpus when a build "
+                "is run again: choose an --out outside that folder, or name the corpus's files one by one"
+            )
 
 
 @contextmanager
@@ -72,9 +87,9 @@ def folder_bytes(folder: Path) -> int:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """A corpus file as a build remembers it: name and size; a folder by its files' total."""
+    """A corpus file as a build remembers it: name and size; a folder by the total of the files that are read."""
     if path.is_dir():
-        return {"name": path.name, "bytes": folder_bytes(path)}
+        return {"name": path.name, "bytes": sum(file.stat().st_size for file in files_below(path))}
     return {"name": path.name, "bytes": path.stat().st_size if path.is_file() else None}
 
 

@@ -1,0 +1,60 @@
+"""Where a store may lie: outside its corpus, and where it can be written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from memstore.errors import ConfigError
+from memstore_builders.build import BuildOptions, build
+from memstore_builders.state import describe
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def options(model: Path, tmp_path: Path) -> BuildOptions:
+    """A corpus that is a folder, and a store beside it."""
+    (tmp_path / "data" / "more").mkdir(parents=True)
+    for name in ("a.jsonl", "more/b.jsonl"):
+        rows = [{"id": f"{name}{i}", "title": p.title, "text": f"{p.text} {name} {i}."}
+                for i, p in enumerate(tiny.passages(3))]  # fmt: skip
+        (tmp_path / "data" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return BuildOptions(corpus=(tmp_path / "data",), out=tmp_path / "store", model=str(model), dtype="float32")
+
+
+@pytest.mark.parametrize("out", ["data", "data/store", "data/more/../new/store", "link/store"])
+def test_a_store_inside_its_corpus_folder_is_refused(options: BuildOptions, tmp_path: Path, out: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="choose an --out outside that folder, or name the corpus's files"):
+        build(replace(options, out=tmp_path / out))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_beside_a_corpus_file_and_above_a_corpus_folder_is_room_for_a_store(options: BuildOptions) -> None:
+    [data] = options.corpus
+    inside = replace(options, corpus=(data / "a.jsonl",), out=data / "store")
+    assert build(inside).passages == 3
+    assert build(inside).already_built
+    assert build(replace(options, corpus=(data / "more",), out=data)).passages == 3
+
+
+def test_hidden_files_are_no_part_of_a_corpus_folder(options: BuildOptions) -> None:
+    [data] = options.corpus
+    build(options)
+    (data / ".notes").write_text("not read")
+    (data / ".cache").mkdir()
+    (data / ".cache" / "c.jsonl").write_text("{}\n")
+    assert build(options).already_built
+    assert describe(data)["bytes"] == sum((data / name).stat().st_size for name in ("a.jsonl", "more/b.jsonl"))
+    (data / "c.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="built otherwise"):
+        build(options)
