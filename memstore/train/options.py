@@ -77,6 +77,11 @@ class PrepareOptions:
             raise ConfigError(f"support must be above 0 and at most 1, not {self.support}")
         if bad := [n for n in self.tasks if not task_of(n) or "/" in n or not n.rpartition(".")[2]]:
             raise ConfigError(f"a question set is named <task>.<split>, such as nq.train, not {bad[0]!r}")
+        if not (self.tasks or self.corpus or self.pretrain_passages):
+            raise ConfigError(
+                "nothing to prepare: name question files (tasks), a corpus of passages, or how many of the store's "
+                "passages to pretrain on (pretrain_passages)"
+            )
 
     def screens(self) -> dict[str, dict[str, Any]]:
         """By set, `support` and `elsewhere` of its `Screen`; sets that keep all candidates are not in it."""
@@ -92,6 +97,8 @@ def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: 
     sources = [] if store is None else [_passages_sha256(store)]
     sources += [file_sha256([path]) for path in options.corpus]
     pretraining: dict[str, Any] = {}
+    if not options.pretrain and options.pretrain_passages:  # they are in the cache all the same
+        pretraining = {"pretrain_passages": options.pretrain_passages}
     if options.pretrain:
         names = (
             "pretrain_passages", "pretrain_most", "most_spans", "max_sentence_tokens", "neighbours", "class_articles",

@@ -92,19 +92,12 @@ def model_tokenizer(path_or_id: str | Path) -> TextTokenizer:
     return TextTokenizer(checkpoint.read_tokenizer(folder), config)
 
 
-def prepare(
-    options: PrepareOptions,
-    tokenizer: TextTokenizer,
-    *,
-    retriever: Retriever | None = None,
-    tick: Tick = lambda *_: None,
-) -> PrepareReport:
+def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = lambda *_: None) -> PrepareReport:
     """Make a cache; one that was made from the same is left as it is.
 
     Args:
         options: what to prepare.
         tokenizer: of the model to train.
-        retriever: instead of the one that the store names.
         tick: hears of progress.
 
     Raises:
@@ -118,8 +111,7 @@ def prepare(
         return _already(options.out, fingerprint)
     if options.out.exists() and any(options.out.iterdir()):
         raise ConfigError(f"{options.out} is not empty and no cache of training data: name another folder")
-    if store is not None and options.tasks:
-        retriever = retriever or open_retriever(store)
+    retriever = open_retriever(store) if store is not None and options.tasks else None
     work = _Work(options, tokenizer, store, retriever, tick)
     part = options.out.with_name(options.out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

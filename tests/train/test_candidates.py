@@ -170,6 +170,14 @@ def test_preparing_again_does_nothing_and_elsewhere_gives_the_same_bytes(
     assert not fresh.out.with_name("cache.part").exists()
 
 
+def test_passages_count_without_pretraining_too(fresh: PrepareOptions, tokenizer: TextTokenizer) -> None:
+    few = dataclasses.replace(fresh, tasks={}, pretrain=False, pretrain_passages=2)
+    assert prepare(few, tokenizer).passages == 2
+    with pytest.raises(CandidatesMismatch) as caught:
+        prepare(dataclasses.replace(few, pretrain_passages=4), tokenizer)
+    assert list(caught.value.differences) == ["pretraining[pretrain_passages]"]
+
+
 def test_a_cache_made_from_something_else_is_refused_by_part(
     cache: Candidates, options: PrepareOptions, tokenizer: TextTokenizer, tmp_path: Path, root: Path
 ) -> None:
@@ -245,6 +253,7 @@ def test_every_damage_is_told(
 def test_impossible_options_are_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     for values, says in (
         ({}, "nothing to prepare"),
+        ({"store": tmp_path}, "name question files"),
         ({"tasks": {"nq.train": ()}}, "come from a store"),
         ({"store": tmp_path, "k": 0}, "k and most_spans"),
         ({"store": tmp_path, "keep_unanswerable": 2.0}, "keep_unanswerable"),
