@@ -114,7 +114,8 @@ class SystemTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridTable:
-    """`[grid]`: what is measured, the same for all systems.
+    """`[grid]`: what is measured, the same for all systems. Answers are decoded greedily, whatever `num_beams` a model
+    has.
 
     Attributes:
         retrieve_k, keep_k: the grid: all pairs of which the first is not the smaller one. A system without scorer
