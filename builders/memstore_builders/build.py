@@ -54,7 +54,7 @@ from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.index import build_index
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.spool import Spool, write_spool
-from memstore_builders.state import absolute, check_place, describe, folder_bytes, lock, same_job
+from memstore_builders.state import absolute, check_place, describe, folder_bytes, lock, same_job, writing
 
 SHARD_BYTES = 64 << 20  # encoded and padded: what bounds the builder's memory beside the model
 SHARD_PASSAGES = (64, 4096)  # at least, at most
@@ -197,17 +197,19 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
         ConfigError: an option is impossible, `out` lies in a folder of the corpus, or it holds another build, finished
             or with segments sealed.
-        DiskSpaceError: the store would not fit.
+        DiskSpaceError: the store would not fit, or there is no room for the corpus's passages.
     """
     progress = progress or Silent()
     check_place(options.out, options.corpus)
     job = prepare(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    if (options.out / "CURRENT").exists():
+    with writing(options.out):
+        finished = (options.out / "CURRENT").exists()
+    if finished:
         return _already_built(job)
     with lock(job.work):
-        same_job(job.work, job.identity)
-        remove_leftovers(options.out)
+        with writing(options.out):
+            same_job(job.work, job.identity)
+            remove_leftovers(options.out)
         seconds: dict[str, float] = {}
         with _timed(seconds, "spool"):
             spool = _spool(job, progress)

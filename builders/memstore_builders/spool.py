@@ -11,6 +11,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ import numpy as np
 from memstore.errors import ConfigError, StoreFormatError
 from memstore.passage import Passage
 from memstore_builders.corpus import Corpus
+from memstore_builders.state import writing
 
 _PARTITIONS = 64  # a collection of 22 M passages has 344,000 records, 8 MB, in each
 _RECORD = np.dtype([("text", "S16"), ("id", "S8"), ("row", "<u8")])
@@ -81,47 +83,53 @@ def write_spool(corpus: Corpus, folder: Path, *, tick: Callable[[int], None] = l
 
     Raises:
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
-        ConfigError: two different passages have the same id.
+        ConfigError: two different passages have the same id, or `folder` cannot be written.
+        DiskSpaceError: the passages do not fit on the disk.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partitions = [(folder / f"hashes.{i:02d}").open("wb") for i in range(_PARTITIONS)]
-    rows = characters = 0
-    try:
-        with (folder / "spool.jsonl").open("wb") as lines, (folder / "offsets.raw").open("wb") as offsets:
-            pending = array("Q")
-            for passage in corpus:
-                pending.append(lines.tell())
-                lines.write(_line(passage))
-                _record(partitions, passage, rows)
-                rows += 1
-                characters += len(passage.title) + len(passage.text)
-                if rows % 1000 == 0:
-                    tick(1000)
-                if len(pending) >= _FLUSH_ROWS:
-                    pending.tofile(offsets)
-                    del pending[:]
-            pending.tofile(offsets)
-    finally:
-        for file in partitions:
-            file.close()
-    tick(rows % 1000)
-    dropped = _duplicates(folder)
-    characters -= _characters(folder, dropped)
-    _keep(folder, dropped)
-    counts = corpus.counts
-    summary = SpoolCounts(
-        documents=counts.documents,
-        passages=rows - len(dropped),
-        duplicates=len(dropped),
-        rows_skipped=counts.rows_skipped,
-        characters=characters,
-        errors=tuple(counts.errors),
-        formats=tuple(sorted(set(corpus.formats.values()))),
-    )
-    part = folder / "spool.json.part"
-    part.write_text(json.dumps(asdict(summary)), encoding="utf-8")
-    part.rename(folder / "spool.json")  # written last: its existence means complete
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows, characters = _read(corpus, folder, tick)
+        dropped = _duplicates(folder)
+        characters -= _characters(folder, dropped)
+        _keep(folder, dropped)
+        counts = corpus.counts
+        summary = SpoolCounts(
+            documents=counts.documents,
+            passages=rows - len(dropped),
+            duplicates=len(dropped),
+            rows_skipped=counts.rows_skipped,
+            characters=characters,
+            errors=tuple(counts.errors),
+            formats=tuple(sorted(set(corpus.formats.values()))),
+        )
+        part = folder / "spool.json.part"
+        part.write_text(json.dumps(asdict(summary)), encoding="utf-8")
+        part.rename(folder / "spool.json")  # written last: its existence means complete
     return Spool(folder)
+
+
+def _read(corpus: Corpus, folder: Path, tick: Callable[[int], None]) -> tuple[int, int]:
+    """Write passages, their offsets and their hashes; how many passages, and characters of their titles and texts."""
+    rows = characters = 0
+    with ExitStack() as stack:
+        partitions = [stack.enter_context((folder / f"hashes.{i:02d}").open("wb")) for i in range(_PARTITIONS)]
+        lines = stack.enter_context((folder / "spool.jsonl").open("wb"))
+        offsets = stack.enter_context((folder / "offsets.raw").open("wb"))
+        pending = array("Q")
+        for passage in corpus:
+            pending.append(lines.tell())
+            lines.write(_line(passage))
+            _record(partitions, passage, rows)
+            rows += 1
+            characters += len(passage.title) + len(passage.text)
+            if rows % 1000 == 0:
+                tick(1000)
+            if len(pending) >= _FLUSH_ROWS:
+                pending.tofile(offsets)
+                del pending[:]
+        pending.tofile(offsets)
+    tick(rows % 1000)
+    return rows, characters
 
 
 def _line(p: Passage) -> bytes:

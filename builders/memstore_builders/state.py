@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, DiskSpaceError, MemstoreError
 from memstore.store.format import TEMPORARY
 from memstore_builders.corpus import files_below
 
@@ -18,11 +19,15 @@ LOCK = "lock"
 
 
 def check_place(out: Path, corpus: Sequence[Path]) -> None:
-    """Refuse a store that would become a part of its own corpus.
+    """Refuse a store that would become a part of its own corpus, or take a file's place.
 
     Raises:
-        ConfigError: `out` is a folder of the corpus, or lies in one.
+        ConfigError: `out` is a file, or a folder of the corpus, or lies in one.
     """
+    with writing(out):
+        file = out.is_file()
+    if file:
+        raise ConfigError(f"{out} is a file, and a store is a folder: choose another --out, or remove the file")
     for path in corpus:
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise ConfigError(
@@ -32,14 +37,40 @@ def check_place(out: Path, corpus: Sequence[Path]) -> None:
 
 
 @contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within, the system's refusals to write in `folder` become errors that say what to do.
+
+    Raises:
+        DiskSpaceError: the disk is full, or the user's share of it.
+        ConfigError: the folder cannot be made, or not be written in.
+    """
+    try:
+        yield
+    except MemstoreError:  # some are OSErrors too, and know better
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # numpy gives a short write no number
+            raise DiskSpaceError(
+                f"no room is left in {folder} ({reason}): free some space, choose another disk, or build less (--limit)"
+            ) from error
+        raise ConfigError(
+            f"{folder} cannot be written ({reason}): choose another folder, or make this one writable"
+        ) from error
+
+
+@contextmanager
 def lock(work: Path) -> Iterator[None]:
     """One builder per store.
 
     Raises:
-        ConfigError: another one is at work.
+        ConfigError: another one is at work, or the folder cannot be made.
+        DiskSpaceError: the disk is full.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / LOCK).open("w") as file:
+    with writing(work.parent):
+        work.mkdir(parents=True, exist_ok=True)
+        file = (work / LOCK).open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from memstore import cli
 from memstore.errors import ConfigError
 from memstore_builders.build import BuildOptions, build
 from memstore_builders.state import describe
@@ -58,3 +59,28 @@ def test_hidden_files_are_no_part_of_a_corpus_folder(options: BuildOptions) -> N
     (data / "c.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match="built otherwise"):
         build(options)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file", "file is a file, and a store is a folder: choose another --out"),
+        ("file/store", r"file/store cannot be written \(Not a directory\): choose another folder"),
+        ("nowhere", r"nowhere cannot be written \(File exists\): choose another folder"),
+    ],
+)
+def test_a_store_needs_a_folder(
+    options: BuildOptions, tmp_path: Path, out: str, message: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    with pytest.raises(ConfigError, match=message):
+        build(replace(options, out=tmp_path / out))
+    command = ["build", "--corpus", str(options.corpus[0]), "--out", str(tmp_path / out), "--model", options.model]
+    monkeypatch.setattr("sys.argv", ["memstore", *command])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "choose another" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memstore.errors import ConfigError, StoreFormatError
+from memstore.errors import ConfigError, CorpusUnreadable, DiskSpaceError, StoreFormatError
 from memstore_builders.corpus import open_corpus
 from memstore_builders.spool import Spool, write_spool
 
@@ -74,3 +74,35 @@ def test_an_empty_corpus_gives_an_empty_spool(tmp_path: Path) -> None:
     made = spool(tmp_path, [])
     assert len(made) == 0
     assert made.sample(5) == []
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "spool.jsonl").symlink_to("/dev/full")
+    with pytest.raises(
+        DiskSpaceError, match=r"no room is left in .*spool \(No space left on device\): free some space"
+    ):
+        spool(tmp_path, [row(f"p{i}", f"text {i}") for i in range(10)])
+
+
+def test_a_short_write_of_numpy_is_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: object) -> None:
+        raise OSError("10 requested and 0 written")
+
+    monkeypatch.setattr("numpy.save", save)
+    with pytest.raises(DiskSpaceError, match="10 requested and 0 written"):
+        spool(tmp_path, [row("a", "one")])
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "spool" / "spool.jsonl").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"spool cannot be written \(Is a directory\): choose another folder"):
+        spool(tmp_path, [row("a", "one")])
+
+
+def test_errors_of_the_corpus_stay_what_they_are(tmp_path: Path) -> None:
+    path = corpus(tmp_path / "c.jsonl", [row("a", "one")])
+    opened = open_corpus([path])
+    path.unlink()
+    with pytest.raises(CorpusUnreadable):  # an OSError as well
+        write_spool(opened, tmp_path / "spool")
