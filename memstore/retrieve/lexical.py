@@ -209,7 +209,11 @@ class Bm25Retriever:
         return self.passages
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
-        """See `Retriever.search`. A question without a term that the corpus holds gets no hits."""
+        """See `Retriever.search`. A question without a term that the corpus holds gets no hits.
+
+        Raises:
+            IndexCorrupt: Tantivy cannot read the index.
+        """
         check_k(k)
         return [self._search_one(question, k) for question in questions]
 
@@ -217,6 +221,9 @@ class Bm25Retriever:
         """The distinct terms of a question that take part in its search, in the question's order.
 
         Terms that no passage holds are left out; stop words too, unless nothing else is left.
+
+        Raises:
+            IndexCorrupt: Tantivy cannot read the index.
         """
         text = searchable(question)
         for analyzer in self._analyzers:
@@ -231,7 +238,8 @@ class Bm25Retriever:
 
     def _frequency(self, term: str) -> int:
         """Passages that hold the term in their text, plus those that hold it in their title."""
-        return int(self._searcher.doc_freq("text", term) + self._searcher.doc_freq("title", term))
+        with _corruption_named(self._folder):
+            return int(self._searcher.doc_freq("text", term) + self._searcher.doc_freq("title", term))
 
     def _query(self, terms: Sequence[str]) -> Any:
         clauses = []
@@ -259,6 +267,8 @@ class Bm25Retriever:
                     break
                 limit = min(4 * limit, self.passages)
             rows = self._searcher.fast_field_values("row", [address for _, address in hits])
+        if any(row is None or row >= self.passages for row in rows):
+            raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it anew")
         scored = [(row, score) for row, (score, _) in zip(rows, hits, strict=True)]
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
