@@ -68,10 +68,12 @@ def load(
         CheckpointNotFound: no folder, or one of its files is missing.
         CheckpointError: a file is broken, or is a stock T5 checkpoint's.
         CheckpointMismatch: parameters are missing, misshapen or left over.
-        ConfigError: `config.json` has unknown keys or impossible values, or the dtype is neither of the two.
+        ConfigError: `config.json` has unknown keys or impossible values, the dtype is neither of the two, or this
+            machine cannot compute on the device.
     """
     if dtype not in (None, *DTYPES):
         raise ConfigError(f"dtype must be float32 or bfloat16, not {dtype}: T5 activations overflow float16")
+    _require_device(device)
     folder = resolve(path_or_id)
     config = _config(folder)
     tokenizer = TextTokenizer(read_tokenizer(folder), config)
@@ -196,6 +198,18 @@ def fingerprint(model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype
 
 
 # --- pieces of both ----------------------------------------------------------------------------
+
+
+def _require_device(device: torch.device | str) -> None:
+    """Raises ConfigError unless a number can be put there and read back."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used on this machine ({reason}). Use cpu, or with a GPU that this torch "
+            "can use, cuda or cuda:1."
+        ) from error
 
 
 def resolve(path_or_id: str | Path) -> Path:

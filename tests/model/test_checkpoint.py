@@ -72,6 +72,12 @@ def test_float16_is_refused(folder: Path) -> None:
         load(folder, dtype=torch.float16)
 
 
+@pytest.mark.parametrize("device", ["banana", "meta", "cuda:99", ""])
+def test_a_device_that_cannot_compute_is_refused(folder: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used on this machine \(.+\)\. Use cpu"):
+        load(folder, device=device)
+
+
 def test_an_untrained_model_needs_no_weights_and_is_always_the_same(tmp_path: Path) -> None:
     folder = tiny.save_checkpoint(tmp_path, trained=False)
     (folder / "model.safetensors").unlink()
