@@ -20,6 +20,7 @@ R = TypeVar("R", bound=BaseModel)
 
 FIRST_BACKOFF = 0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
 LONGEST_WAIT = 10.0  # seconds; a server that asks for more patience gets its error raised instead
+MOST_SHOWN = 200  # characters of an address in a message
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _TRY_LATER = (429, 503)
@@ -76,7 +77,10 @@ class BaseClient:
 
     @staticmethod
     def _passage(passage_id: str) -> Call[wire.PassageReply]:
-        escaped = quote(passage_id, safe="")
+        try:
+            escaped = quote(passage_id, safe="")
+        except UnicodeEncodeError as error:
+            raise errors.BadRequest(f"passage_id {passage_id[:MOST_SHOWN]!a} is no text: {error.reason}") from error
         if escaped in (".", ".."):  # as they are, these would walk up the path
             escaped = escaped.replace(".", "%2E")
         return Call("GET", f"/passages/{escaped}", wire.PassageReply, repeatable=True)
@@ -138,6 +142,12 @@ def _body(kind: type[wire.Request], **values: Any) -> bytes:
         wrong = error.errors(include_url=False, include_input=False)
         places = (f"{'.'.join(map(str, one['loc'])) or 'request'}: {one['msg']}" for one in wrong)
         raise errors.BadRequest("; ".join(places)) from error
+
+
+def unusable(address: str, error: Exception) -> errors.BadRequest:
+    """What to raise for an address that httpx can make no URL of, or whose host can have no such name."""
+    shown = address if len(address) <= MOST_SHOWN else f"{address[:MOST_SHOWN]}..."
+    return errors.BadRequest(f"{shown} is no address that can be asked: {error}")
 
 
 def headers_of(call: Call[R]) -> dict[str, str]:

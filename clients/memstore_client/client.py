@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel
 
 from memstore_client import errors, wire
-from memstore_client.base import BaseClient, Call, headers_of
+from memstore_client.base import BaseClient, Call, headers_of, unusable
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -35,6 +35,7 @@ class Client(BaseClient):
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
+        BadRequest: `base_url` is no URL.
     """
 
     def __init__(
@@ -46,7 +47,10 @@ class Client(BaseClient):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(retries=retries)
-        self._http = httpx.Client(base_url=base_url, timeout=timeout, transport=transport)
+        try:
+            self._http = httpx.Client(base_url=base_url, timeout=timeout, transport=transport)
+        except httpx.InvalidURL as error:
+            raise unusable(base_url, error) from error
 
     def answer(
         self,
@@ -106,7 +110,7 @@ class Client(BaseClient):
         return self._send(self._passage(passage_id))
 
     def health(self) -> wire.HealthReply:
-        """Whether the server's process is alive: replies, or raises."""
+        """Whether the server's process is alive: replies, or raises (NotReady when only a restart helps)."""
         return self._send(self._health())
 
     def ready(self) -> bool:
@@ -138,6 +142,8 @@ class Client(BaseClient):
         while True:
             try:
                 response = self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
+            except (httpx.InvalidURL, UnicodeError) as error:
+                raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
             except httpx.TransportError as failure:
                 delay: float | None = self._delay_after_failure(call, attempt, failure)
             else:
@@ -163,6 +169,7 @@ class AsyncClient(BaseClient):
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
+        BadRequest: `base_url` is no URL.
     """
 
     def __init__(
@@ -174,7 +181,10 @@ class AsyncClient(BaseClient):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(retries=retries)
-        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, transport=transport)
+        try:
+            self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, transport=transport)
+        except httpx.InvalidURL as error:
+            raise unusable(base_url, error) from error
 
     async def answer(
         self,
@@ -223,7 +233,7 @@ class AsyncClient(BaseClient):
         return await self._send(self._passage(passage_id))
 
     async def health(self) -> wire.HealthReply:
-        """Whether the server's process is alive: replies, or raises."""
+        """Whether the server's process is alive: replies, or raises (NotReady when only a restart helps)."""
         return await self._send(self._health())
 
     async def ready(self) -> bool:
@@ -255,6 +265,8 @@ class AsyncClient(BaseClient):
         while True:
             try:
                 response = await self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
+            except (httpx.InvalidURL, UnicodeError) as error:
+                raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
             except httpx.TransportError as failure:
                 delay: float | None = self._delay_after_failure(call, attempt, failure)
             else:

@@ -38,7 +38,10 @@ class Timeout(MemstoreClientError, TimeoutError):  # noqa: N818
 
 
 class BadRequest(MemstoreClientError, ValueError):  # noqa: N818
-    """The request cannot be served as asked (400, 413, 422 and other 4xx), or is wrong before being sent."""
+    """The request cannot be served as asked (400, 413, 422 and other 4xx), or is wrong before being sent.
+
+    Also raised by the clients themselves for a `base_url` that is none.
+    """
 
 
 class NotFound(MemstoreClientError, LookupError):  # noqa: N818
@@ -62,7 +65,7 @@ class Overloaded(MemstoreClientError):  # noqa: N818
 
 
 class NotReady(MemstoreClientError):  # noqa: N818
-    """The server is starting or shutting down (503)."""
+    """The server is starting or shutting down, or can only be restarted (503)."""
 
 
 class DeadlineExceeded(MemstoreClientError, TimeoutError):  # noqa: N818

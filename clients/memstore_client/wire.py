@@ -21,6 +21,7 @@ MAX_PASSAGE_CHARACTERS = (
     20_000  # a passage is about 100 words; the rest of a longer one would be cut by the model anyway
 )
 MAX_ID_CHARACTERS = 1_000
+MAX_DEADLINE_MS = 24 * 60 * 60 * 1_000  # a day; whoever waits longer needs no deadline
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
 
@@ -28,6 +29,7 @@ QuestionText = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUESTION_CHARACTERS)
 ]
 Count = Annotated[int, Field(ge=1)]
+Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
 
 
 class Request(BaseModel):
@@ -88,7 +90,7 @@ class QuestionInput(Request):
 class AnswerRequest(QuestionInput):
     """Body of `POST /answer`."""
 
-    deadline_ms: Count | None = Field(
+    deadline_ms: Milliseconds | None = Field(
         default=None, description="Milliseconds after which the answer is of no use; then the reply is a 504."
     )
     stream: bool = Field(
@@ -101,7 +103,7 @@ class AnswerBatchRequest(Request):
     """Body of `POST /answer/batch`. All its questions are admitted to the queue, or none."""
 
     questions: Annotated[list[QuestionInput], Field(min_length=1)]
-    deadline_ms: Count | None = Field(default=None, description="One deadline for the whole request.")
+    deadline_ms: Milliseconds | None = Field(default=None, description="One deadline for the whole request.")
 
 
 class RetrieveRequest(Request):
@@ -109,7 +111,7 @@ class RetrieveRequest(Request):
 
     question: QuestionText
     retrieve_k: Count | None = Field(default=None, description="Passages wanted; fewer may match.")
-    deadline_ms: Count | None = None
+    deadline_ms: Milliseconds | None = None
 
 
 class RerankRequest(Request):
@@ -118,7 +120,7 @@ class RerankRequest(Request):
     question: QuestionText
     passages: Annotated[list[PassageInput], Field(min_length=1)]
     task: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
-    deadline_ms: Count | None = None
+    deadline_ms: Milliseconds | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -224,7 +226,7 @@ class PassageReply(Reply):
 
 
 class HealthReply(Reply):
-    """Reply of `GET /health`: the process is alive."""
+    """Reply of `GET /health`: the process is alive. A 503 problem instead when only a restart helps."""
 
     status: Literal["alive"] = "alive"
 

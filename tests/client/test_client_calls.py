@@ -138,6 +138,9 @@ def test_what_is_returned(ask: Face) -> None:
         (lambda c: c.answer(" "), "question: String should have at least 1 character"),
         (lambda c: c.answer("x" * 2_001), "question: String should have at most 2000 characters"),
         (lambda c: c.answer("a", retrieve_k=1, keep_k=2), "keep_k (2) must be at most retrieve_k (1)"),
+        (lambda c: c.answer("a", deadline_ms=10**400), "deadline_ms: Input should be less than or equal to 86400000"),
+        (lambda c: c.passage("x" * 70_000), "http://m/base/passages/xxx"),
+        (lambda c: c.passage("\ud800"), r"passage_id '\ud800' is no text: surrogates not allowed"),
         (lambda c: c.answer_batch([]), "questions: List should have at least 1 item"),
         (lambda c: c.rerank("a", [PassageInput(text="a", id="x")] * 2), "two passages have the id 'x'"),
     ],
@@ -146,7 +149,23 @@ def test_a_wrong_request_is_not_sent(ask: Face, call, message: str) -> None:
     with pytest.raises(BadRequest) as caught:
         ask(call)
     assert message in str(caught.value)
+    assert len(str(caught.value)) < 1_000
     assert caught.value.status is None
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("address", ["http://localhost:abc", "http://[::1", "http://é..x", "x" * 70_000])
+def test_an_address_that_is_none_is_told_at_once(client: type, address: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        client(address)
+    assert str(caught.value).startswith(address[:200])
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_host_that_can_have_no_such_name_is_told() -> None:
+    refused = pytest.raises(BadRequest, match=r"http://a\.\.b/health is no address that can be asked")
+    with Client("http://a..b") as client, refused:
+        client.health()
 
 
 def test_both_clients_have_the_same_methods() -> None:
