@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -111,7 +112,7 @@ class EngineThread:
         self._queue_size, self._max_batch, self._max_wait = queue_size, max_batch, max_wait
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
-        self._open = False
+        self._open = self._lost = False
         self._seconds_per_job = 0.0  # moving average, for advice to those refused
         self._thread = threading.Thread(target=self._run, name="memstore-engine", daemon=True)
 
@@ -128,6 +129,16 @@ class EngineThread:
         return self._open and self._thread.is_alive()
 
     @property
+    def ended(self) -> bool:
+        """Whether the thread runs no more, or was never started."""
+        return not self._thread.is_alive()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the thread has ended without being closed: nothing will ever run again."""
+        return self._lost
+
+    @property
     def waiting(self) -> int:
         """Jobs in the queue, those given up included."""
         return len(self._waiting)
@@ -141,7 +152,8 @@ class EngineThread:
 
         Returns:
             One future per question. Cancelling one that still waits takes it out. They fail with
-            DeadlineExceeded, EngineStopped, or whatever the engine raises for that question.
+            DeadlineExceeded, EngineStopped, or whatever the engine raises for that question; RuntimeError in
+            place of what is no Exception.
 
         Raises:
             Overloaded: there is no room.
@@ -199,9 +211,14 @@ class EngineThread:
     # --- the thread itself ---
 
     def _run(self) -> None:
+        jobs: list[_Job] = []
         try:
             while jobs := self._take():
                 self._serve(jobs)
+        except BaseException as error:  # nobody stands above a thread who could be told
+            self._lost = True
+            log.critical("the engine's thread has ended: only a restart helps", exc_info=error)
+            _fail_unfinished(jobs, error)
         finally:  # however the loop ends, nobody is left waiting
             self._open = False
             self._fail_waiting()
@@ -260,8 +277,8 @@ class EngineThread:
         started = self._clock()
         try:
             value = job.call(self._engine)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller, not to this thread
-            job.future.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the caller, not to this thread
+            job.future.set_exception(_told(error))
         else:
             self._deliver(job, value, started)
 
@@ -270,9 +287,9 @@ class EngineThread:
         started = self._clock()
         try:
             answers = self._answer(jobs)
-        except Exception as error:  # noqa: BLE001 - as in `_run_call`
+        except BaseException as error:  # noqa: BLE001 - as in `_run_call`
             if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
+                jobs[0].future.set_exception(_told(error))
                 return
             log.warning("a batch of %d questions failed (%s): answering each by itself", len(jobs), error)
             for job in jobs:
@@ -291,3 +308,20 @@ class EngineThread:
 
     def _deliver(self, job: _Job, value: object, started: float) -> None:
         job.future.set_result(Timed(value, queued=started - job.admitted, ran=self._clock() - started))
+
+
+def _told(error: BaseException) -> Exception:
+    """The error as one that a caller can handle: a panic of a Rust library, for one, is no `Exception`."""
+    if isinstance(error, Exception):
+        return error
+    told = RuntimeError(f"the engine was ended by {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told
+
+
+def _fail_unfinished(jobs: Iterable[_Job], error: BaseException) -> None:
+    for job in jobs:
+        with suppress(InvalidStateError):  # done, or cancelled
+            told = RuntimeError("the engine's thread ended while it ran this")
+            told.__cause__ = error
+            job.future.set_exception(told)

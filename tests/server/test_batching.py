@@ -146,6 +146,50 @@ def test_a_bad_question_fails_alone(threads: Threads, engine: FakeEngine, text: 
     assert engine.batches == [["busy"], ["good", text, "other"], ["good"], [text], ["other"]]
 
 
+class Panic(BaseException):
+    """What a panic of a Rust library is raised as: no `Exception`."""
+
+
+def test_a_panic_is_its_callers_and_the_thread_lives_on(threads: Threads, engine: FakeEngine) -> None:
+    def panic(*_: object) -> None:
+        raise Panic("range end index 9 out of range")
+
+    thread, answer = threads(), engine.answer
+    engine.answer = lambda asked: panic() if any(q.text == "panic" for q in asked) else answer(asked)
+    keep_busy(thread, engine)
+    good, bad = thread.ask(questions("good", "panic"))
+    call = thread.call(panic)
+    engine.gate.set()
+    assert good.result(PATIENCE).value.text == "good!"
+    for failed in (bad.exception(PATIENCE), call.exception(PATIENCE)):
+        assert isinstance(failed, RuntimeError)
+        assert str(failed) == "the engine was ended by Panic: range end index 9 out of range"
+        assert isinstance(failed.__cause__, Panic)
+    assert thread.alive
+    assert not thread.lost
+
+
+def test_a_thread_that_dies_leaves_nobody_waiting(
+    threads: Threads, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise Panic("a mistake of ours")
+
+    thread = threads(max_batch=1)
+    busy = keep_busy(thread, engine)
+    (waiting,) = thread.ask(questions("waiting"))
+    monkeypatch.setattr(thread, "_deliver", fail)
+    engine.gate.set()
+    with pytest.raises(RuntimeError, match="the engine's thread ended while it ran this"):
+        busy.result(PATIENCE)
+    assert isinstance(waiting.exception(PATIENCE), EngineStopped)
+    with pytest.raises(EngineStopped):
+        thread.ask(questions("new"))
+    assert thread.lost
+    assert thread.close(timeout=PATIENCE)
+    assert "a mistake of ours" in caplog.text
+
+
 def test_too_few_answers_are_an_error_not_a_shift(threads: Threads, engine: FakeEngine) -> None:
     engine.answer = lambda questions: []
     (failed,) = threads().ask(questions("a"))
@@ -193,8 +237,11 @@ def test_closing_does_not_wait_for_ever(threads: Threads, engine: FakeEngine) ->
     thread = threads()
     keep_busy(thread, engine)
     assert thread.close(timeout=0.001) is False
+    assert not thread.ended
     engine.gate.set()
     assert thread.close(timeout=PATIENCE) is True
+    assert thread.ended
+    assert not thread.lost
 
 
 def test_a_thread_that_was_not_started_takes_nothing(engine: FakeEngine) -> None:
