@@ -41,12 +41,15 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0,
         le=10_000,
+        allow_inf_nan=False,
         description="Milliseconds a question is held back for others to join it.",
     )
     queue_size: int = Field(default=64, ge=1, description="Questions that may wait; beyond that the reply is 429.")
     drain_seconds: float = Field(
         default=5.0,
         ge=0,
+        le=3_600,
+        allow_inf_nan=False,
         description="Time that connections, and then the model, get to finish when told to stop.",
     )
 
@@ -54,13 +57,15 @@ class Settings(BaseSettings):
     keep_k: int = Field(default=10, ge=1, description="Passages read where a request does not say.")
     max_new_tokens: int = Field(default=32, ge=1, description="Tokens of an answer where a request does not say.")
     num_beams: int | None = Field(
-        default=None, ge=1, description="Beams where a request does not say, instead of the model's own; 1 is greedy."
+        default=None,
+        ge=1,
+        description="Beams where a request does not say; by default the model's own, at most `max_num_beams`.",
     )
 
     max_retrieve_k: int = Field(default=200, ge=1, description="Most passages a request may retrieve or bring.")
     max_keep_k: int = Field(default=100, ge=1, description="Most passages a request may have read.")
     max_new_tokens_limit: int = Field(default=256, ge=1, description="Most tokens a request may ask for.")
-    max_num_beams: int = Field(default=8, ge=1, description="Most beams a request may ask for.")
+    max_num_beams: int = Field(default=8, ge=1, description="Most beams a request may have.")
     max_body_bytes: int = Field(default=4_000_000, ge=1_000, description="Size limit of a request's body.")
 
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines.")
