@@ -38,12 +38,13 @@ class Service:
 
     Attributes:
         info: what answers, and what is allowed.
+        settings: those given, with the beams filled in that `info` tells as default.
         warm_up: done when the warm-up answer has ended, well or with its error; done in the engine's thread.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
-        self.settings = settings
         self.info = translate.info(engine.info(), settings)
+        self.settings = settings.model_copy(update={"num_beams": self.info.defaults.num_beams})
         self._thread = EngineThread(
             engine,
             queue_size=settings.queue_size,

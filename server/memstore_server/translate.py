@@ -171,7 +171,7 @@ def info(told: Mapping[str, object], settings: Settings) -> wire.InfoReply:
             retrieve_k=settings.retrieve_k,
             keep_k=settings.keep_k,
             max_new_tokens=settings.max_new_tokens,
-            num_beams=settings.num_beams or told_model.num_beams,
+            num_beams=settings.num_beams or min(told_model.num_beams, settings.max_num_beams),
         ),
     )
 

@@ -61,7 +61,7 @@ async def test_an_untrained_model_is_told_with_every_answer(serving, engine: Fak
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
-        ({}, {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": None}),
+        ({}, {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32}),
         ({"retrieve_k": 5}, {"retrieve_k": 5, "keep_k": 5}),
         ({"retrieve_k": 200, "keep_k": 100}, {"retrieve_k": 200, "keep_k": 100}),
         ({"keep_k": 40}, {"retrieve_k": 40, "keep_k": 40}),
@@ -73,7 +73,7 @@ async def test_options_reach_the_engine(serving, engine: FakeEngine, options: di
     async with serving() as http:
         response = await http.post("/answer", json={"question": "why?", **options})
     assert response.status_code == 200
-    assert engine.questions[-1] == Question(text="why?", **asked)
+    assert engine.questions[-1] == Question(text="why?", **{"num_beams": 1, **asked})
 
 
 async def test_passages_of_the_callers_own(serving, engine: FakeEngine) -> None:
@@ -82,7 +82,7 @@ async def test_passages_of_the_callers_own(serving, engine: FakeEngine) -> None:
         reply = (await http.post("/answer", json={"question": "why?", "passages": own})).json()
     grass = Passage("own:0", "own:0", "", "Grass is green.", "", 0, 15)
     sky = Passage("x", "x", "Sky", "Sky.", "u", 0, 4)
-    assert engine.questions[-1] == Question(text="why?", retrieve_k=2, keep_k=2, passages=(grass, sky))
+    assert engine.questions[-1] == Question(text="why?", retrieve_k=2, keep_k=2, num_beams=1, passages=(grass, sky))
     assert [passage["id"] for passage in reply["passages"]] == ["own:0", "x"]
 
 
@@ -186,14 +186,18 @@ async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
     assert "/srv" not in response.text
 
 
-@pytest.mark.parametrize(("server", "model", "told"), [(None, 3, 3), (2, 3, 2)])
-async def test_info_tells_whose_beams_are_the_default(
-    serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, server: int | None, model: int, told: int
+@pytest.mark.parametrize(
+    ("server", "most", "model", "told"), [(None, 8, 3, 3), (2, 8, 3, 2), (None, 2, 4, 2), (None, 4, 4, 4)]
+)
+async def test_info_tells_whose_beams_are_the_default_and_they_are_served(
+    serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, server: int | None, most: int, model: int, told: int
 ) -> None:
     info = engine.info()
     monkeypatch.setattr(engine, "info", lambda: {**info, "model": {**info["model"], "num_beams": model}})
-    async with serving(num_beams=server) as http:
+    async with serving(num_beams=server, max_num_beams=most) as http:
         assert (await http.get("/info")).json()["defaults"]["num_beams"] == told
+        assert (await http.post("/answer", json={"question": "why?"})).status_code == 200
+    assert [question.num_beams for question in engine.questions] == [told, told]  # the warm-up's, too
 
 
 @pytest.mark.parametrize(
