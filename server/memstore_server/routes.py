@@ -79,9 +79,10 @@ async def passage(passage_id: str, request: Request, service: ServiceOf) -> wire
     return await _unless_disconnected(request, service.passage(passage_id))
 
 
-@router.get("/health", tags=["server"], responses=problems.documented())
-async def health() -> wire.HealthReply:
-    """The process is alive. Says nothing about the model: see /ready."""
+@router.get("/health", tags=["server"], responses=problems.documented(problems.NOT_READY))
+async def health(service: ServiceOf) -> wire.HealthReply:
+    """The process is alive, and can answer or will be able to (see /ready). 503 when only a restart helps."""
+    service.require_alive()
     return wire.HealthReply()
 
 

@@ -26,7 +26,7 @@ WARM_UP_QUESTION = "What is the history of the world?"  # common words: a store 
 
 
 class NotReady(MemstoreError):  # noqa: N818 - reads as the fact it states
-    """The warm-up answer has not succeeded yet, or failed, or the server is shutting down."""
+    """The warm-up answer is not there yet or has failed, or the server is shutting down or has lost its engine."""
 
 
 class Service:
@@ -53,6 +53,7 @@ class Service:
         )
         self.warm_up: Future[None] = Future()
         self._state = "is starting: the warm-up answer is not there yet"
+        self._failed = False  # the warm-up
 
     # --- life ---
 
@@ -75,10 +76,23 @@ class Service:
         if not self._thread.close(timeout=self.settings.drain_seconds):
             log.warning("the model did not finish within %s s and is left behind", self.settings.drain_seconds)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the engine's thread runs no more; after `close`, false where it was left behind."""
+        return self._thread.ended
+
     def require_ready(self) -> None:
         """Raises NotReady, saying why, unless questions can be answered."""
+        self.require_alive()
         if self._state or not self._thread.alive:
-            raise NotReady(f"the server {self._state or 'has lost its engine thread: restart it'}")
+            raise NotReady(f"the server {self._state or 'does not run'}")
+
+    def require_alive(self) -> None:
+        """Raises NotReady, saying why, if questions can never be answered again: only a restart helps."""
+        if self._thread.lost:
+            raise NotReady("the server has lost its engine thread: restart it")
+        if self._failed:
+            raise NotReady("the server cannot answer: the warm-up failed, its log says why")
 
     def _warmed(self, warm: Future[Timed[Answer]]) -> None:
         error = warm.exception()
@@ -88,7 +102,7 @@ class Service:
             self.warm_up.set_result(None)
             return
         if not isinstance(error, EngineStopped):
-            self._state = "cannot answer: the warm-up failed, its log says why"
+            self._failed = True
             log.error("the warm-up answer failed", exc_info=error)
         self.warm_up.set_exception(error)
 
