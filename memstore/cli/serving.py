@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -31,7 +35,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     max_retrieve_k: Annotated[int | None, typer.Option(help="Most passages a request may retrieve [200].")] = None,
     max_keep_k: Annotated[int | None, typer.Option(help="Most passages a request may have read [100].")] = None,
     max_new_tokens_limit: Annotated[int | None, typer.Option(help="Most tokens a request may ask for [256].")] = None,
-    max_num_beams: Annotated[int | None, typer.Option(help="Most beams a request may ask for [8].")] = None,
+    max_num_beams: Annotated[int | None, typer.Option(help="Most beams a request may have [8].")] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Size limit of a request [4000000].")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
@@ -44,7 +48,8 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
 
     settings = Settings.load(**flags)
     tune_allocator()
-    run(settings)
+    if not run(settings):
+        _leave()
 
 
 @app.command()
@@ -88,6 +93,14 @@ def demo(
 
 
 # --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _leave() -> NoReturn:
+    """End the process at once, as done, though the model still computes; what was logged and printed is kept."""
+    logging.shutdown()
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+    os._exit(0)
 
 
 def _ask_store(

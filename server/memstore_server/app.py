@@ -65,10 +65,14 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
     return app
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings) -> bool:
     """Opens the store and serves it until told to stop (SIGTERM or SIGINT); then drains and returns.
 
     Prints `memstore: serving on http://HOST:PORT` to standard output when questions can be answered.
+
+    Returns:
+        Whether the model has finished. If not, `drain_seconds` were not enough, and its thread still computes: a
+        program should then end by `os._exit`, as the interpreter would end the thread inside of torch, which aborts.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -83,7 +87,7 @@ def run(settings: Settings) -> None:
             import torch
 
             torch.set_num_threads(settings.threads)
-        serve(_opened(settings), settings, listener)
+        return serve(_opened(settings), settings, listener)
 
 
 def _opened(settings: Settings) -> Engine:
@@ -100,10 +104,15 @@ def _opened(settings: Settings) -> Engine:
         return opened.result()
 
 
-def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> None:
-    """Serves an opened answerer on a bound socket until told to stop. Raises what the warm-up raised."""
+def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> bool:
+    """Serves an opened answerer on a bound socket until told to stop. Raises what the warm-up raised.
+
+    Returns:
+        Whether the model has finished; see `run`.
+    """
     app = create_app(answerer, settings)
-    warm_up: Future[None] = app.state.service.warm_up
+    service: Service = app.state.service
+    warm_up: Future[None] = service.warm_up
     config = uvicorn.Config(
         app,
         log_config=None,  # `logs.configure` has done it
@@ -125,6 +134,7 @@ def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> None
         server.run(sockets=[listener])
     if warm_up.done() and not isinstance(failure := warm_up.exception(), EngineStopped | None):
         raise failure
+    return service.ended
 
 
 @contextmanager
@@ -139,8 +149,9 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"host {host!r} is no address to listen on: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # the latter for names that no host can have, such as a..b
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"host {host!r} is no address to listen on: {reason}") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

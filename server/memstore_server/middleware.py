@@ -5,6 +5,7 @@ Knows ASGI messages. Refuses to know routes and the engine.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from memstore_client.wire import REQUEST_ID_HEADER
 from memstore_server.logs import request_id
 from memstore_server.problems import problem_response
+from memstore_server.service import NotReady
 
 log = logging.getLogger("memstore_server.access")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # anything else could forge log lines, or fill them
@@ -27,7 +29,8 @@ class RequestContext:
     """Gives each request an id (the client's own if it is sane), and logs how it ended.
 
     The id is in the reply's header and in every log line. An exception nobody foresaw ends here, as a
-    problem.
+    problem; so does the cancellation of requests that a server which stops has no more time for. A client that
+    has hung up is not told: what is sent to it goes nowhere.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,10 +54,11 @@ class RequestContext:
         token = request_id.set(name)
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if status:  # too late to reply with anything else; the server closes the connection
                 raise
-            await problem_response(error, path=scope["path"])(scope, receive, send_with_id)
+            told = error if isinstance(error, Exception) else NotReady("the server shut down before there was a reply")
+            await problem_response(told, path=scope["path"])(scope, receive, send_with_id)
         finally:
             milliseconds = (time.monotonic() - began) * 1000
             log.info("%s %s %d %.1f ms", scope["method"], quote(scope["path"]), status, milliseconds)

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from memstore.answer import Answerer
@@ -31,15 +33,39 @@ logs.configure(style=settings.log_format, level=settings.log_level)
 engine = FakeEngine()
 if "--broken" in sys.argv:
     engine.trained, engine.answer = False, lambda questions: (_ for _ in ()).throw(MemoryError("too large"))
+if "--panic" in sys.argv:
+    engine.answer = lambda questions: (_ for _ in ()).throw(type("Panic", (BaseException,), {})("out of range"))
 with bound_socket(settings.host, settings.port) as listener:
     serve(engine, settings, listener)
 """
 
 
-def served(*arguments: str) -> subprocess.Popen[str]:
+SERVE_HEAVY = """
+import sys
+import torch
+import typer
+from memstore import cli
+from memstore.answer import Answerer
+from tests.server.fakes import FakeEngine
+
+class HeavyEngine(FakeEngine):
+    def answer(self, questions):
+        if questions[0].text == "heavy":
+            print("computing", flush=True)
+        while questions[0].text == "heavy":
+            torch.ones(200, 200) @ torch.ones(200, 200)
+        return super().answer(questions)
+
+Answerer.open = lambda *_, **__: HeavyEngine()
+sys.argv = ["memstore", "serve", "--store", "store", "--port", "0", "--drain-seconds", "1"]
+cli.main()
+"""
+
+
+def served(*arguments: str, script: str = SERVE) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", SERVE, *arguments],
+        [sys.executable, "-W", "error", "-c", script, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -65,12 +91,36 @@ def test_it_says_where_it_serves_answers_and_stops_cleanly() -> None:
     assert "Traceback" not in logged
 
 
-def test_a_failed_warm_up_ends_the_process_with_its_error() -> None:
-    with served("--broken") as process:
+def test_stopped_while_the_model_computes_it_tells_the_client_and_ends_as_done() -> None:
+    with served(script=SERVE_HEAVY) as process, ThreadPoolExecutor(1) as asker:
+        try:
+            url = process.stdout.readline().split()[-1]
+            asked = {"json": {"question": "heavy"}, "headers": {"X-Request-ID": "me-6"}, "timeout": 30}
+            reply = asker.submit(httpx.post, f"{url}/answer", **asked)
+            assert process.stdout.readline() == "computing\n"
+            process.send_signal(signal.SIGTERM)
+            response = reply.result(30)
+            _, logged = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
+    assert response.headers["x-request-id"] == response.json()["request_id"] == "me-6"
+    assert process.returncode == 0
+    assert "[me-6] POST /answer 503" in logged
+    assert "the model did not finish within 1.0 s and is left behind" in logged
+    assert "Traceback" not in logged
+
+
+@pytest.mark.parametrize(
+    ("how", "last"),
+    [("--broken", "MemoryError: too large"), ("--panic", "RuntimeError: the engine was ended by Panic: out of range")],
+)
+def test_a_failed_warm_up_ends_the_process_with_its_error(how: str, last: str) -> None:
+    with served(how) as process:
         out, logged = process.communicate(timeout=60)
     assert process.returncode == 1
     assert out == ""
-    assert logged.strip().endswith("MemoryError: too large")
+    assert logged.strip().endswith(last)
 
 
 def test_a_taken_port_is_a_mistake_of_the_user() -> None:
@@ -82,8 +132,9 @@ def test_a_taken_port_is_a_mistake_of_the_user() -> None:
 
 
 def test_a_host_that_is_none_is_a_mistake_of_the_user() -> None:
-    with pytest.raises(ConfigError, match="host 'not an address' is no address to listen on"):
-        bound_socket("not an address", 0).__enter__()
+    for host in ("not an address", "a..b", "x" * 64 + ".org"):
+        with pytest.raises(ConfigError, match=f"host '{host}' is no address to listen on"):
+            bound_socket(host, 0).__enter__()
 
 
 def test_addresses_are_told_as_urls() -> None:

@@ -49,6 +49,23 @@ async def keep_busy(http: httpx.AsyncClient, engine: FakeEngine) -> asyncio.Task
     return task
 
 
+def ask_without_http(app, body: object) -> tuple[asyncio.Task[None], asyncio.Queue, list[dict]]:
+    """A question as the app gets it of a server: the task, what it may receive, and what it has sent."""
+    messages, sent = asyncio.Queue(), []
+    messages.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "path": "/answer", "raw_path": b"/answer", "query_string": b"", "root_path": "", "scheme": "http",
+        "headers": [(b"content-type", b"application/json"), (b"x-request-id", b"me-5")],
+        "server": ("m", 80), "client": ("c", 1),
+    }  # fmt: skip
+    return asyncio.create_task(app(scope, messages.get, send)), messages, sent
+
+
 def told(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["type"].removeprefix("urn:memstore:problem:")
 
@@ -84,11 +101,30 @@ async def test_never_ready_when_the_warm_up_fails(engine: FakeEngine, caplog) ->
         with pytest.raises(RuntimeError, match="no memory"):
             await asyncio.wrap_future(app.state.service.warm_up)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://m") as http:
-            response = await http.get("/ready")
-    assert told(response) == (503, "not-ready")
-    assert "the warm-up failed" in response.json()["detail"]
+            responses = [await http.get("/ready"), await http.get("/health")]
+    for response in responses:
+        assert told(response) == (503, "not-ready")
+        assert "the warm-up failed" in response.json()["detail"]
+        assert "no memory" not in response.text
     assert "no memory" in caplog.text
-    assert "no memory" not in response.text
+
+
+async def test_a_server_that_lost_its_engine_is_not_alive(serving, engine: FakeEngine, monkeypatch, caplog) -> None:
+    def fail(*_: object) -> None:
+        raise SystemExit("a mistake of ours")
+
+    async with serving() as http:
+        monkeypatch.setattr(http._transport.app.state.service._thread, "_deliver", fail)
+        lost = await http.post("/answer", json={"question": "why?"})
+        assert told(lost) == (500, "internal")
+        for response in (
+            await http.get("/health"),
+            await http.get("/ready"),
+            await http.post("/answer", json={"question": "and now?"}),
+        ):
+            assert told(response) == (503, "not-ready")
+            assert "has lost its engine thread: restart it" in response.json()["detail"]
+    assert "a mistake of ours" in caplog.text
 
 
 async def test_requests_that_wait_are_answered_together(serving, engine: FakeEngine) -> None:
@@ -159,22 +195,8 @@ async def test_a_client_that_hangs_up_while_waiting_is_not_answered(serving, eng
     caplog.set_level("INFO")
     async with serving() as http:
         busy = await keep_busy(http, engine)
-        app = http._transport.app
-        messages = asyncio.Queue()
-        body = json.dumps({"question": "gone"}).encode()
-        messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
-        sent = []
-
-        async def send(message):
-            sent.append(message)
-
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
-            "path": "/answer", "raw_path": b"/answer", "query_string": b"", "root_path": "", "scheme": "http",
-            "headers": [(b"content-type", b"application/json")], "server": ("m", 80), "client": ("c", 1),
-        }  # fmt: skip
-        request = asyncio.create_task(app(scope, messages.get, send))
-        thread = app.state.service._thread
+        request, messages, sent = ask_without_http(http._transport.app, {"question": "gone"})
+        thread = http._transport.app.state.service._thread
         await until(lambda: thread.waiting)
         messages.put_nowait({"type": "http.disconnect"})
         await request
@@ -184,6 +206,25 @@ async def test_a_client_that_hangs_up_while_waiting_is_not_answered(serving, eng
         assert (await http.post("/answer", json={"question": "next"})).status_code == 200
     assert engine.batches == [["busy"], ["next"]]
     assert "POST /answer 499" in caplog.text
+
+
+async def test_a_request_that_the_server_cancels_is_told_so(serving, engine: FakeEngine, caplog) -> None:
+    """As uvicorn does with what is in flight when its time to stop is over."""
+    caplog.set_level("INFO")
+    async with serving() as http:
+        busy = await keep_busy(http, engine)
+        request, _, sent = ask_without_http(http._transport.app, {"question": "too long"})
+        thread = http._transport.app.state.service._thread
+        await until(lambda: thread.waiting)
+        request.cancel()
+        await request
+        start, body = sent
+        assert (start["status"], dict(start["headers"])[b"x-request-id"]) == (503, b"me-5")
+        assert json.loads(body["body"])["type"] == "urn:memstore:problem:not-ready"
+        engine.gate.set()
+        await busy
+    assert engine.batches == [["busy"]]
+    assert "POST /answer 503" in caplog.text
 
 
 async def test_stopping_finishes_what_runs_and_refuses_the_rest(engine: FakeEngine) -> None:
