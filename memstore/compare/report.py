@@ -102,9 +102,9 @@ def _head(summary: Json) -> str:
         "others), in per cent; brackets are 95% bootstrap intervals over questions, and say nothing of what another "
         "seed of training would give. *Answerable* counts only questions of which some candidate holds the answer; "
         "*recall* is the share of these of which one that does was read. `20→5` means 20 passages retrieved and 5 "
-        "read; `5` that all retrieved ones were read. Answers are decoded greedily, whatever number of beams a model serves "
-        "with. Operations and bytes are counted (`memstore flops`), with the "
-        "questions' real lengths; \\* marks the Pareto front over all systems."
+        "read; `5` that all retrieved ones were read. Answers are decoded greedily, whatever number of beams a model "
+        "serves with. Operations and bytes are counted (`memstore flops`), with the questions' real lengths; "
+        "\\* marks the Pareto front over all systems."
     )
     return "\n".join(lines)
 
