@@ -135,11 +135,11 @@ class Store:
             StoreCorrupt: data are damaged or missing; the subclass says how.
         """
         segments, locals_ = self._locate(np.asarray(self._require_rows(ids), dtype=np.int64))
-        reads = [self._begin(int(s), np.flatnonzero(segments == s), locals_) for s in np.unique(segments)]
         lengths = np.zeros(len(ids), dtype=np.int64)
-        for read in reads:
-            lengths[read.places] = read.lengths
-        packed = self._pack(reads, lengths)
+        for number in np.unique(segments).tolist():
+            places = np.flatnonzero(segments == number)
+            lengths[places] = self._segment(number).lengths[locals_[places]]
+        packed = self._pack(segments, locals_, lengths)
         size = sum(a.nbytes for a in packed.values())
         token_ids = torch.from_numpy(packed.pop("token_ids").astype(np.int64)).to(device)
         codec = self.codec
@@ -233,25 +233,41 @@ class Store:
                 raise ChecksumMismatch(f"{path} is damaged: not what its generation was made with")
             self._ids_verified = True
 
-    def _begin(self, number: int, places: npt.NDArray[np.int64], locals_: npt.NDArray[np.int64]) -> _Read:
-        """Begin to read all that a load needs of one segment."""
-        segment = self._segment(number)
-        rows = locals_[places]
-        begun = {name: source.begin(rows) for name, source in segment.memory.items()}
-        return _Read(segment, places, segment.lengths[rows].astype(np.int64), begun)
+    def _pack(
+        self, segments: npt.NDArray[np.int64], locals_: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Read passages and put each at its place without padding: (T, ...) per array.
 
-    def _pack(self, reads: Sequence[_Read], lengths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-        """Finish the reads, and put each passage at its place without padding: (T, ...) per array."""
+        As many at a time as may be open at once: each passage may be in shards of its own.
+        """
         ends, total = np.cumsum(lengths).tolist(), int(lengths.sum())
         packed = {n: np.empty((total, *spec.shape[1:]), dtype=spec.dtype)
                   for n, spec in self._segment(0).specs.items()}  # fmt: skip
+        most = max(1, self._readers.shards.limit // len(packed))
+        for first in range(0, len(lengths), most):
+            self._fill(packed, ends, np.arange(first, min(first + most, len(lengths))), segments, locals_)
+        return packed
+
+    def _fill(
+        self,
+        packed: dict[str, npt.NDArray[Any]],
+        ends: Sequence[int],
+        places: npt.NDArray[np.int64],
+        segments: npt.NDArray[np.int64],
+        locals_: npt.NDArray[np.int64],
+    ) -> None:
+        """Begin all reads of some places, then finish them."""
+        reads = []
+        for number in np.unique(segments[places]).tolist():
+            segment, of_segment = self._segment(number), places[segments[places] == number]
+            begun = {name: source.begin(locals_[of_segment]) for name, source in segment.memory.items()}
+            reads.append(_Read(segment, of_segment, begun))
         for read in reads:
             for name, begun in read.begun.items():
                 chunks = read.segment.memory[name].finish(begun)  # n of (max_tokens, ...)
                 for place, chunk in zip(read.places.tolist(), chunks, strict=True):
                     first = ends[place - 1] if place else 0
                     packed[name][first : ends[place]] = chunk[: ends[place] - first]
-        return packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +276,6 @@ class _Read:
 
     segment: Segment
     places: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
     begun: dict[str, Any]
 
 

@@ -1,7 +1,9 @@
 """Reading: what was written comes back in the order asked, by either engine and by plain zarr-python."""
 
 import dataclasses
+import resource
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -183,6 +185,19 @@ def test_files_beyond_the_limit_are_closed_and_opened_again(tiny, monkeypatch):
     for _ in range(2):
         assert store.load(tiny.ids).lengths.tolist() == [len(s) for s in tiny.states]
         assert len(store._readers.shards._shards) == 1
+
+
+def test_a_load_of_more_shards_than_files_may_be_open(make_store):
+    tiny = make_store(lengths=((3, 0, 9, 1) * 30, (2,) * 40), shard=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * open_now + 60, hard))  # half of it for the store
+        loaded = Store.open(tiny.path).load(tiny.ids[::-1], dtype=torch.float32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert loaded.lengths.tolist() == [len(s) for s in tiny.states[::-1]]
+    assert loaded.token_ids.tolist() == np.concatenate(tiny.token_ids[::-1]).tolist()
 
 
 def test_the_limit_fits_the_process():
