@@ -143,24 +143,35 @@ def check_index(store: Path, number: int, index: IndexRef) -> Iterator[Problem]:
             yield _problem(MissingData(f"{where}/{name} is missing"), f"{where}/{name}")
         elif name not in index.files:
             yield _problem(IndexCorrupt(f"{where}/{name} is no file of this index"), f"{where}/{name}")
-        elif hash_file(folder / name) != index.files[name]:
-            yield _problem(ChecksumMismatch(f"{where}/{name} is not what was built"), f"{where}/{name}")
+        elif (error := _difference(folder / name, f"{where}/{name}", sha256=index.files[name])) is not None:
+            yield _problem(error, f"{where}/{name}")
 
 
 def _check_files(folder: Path, where: str, seal: Seal) -> Iterator[Problem]:
     """Each file that SEALED names, and any that it does not."""
     found = set(list_files(folder)) - {SEALED}
     for name in sorted(found | set(seal.files)):
-        place, path = f"{where}/{name}", folder / name
+        place, sealed = f"{where}/{name}", seal.files.get(name)
         if name not in found:
             yield _problem(MissingData(f"{place} is missing"), place)
-        elif name not in seal.files:
+        elif sealed is None:
             yield _problem(CountMismatch(f"{place} is no file of this segment"), place)
-        elif (size := path.stat().st_size) != seal.files[name].size:
-            message = f"{place} has {size} bytes instead of {seal.files[name].size}"
-            yield _problem(ChecksumMismatch(message), place)
-        elif hash_file(path) != seal.files[name].sha256:
-            yield _problem(ChecksumMismatch(f"{place} is not what was sealed: its sha256 is another"), place)
+        elif (error := _difference(folder / name, place, sha256=sealed.sha256, size=sealed.size)) is not None:
+            yield _problem(error, place)
+
+
+def _difference(path: Path, place: str, *, sha256: str, size: int | None = None) -> MemstoreError | None:
+    """What is wrong with a file that a manifest names; None if it is as it was written."""
+    try:
+        if size is not None and (found := path.stat().st_size) != size:
+            return ChecksumMismatch(f"{place} has {found} bytes instead of {size}")
+        if hash_file(path) != sha256:
+            return ChecksumMismatch(f"{place} is not what was written: its sha256 is another")
+    except FileNotFoundError:
+        return MissingData(f"{place} is a link to nothing")
+    except OSError as error:
+        return StoreUnreadable(f"{place} cannot be read: {error}")
+    return None
 
 
 def _problem(error: MemstoreError, where: str) -> Problem:

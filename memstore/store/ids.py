@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memstore.errors import ChecksumMismatch, MissingData
+from memstore.errors import ChecksumMismatch, MissingData, StoreUnreadable
 
 Uint64 = npt.NDArray[np.uint64]
 
@@ -60,6 +60,7 @@ def open_npy(path: Path, *, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[A
 
     Raises:
         MissingData: there is no such file.
+        StoreUnreadable: the system cannot read it.
         ChecksumMismatch: its header or its size is another.
     """
     header = _header(np.dtype(dtype), shape)
@@ -70,6 +71,8 @@ def open_npy(path: Path, *, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[A
             actual = file.seek(0, 2)
     except FileNotFoundError:
         raise MissingData(f"{path} is missing. Run `memstore verify`.") from None
+    except OSError as error:
+        raise StoreUnreadable(f"{path} cannot be read: {error}") from error
     if found != header or actual != size:
         raise ChecksumMismatch(
             f"{path} is damaged: not a .npy file of {dtype} {shape} in {size} bytes. Run `memstore verify`."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memstore.errors import ChecksumMismatch, MissingData
+from memstore.errors import ChecksumMismatch, MissingData, StoreUnreadable
 from memstore.passage import Passage
 from memstore.store.format import CHECKSUMS, HASHES, OFFSETS, PASSAGES
 from memstore.store.ids import Uint64, hash_id, open_npy, save_npy
@@ -66,7 +66,8 @@ class PassageReader:
         """Map the files.
 
         Raises:
-            MissingData, ChecksumMismatch: a file is absent, or not of this many passages.
+            MissingData, StoreUnreadable, ChecksumMismatch: a file is absent, the system cannot read it, or it is
+                not of this many passages.
         """
         self._path = folder / PASSAGES
         self._offsets = open_npy(folder / OFFSETS, dtype="uint64", shape=(count + 1,))
@@ -76,6 +77,8 @@ class PassageReader:
             self._lines = np.asarray(np.memmap(self._path, dtype=np.uint8, mode="r"))
         except FileNotFoundError:
             raise MissingData(f"{self._path} is missing. Run `memstore verify`.") from None
+        except OSError as error:
+            raise StoreUnreadable(f"{self._path} cannot be read: {error}") from error
         except ValueError:  # an empty file cannot be mapped
             raise ChecksumMismatch(f"{self._path} is damaged: it is empty. Run `memstore verify`.") from None
 

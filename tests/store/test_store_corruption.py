@@ -15,6 +15,7 @@ from memstore.errors import (
     SegmentNotSealed,
     StoreCorrupt,
     StoreNotFound,
+    StoreUnreadable,
 )
 from memstore.store import IndexRef, SegmentRef, Store, check_generation, hash_folder, publish
 from memstore.store.check import check_index, check_segment
@@ -45,6 +46,12 @@ def flip_last(path):
     flip(path, -1)
 
 
+def refuse(path):
+    """The system does not let anybody read it."""
+    path.unlink()
+    path.symlink_to(path)
+
+
 def flip(path, place, bits=0x10):
     data = bytearray(path.read_bytes())
     data[place] ^= bits
@@ -66,6 +73,10 @@ DAMAGED = [truncate, empty, flip_first, flip_last]
 READ_ERRORS = [
     ("CURRENT", [delete], StoreNotFound),
     ("CURRENT", DAMAGED, ChecksumMismatch),
+    *[(name, [refuse], StoreUnreadable)
+      for name in ("CURRENT", "generations/000001.json", "generations/000001.ids.npy", f"{SEGMENT}/SEALED",
+                   f"{SEGMENT}/passages.jsonl", f"{SEGMENT}/passages.hashes.npy", f"{ZARR}/states/zarr.json",
+                   f"{ZARR}/states/c/0/0/0", f"{ZARR}/lengths/c/1")],
     ("generations/000001.json", [delete], MissingData),
     ("generations/000001.json", DAMAGED, ChecksumMismatch),
     ("generations/000001.ids.npy", [delete], MissingData),
@@ -223,11 +234,21 @@ def test_index_files(tiny):
     (folder / "lexical/a").unlink()
     (folder / "lexical/b").write_text("x")
     (folder / "lexical/d").write_text("x")
+    refuse(folder / "lexical/c")
     assert [(p.kind, p.where) for p in check_index(tiny.path, 1, index)] == [
         ("MissingData", "index/000001/lexical/a"),
         ("ChecksumMismatch", "index/000001/lexical/b"),
+        ("StoreUnreadable", "index/000001/lexical/c"),
         ("IndexCorrupt", "index/000001/lexical/d"),
     ]
+
+
+def test_links_to_nothing_are_missing_data(tiny):
+    path = tiny.path / ZARR / "states/c/0/0/0"
+    path.unlink()
+    path.symlink_to("elsewhere")
+    (problem,) = check_generation(tiny.path)
+    assert (problem.kind, problem.where) == ("MissingData", f"{ZARR}/states/c/0/0/0")
 
 
 def test_an_id_index_of_another_collection(tiny):
