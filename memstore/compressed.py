@@ -6,7 +6,14 @@ import gzip
 import zlib
 from pathlib import Path
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP = b"\x1f\x8b"
+"""What a gzip file begins with."""
+_ZSTD, _SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # the latter behind a byte from 0x50 to 0x5f
+
+
+def is_zstd(head: bytes) -> bool:
+    """Whether a file that begins so is zstd's: with data, or with a frame that is skipped, as pzstd writes it."""
+    return head.startswith(_ZSTD) or (head[1:4] == _SKIPPABLE and head[0] >> 4 == 5)
 
 
 def read_whole(path: Path) -> bytes:
@@ -17,12 +24,12 @@ def read_whole(path: Path) -> bytes:
         EOFError: the compressed data are damaged, or cut off before their end.
     """
     data = path.read_bytes()
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         try:
             return gzip.decompress(data)
         except (zlib.error, gzip.BadGzipFile) as error:
             raise EOFError(f"damaged gzip data: {error}") from error
-    return _unzstd(data) if data.startswith(_ZSTD) else data
+    return _unzstd(data) if is_zstd(data[:4]) else data
 
 
 def _unzstd(data: bytes) -> bytes:

@@ -89,7 +89,7 @@ def _passage(record: Record) -> Passage:
     start, end = _span(record, text)
     return Passage(
         id=passage_id,
-        document_id=_id(record, "document_id") if "document_id" in record else passage_id,
+        document_id=_id(record, "document_id") if record.get("document_id") is not None else passage_id,
         title=_string(record, "title", default=""),
         text=text,
         url=_string(record, "url", default=""),

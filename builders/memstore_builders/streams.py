@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import zstandard
 
+from memstore.compressed import GZIP, is_zstd
 from memstore.errors import CorpusFormatError, CorpusUnreadable
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 MAX_LINE_BYTES = 64 * 2**20  # a longer row is a bad row
 _COMPRESSED_CHUNK = 16 * 2**10  # bytes decompressed at a time: bounds the memory of one step
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _REFUSED = {
     b"BZh": "is compressed by bzip2",
     b"\xfd7zXZ\x00": "is compressed by xz",
@@ -79,9 +79,9 @@ def _open(path: Path) -> io.BufferedIOBase:
     for magic, what in _REFUSED.items():
         if head.startswith(magic):
             raise CorpusFormatError(f"{path}: {what}; give UTF-8 text, plain or compressed by gzip or zstd")
-    if head.startswith(_GZIP):
+    if head.startswith(GZIP):
         return gzip.open(path, "rb")
-    if head.startswith(_ZSTD):
+    if is_zstd(head):
         return io.BufferedReader(_ZstdFile(path))
     return path.open("rb")
 

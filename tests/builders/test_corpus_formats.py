@@ -48,9 +48,15 @@ CASES = [
         rows(
             {"id": "p1", "document_id": "d", "title": "D", "text": "One.", "url": "u"},
             {"id": "p2", "document_id": 5, "text": " Two ", "start": 10, "end": 15},
-            {"passage_id": 3, "text": "Three."},
+            {"id": "p3", "document_id": None, "title": None, "text": "Three.", "url": None, "start": None},
+            {"passage_id": 4, "text": "Four."},
         ),
-        [ready("p1", "One.", "d", "D", "u"), ready("p2", " Two ", "5", start=10), ready("3", "Three.")],
+        [
+            ready("p1", "One.", "d", "D", "u"),
+            ready("p2", " Two ", "5", start=10),
+            ready("p3", "Three."),
+            ready("4", "Four."),
+        ],
         id="passages",
     ),
     pytest.param(
@@ -143,6 +149,13 @@ def zstd_in_frames(data: bytes) -> bytes:
     return zstandard.compress(data[:half]) + zstandard.compress(data[half:])
 
 
+def pzstd(data: bytes) -> bytes:
+    """Frames of a few bytes, each behind a frame that is to be skipped: more than is decompressed at a time."""
+    parts = [data[i : i + 7] for i in range(0, len(data), 7)]
+    skipped = b"\x50\x2a\x4d\x18" + (997).to_bytes(4, "little") + bytes(997)
+    return b"".join(skipped + zstandard.compress(part) for part in parts)
+
+
 @pytest.mark.parametrize(("name", "data", "expected"), CASES)
 @pytest.mark.parametrize(
     "compress",
@@ -152,6 +165,7 @@ def zstd_in_frames(data: bytes) -> bytes:
         pytest.param(lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:]), id="gzip members"),
         pytest.param(zstandard.compress, id="zstd"),
         pytest.param(zstd_in_frames, id="zstd frames"),
+        pytest.param(pzstd, id="pzstd"),
     ],
 )
 def test_a_file_is_detected_and_read(
