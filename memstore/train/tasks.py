@@ -51,7 +51,7 @@ def read_tasks(path: Path) -> Iterator[TaskRow]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, with their 1-based numbers. Holds the decompressed file in memory.
+    """Lines that are not empty, with their 1-based numbers, without a byte order mark. Holds the whole file in memory.
 
     Raises:
         CorpusNotFound, CorpusUnreadable: see `read_tasks`.
@@ -60,7 +60,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     for number, raw in enumerate(_decompressed(path).split(b"\n"), start=1):
         if raw.strip():
             try:
-                yield number, raw.decode("utf-8")
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise CorpusError(f"not UTF-8 ({error})", path=path, line=number) from None
 
@@ -85,7 +85,7 @@ def _decompressed(path: Path) -> bytes:
 def _row(text: str, *, path: Path, line: int) -> TaskRow:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"not JSON ({error})", path=path, line=line) from None
     if not isinstance(values, dict):
         raise CorpusError(f"a row must be an object, not {values!r:.40}", path=path, line=line)
@@ -94,12 +94,20 @@ def _row(text: str, *, path: Path, line: int) -> TaskRow:
         raise CorpusError('a row needs an "id" and an "input" of text', path=path, line=line)
     if not isinstance(outputs, list) or not all(isinstance(o, dict) for o in outputs):
         raise CorpusError('"output" must be a list of objects', path=path, line=line)
-    answers = [o["answer"] for o in outputs if isinstance(o.get("answer"), str) and o["answer"].strip()]
+    answers = [text for o in outputs if (text := _answer(o.get("answer"))).strip()]
     if not answers:
         raise CorpusError('no object of "output" has an "answer"', path=path, line=line)
-    sources = [p for o in outputs for p in o.get("provenance") or () if isinstance(p, dict)]
+    named = [o.get("provenance") or [] for o in outputs]
+    if not all(isinstance(of_output, list) for of_output in named):
+        raise CorpusError('"provenance" must be a list of objects', path=path, line=line)
+    sources = [p for of_output in named for p in of_output if isinstance(p, dict)]
     titles = [p["title"] for p in sources if isinstance(p.get("title"), str) and p["title"]]
     return TaskRow(str(name), question, tuple(dict.fromkeys(answers)), tuple(dict.fromkeys(titles)))
+
+
+def _answer(value: object) -> str:
+    """An answer's text, a number's digits; empty for anything else."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 # --- which task, which answer -----------------------------------------------------------------------------------
@@ -119,8 +127,8 @@ def mixture(counts: Mapping[str, int], *, weights: Mapping[str, float] | float |
     if isinstance(weights, Mapping):
         if unknown := sorted(set(weights) - set(counts)):
             raise ConfigError(f"weights for unknown task(s) {', '.join(unknown)}; known: {', '.join(counts)}")
-        if bad := {name: w for name, w in weights.items() if not 0 <= w < float("inf")}:
-            raise ConfigError(f"weights must be finite and not negative: {bad}")
+        if bad := {name: w for name, w in weights.items() if not _is_weight(w)}:
+            raise ConfigError(f"weights must be numbers, finite and not negative: {bad}")
         raw = {name: float(weights.get(name, 0.0)) for name in counts}
     elif weights is not None:
         if not weights > 0:
@@ -134,6 +142,10 @@ def mixture(counts: Mapping[str, int], *, weights: Mapping[str, float] | float |
     if not total > 0:
         raise ConfigError("no task is left to draw from: all weights are 0, or no task has a question")
     return {name: w / total for name, w in raw.items()}
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def choose_answer(lengths: Sequence[int], choice: AnswerChoice, draw: float) -> int:

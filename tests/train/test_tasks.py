@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from memstore.errors import ConfigError, CorpusError, CorpusNotFound, CorpusUnreadable
+from memstore.evaluate import read_gold
 from memstore.train.answers import holds, normalise, same_title, searchable_answers
 from memstore.train.tasks import TaskRow, choose_answer, file_sha256, mixture, read_tasks
 
@@ -22,6 +23,7 @@ ROWS = [
 EXPECTED = [TaskRow("a", "who?", ("Ann",), ("T", "U")), TaskRow("7", "Nile [SEP] mouth", ("sea", "the sea"))]
 LINES = [json.dumps(row).encode() + b"\n" for row in ROWS]
 PLAIN = b"".join(LINES)
+SKIPPED = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"  # before each frame of pzstd
 
 
 def zst(data: bytes) -> bytes:
@@ -30,13 +32,21 @@ def zst(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "data",
-    [PLAIN, b"\n".join(LINES), gzip.compress(PLAIN), zst(PLAIN), zst(LINES[0]) + zst(LINES[1])],
-    ids=["plain", "empty lines", "gzip", "zstd", "two zstd frames"],
+    [PLAIN, b"\n".join(LINES), gzip.compress(PLAIN), zst(PLAIN), zst(LINES[0]) + zst(LINES[1]),
+     SKIPPED + zst(LINES[0]) + SKIPPED + zst(LINES[1]), b"\xef\xbb\xbf" + PLAIN, PLAIN.replace(b"\n", b"\r\n")],
+    ids=["plain", "empty lines", "gzip", "zstd", "two zstd frames", "pzstd", "byte order mark", "CRLF"],
 )  # fmt: skip
 def test_rows_are_read_however_the_file_is_compressed(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "tasks"
     path.write_bytes(data)
     assert list(read_tasks(path)) == EXPECTED
+
+
+def test_a_number_is_an_answer_as_it_is_when_scored(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"id": "n", "input": "when?", "output": [{"answer": 1945}, {"answer": "in 1945"}]}\n')
+    assert [row.answers for row in read_tasks(path)] == [("1945", "in 1945")]
+    assert [question.answers for question in read_gold(path).questions] == [("1945", "in 1945")]
 
 
 def test_the_hash_is_of_the_rows_not_of_the_compression(tmp_path: Path) -> None:
@@ -50,6 +60,10 @@ def test_the_hash_is_of_the_rows_not_of_the_compression(tmp_path: Path) -> None:
     [
         (b"{", "not JSON"),
         (b"[1]", "must be an object"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"id": "x", "input": "q", "output": [{"answer": "y", "provenance": 5}]}', '"provenance" must be a list'),
+        (b'{"id": "x", "input": "q", "output": [{"answer": "y", "provenance": {"title": "T"}}]}', "must be a list"),
+        (b'{"id": "x", "input": "q", "output": [{"answer": true}, {"answer": null}]}', 'has an "answer"'),
         (b'{"id": "x", "output": []}', '"input"'),
         (b'{"id": "x", "input": " ", "output": [{"answer": "y"}]}', '"input"'),
         (b'{"id": "x", "input": "q", "output": {"answer": "y"}}', '"output" must be a list'),
@@ -95,8 +109,9 @@ def test_mixture(weights: Any, expected: dict[str, float]) -> None:
 
 @pytest.mark.parametrize(
     ("weights", "says"),
-    [({"c": 1}, "unknown task"), ({"a": -1}, "not negative"), ({"a": 0}, "no task is left"), (0.0, "above 0")],
-)
+    [({"c": 1}, "unknown task"), ({"a": -1}, "not negative"), ({"a": 0}, "no task is left"), (0.0, "above 0"),
+     ({"a": "half"}, "must be numbers"), ({"a": True}, "must be numbers"), ({"a": float("nan")}, "finite")],
+)  # fmt: skip
 def test_impossible_mixtures(weights: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         mixture({"a": 1}, weights=weights)
