@@ -63,7 +63,7 @@ _WHERE = ("where", "where", "in what place")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, the span that answers it, and the title of the page it was made from."""
+    """A question, the span that answers it, and the title of the page it was made from; empty if that has none."""
 
     text: str
     answer: str
@@ -71,7 +71,8 @@ class Question:
 
     def row(self, number: int) -> dict[str, Any]:
         """As a row of a question file, in KILT's form."""
-        output = [{"answer": self.answer, "provenance": [{"title": self.title}]}]
+        provenance = [{"title": self.title}] if self.title else []
+        output = [{"answer": self.answer, "provenance": provenance}]
         return {"id": str(number), "input": self.text, "output": output}
 
 
@@ -120,7 +121,7 @@ class QuestionMaker:
     def _about_title(self, text: str, title: str, rng: Random) -> Question | None:
         """The title is asked for, in the words of a sentence that says "he", "she" or "it"; half of the time."""
         pronoun = _SUBJECT.match(text)
-        if not pronoun or len(title.split()) > TITLE_WORDS:
+        if not pronoun or not 0 < len(title.split()) <= TITLE_WORDS:
             return None
         clause = _clause(text, (0, pronoun.end())) if rng.random() < 0.5 else None
         if clause is None:
@@ -141,6 +142,8 @@ class QuestionMaker:
         if asking is None:
             return None
         if pronoun := _PRONOUN.match(before):
+            if not title:
+                return None
             before = title + ("'s" if pronoun["owner"] else "") + before[pronoun.end() :]
         if asking.drop:
             before = _PREPOSITION.sub("", before).strip()

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memstore.cli import app
+from memstore.evaluate import read_gold
 from memstore.passage import Passage
 from memstore.train.classes import Classes
 from memstore.train.synthetic import Question, QuestionMaker, make_questions
@@ -79,6 +80,19 @@ def test_what_is_asked(classes: Classes, text: str, title: str, question: str, a
 )
 def test_what_is_not_asked(classes: Classes, text: str) -> None:
     assert not _asked(classes, text)
+
+
+def test_a_passage_without_a_title_is_not_asked_for_and_lends_no_name(tmp_path: Path, classes: Classes) -> None:
+    text = "She discovered radium and polonium with her husband. He married a painter from the north in 1895."
+    assert _asked(classes, text, "Curie (crater)")
+    assert not _asked(classes, text, "") | _asked(classes, text, "(crater)")
+    [asked] = {q for q, _ in _asked(classes, "The old hall of the town was opened to trains in 1903.", "")} & {
+        "when was The old hall of the town opened to trains"
+    }
+    row = Question(asked, "1903", "").row(0)
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert [r.titles for r in read_tasks(tmp_path / "q.jsonl")] == [()]
+    assert read_gold(tmp_path / "q.jsonl").questions[0].answers == ("1903",)
 
 
 def test_a_question_never_says_its_answer(classes: Classes) -> None:
