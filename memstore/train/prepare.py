@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from memstore import checkpoint
 from memstore.config import ModelConfig
+from memstore.embedding import MemoryTextEncoder
 from memstore.errors import CandidatesMismatch, ConfigError
 from memstore.passage import Passage
 from memstore.retrieve import Retriever
@@ -104,6 +106,8 @@ def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = l
         CandidatesMismatch: a cache is there that was made from something else.
         CorpusError, CorpusNotFound, CorpusUnreadable: of question files and corpora.
         StoreNotFound, StoreCorrupt: of the store.
+        CheckpointNotFound, CheckpointError, FingerprintMismatch: the encoder of a dense index is not to be found, or
+            is not the one that made its vectors.
     """
     store = None if options.store is None else Store.open(options.store)
     fingerprint = cache_fingerprint(options, tokenizer, store)
@@ -111,7 +115,7 @@ def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = l
         return _already(options.out, fingerprint)
     if options.out.exists() and any(options.out.iterdir()):
         raise ConfigError(f"{options.out} is not empty and no cache of training data: name another folder")
-    retriever = open_retriever(store) if store is not None and options.tasks else None
+    retriever = _retriever(store) if store is not None and options.tasks else None
     work = _Work(options, tokenizer, store, retriever, tick)
     part = options.out.with_name(options.out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -125,6 +129,16 @@ def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = l
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return _report(options.out, manifest, work.seconds)
+
+
+def _retriever(store: Store) -> Retriever:
+    """The store's retriever; with the model that built the store, if the vectors are of its memory encoder."""
+    if store.generation.settings.get("encoder") != MemoryTextEncoder.name:
+        return open_retriever(store)
+    name = str(store.generation.settings.get("model", checkpoint.DEFAULT))
+    model, tokenizer = checkpoint.load(name, dtype=getattr(torch, store.fingerprint.dtype))
+    store.fingerprint.require(checkpoint.fingerprint(model, tokenizer))
+    return open_retriever(store, memory_encoder=MemoryTextEncoder(model, tokenizer))
 
 
 def _already(out: Path, wanted: CacheFingerprint) -> PrepareReport:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from memstore import checkpoint
+from memstore.embedding import MemoryTextEncoder
 from memstore.errors import CandidatesCorrupt, CandidatesMismatch, CandidatesNotFound, ConfigError, CorpusError
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
@@ -69,6 +71,28 @@ def test_candidates_are_the_retrievers_in_its_order(cache: Candidates, root: Pat
         got = [[cache.names[r][0] for r in line if r >= 0] for line in cache.sets[name].candidates]
         assert got == [[h.passage_id for h in of] for of in hits]
     assert (cache.sets["nq.dev"].candidates[1] == -1).all()  # a word that no passage holds finds nothing
+
+
+@pytest.mark.parametrize("retriever", ["dense", "hybrid"])
+def test_candidates_by_the_vectors_of_the_model_that_built_the_store(
+    options: PrepareOptions, root: Path, tmp_path: Path, retriever: Any
+) -> None:
+    tokenizer = model_tokenizer(root / "model")
+    shape = {name: getattr(tokenizer.config, name)
+             for name in ("max_passage_tokens", "max_question_tokens", "passage_template")}  # fmt: skip
+    model = tiny.model(embedding_dim=8, **shape)
+    checkpoint.save(tmp_path / "model", model, tokenizer)
+    store = tmp_path / "store"
+    build(BuildOptions(corpus=(root / "corpus.jsonl",), out=store, model=str(tmp_path / "model"), dtype="float32",
+                       retriever=retriever))  # fmt: skip
+    fresh = dataclasses.replace(options, out=tmp_path / "cache", store=store, pretrain=False)
+    prepare(fresh, tokenizer)  # of another model, which is trained
+    made = Candidates.open(fresh.out)
+    encoder = MemoryTextEncoder(*checkpoint.load(tmp_path / "model", dtype=torch.float32))
+    asked = [question for question, _, _ in cases.QUESTIONS["nq.dev"]]
+    hits = open_retriever(Store.open(store), memory_encoder=encoder).search(asked, K)
+    got = [[made.names[r][0] for r in line if r >= 0] for line in made.sets["nq.dev"].candidates]
+    assert got == [[h.passage_id for h in of] for of in hits]
 
 
 def test_token_ids_are_those_of_the_model(cache: Candidates, tokenizer: TextTokenizer) -> None:
