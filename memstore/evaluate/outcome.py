@@ -96,7 +96,7 @@ def outcome(question: GoldQuestion, answer: Answer) -> Outcome:
     seen = []
     for ranked in answer.passages:
         passage = ranked.passage
-        on_page = any(same_title(title, passage.title) for title in question.titles)
+        on_page = _proves(question, passage)
         found = holds(normalise(passage.text), wanted) if wanted else on_page
         seen.append(_seen(passage, ranked.retrieval_rank or 0, kept=ranked.kept, holds=found, on_page=on_page))
     return Outcome(question=question, answer=_scored(answer.text), score=answer.score, reranked=tuple(seen))
@@ -124,6 +124,13 @@ def first_title(outcome: Outcome) -> str:
     """The title of the first passage retrieved; empty if there is none."""
     retrieved: Sequence[Seen] = outcome.order("retrieved")
     return retrieved[0].title if retrieved else ""
+
+
+def _proves(question: GoldQuestion, passage: Passage) -> bool:
+    """Whether a passage is of a page that proves the answer: by title, or by the page's id where no title is given."""
+    if question.titles:
+        return any(same_title(title, passage.title) for title in question.titles)
+    return any(passage.document_id.strip() in pages for pages in question.evidence)
 
 
 def _seen(passage: Passage, rank: int, *, kept: bool, holds: bool, on_page: bool) -> Seen:

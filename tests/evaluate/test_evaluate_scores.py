@@ -110,6 +110,9 @@ def test_a_verdict_is_looked_for_by_its_page() -> None:
     found = outcome(question("SUPPORTS", titles=("nile",)), asked)
     assert (found.rank("retrieved"), found.rank("reranked"), found.answerable) == (2, 1, True)
     assert not outcome(question("SUPPORTS"), asked).answerable  # no page is known
+    evidence = (frozenset({"x"}), frozenset({"nile", "y"}))  # ids alone, no titles
+    by_id = GoldQuestion(id="a", input="?", answers=("SUPPORTS",), evidence=evidence)
+    assert [seen.holds for seen in outcome(by_id, asked).reranked] == [seen.holds for seen in found.reranked]
     assert not outcome(question("water level", titles=("Lake",)), asked).answerable  # words: the page is not enough
     assert outcome(question("yes", "WATER!"), asked).rank("retrieved") == 1
 
