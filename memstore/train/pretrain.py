@@ -94,6 +94,8 @@ class PretrainSettings:
         require(self, natural=(*KINDS, "dev_questions"), shares=shares)
         if not sum(getattr(self, kind) for kind in KINDS) > 0:
             raise ConfigError(f"one of {', '.join(KINDS)} must be above 0, or there is nothing to pretrain on")
+        if self.corrupt and not self.noise:
+            raise ConfigError("noise must be above 0 where corrupt is: else nothing is masked")
         if self.noise_span < 1:
             raise ConfigError(f"noise_span must be at least 1, not {self.noise_span}")
         for kind in KINDS:

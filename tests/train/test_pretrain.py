@@ -347,6 +347,7 @@ def test_settings_that_cannot_work_are_refused(cache: Candidates, tokenizer: Tex
         ({"word_dropout": 1.5}, "between 0 and 1"),
         ({"title_share": -0.5}, "between 0 and 1"),
         ({"noise_span": 0.5}, "noise_span"),
+        ({"corrupt": 0.5, "noise": 0.0}, "noise must be above 0"),
         ({"salient_prompt": "fill:"}, "salient_prompt"),
     ):
         with pytest.raises(ConfigError, match=says):
