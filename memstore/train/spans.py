@@ -78,7 +78,7 @@ def salient(sentence: str) -> list[Span]:
         if span is not None and not _overlaps(span, taken):
             taken.append(span)
     lower = sentence.lower()
-    return [(a, b) for a, b in sorted(taken) if lower.count(lower[a:b]) == 1]
+    return [(a, b) for a, b in sorted(taken) if lower.count(sentence[a:b].lower()) == 1]  # "İ" is two in small letters
 
 
 def _name(sentence: str, start: int, end: int) -> Span | None:
