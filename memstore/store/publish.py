@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, SegmentNotSealed
@@ -52,14 +53,16 @@ def publish(store: Path, generation: Generation) -> Generation:
         The generation as it was written, with its id index filled in.
 
     Raises:
-        ConfigError: it has no segments, or another generation of its number was published.
+        ConfigError: it has no segments, these keep memories in different ways, or another generation of its number
+            was published.
         CountMismatch: its totals are not those of its segments, or two passages have the same id.
         SegmentNotSealed, ChecksumMismatch: a segment is not the sealed one that it names.
     """
     if not generation.segments:
         raise ConfigError(f"generation {generation.number} has no segments: there is nothing to publish")
-    readers = [_sealed_reader(store, ref) for ref in generation.segments]
+    seals, readers = zip(*(_sealed(store, ref) for ref in generation.segments), strict=True)
     _check_totals(generation)
+    _check_alike(generation, seals)
     _check_unpublished(store, generation)
     hashes = sort_hashes([reader.hashes for reader in readers])
     if (twice := repeated_id(hashes, readers)) is not None:
@@ -113,8 +116,8 @@ def file_ref(path: Path) -> FileRef:
     return FileRef(size=path.stat().st_size, sha256=hash_file(path))
 
 
-def _sealed_reader(store: Path, ref: SegmentRef) -> PassageReader:
-    """The passages of a segment that must be the sealed one that `ref` names."""
+def _sealed(store: Path, ref: SegmentRef) -> tuple[Seal, PassageReader]:
+    """Seal and passages of a segment that must be the sealed one that `ref` names."""
     found = sealed_segment(store, ref.id)
     if found is None:
         raise SegmentNotSealed(f"segment {ref.id!r} is not in {store}; build it before it is published")
@@ -124,7 +127,7 @@ def _sealed_reader(store: Path, ref: SegmentRef) -> PassageReader:
     seal = Seal.from_bytes(read_bytes(folder / SEALED), path=folder / SEALED)
     if seal.files.get(HASHES) != file_ref(folder / HASHES):
         raise ChecksumMismatch(f"{folder / HASHES} is not what was sealed; remove the segment and build again")
-    return PassageReader(folder, count=ref.passages)
+    return seal, PassageReader(folder, count=ref.passages)
 
 
 def _check_unpublished(store: Path, generation: Generation) -> None:
@@ -136,7 +139,13 @@ def _check_unpublished(store: Path, generation: Generation) -> None:
     if generation.number > current.generation:
         return
     path = generation_path(store, generation.number)
-    published = Generation.from_bytes(read_bytes(path), path=path)
+    try:
+        published = Generation.from_bytes(read_bytes(path), path=path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"generation {generation.number} comes before generation {current.generation}, which is in force; "
+            f"publish number {current.generation + 1}"
+        ) from None
     if dataclasses.replace(published, ids=None) != dataclasses.replace(generation, ids=None):
         raise ConfigError(
             f"generation {generation.number} of {store} was published and never changes; "
@@ -150,6 +159,19 @@ def _check_totals(generation: Generation) -> None:
         if getattr(generation, name) != total:
             raise CountMismatch(
                 f"generation {generation.number} has {getattr(generation, name)} {name}, its segments {total}"
+            )
+
+
+def _check_alike(generation: Generation, seals: Sequence[Seal]) -> None:
+    """A load reads the memories of all segments in one way."""
+    first = seals[0]
+    wanted = (generation.codec, first.d_model, first.max_tokens, first.embedding_dim)
+    for seal in seals:
+        found = (seal.codec, seal.d_model, seal.max_tokens, seal.embedding_dim)
+        if found != wanted:
+            raise ConfigError(
+                f"codec, d_model, max_tokens and embedding_dim of segment {seal.segment!r} are {found}, those of "
+                f"generation {generation.number} {wanted}; write the segment anew, as the others are"
             )
 
 

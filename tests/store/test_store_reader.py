@@ -155,7 +155,7 @@ def test_a_renamed_generation_is_refused(tiny):
 def test_embeddings_that_were_not_asked_for(tmp_path, make_store):
     from memstore.store import SegmentWriter, get_codec
 
-    tiny = make_store()
+    tiny = make_store(codec="bf16")
     path = tmp_path / "bare"
     writer = SegmentWriter(path, segment_id="a", codec=get_codec("bf16"), d_model=6, max_tokens=9, vocab_size=50,
                            num_passages=1, shard_passages=1)  # fmt: skip

@@ -177,6 +177,8 @@ def test_generations_never_change_and_the_last_is_in_force(tiny):
     with pytest.raises(ConfigError, match=r"generation 1 of .* was published and never changes; publish number 2"):
         publish(tiny.path, other)
     publish(tiny.path, dataclasses.replace(other, number=2))
+    with pytest.raises(ConfigError, match="generation 0 comes before generation 2, .* publish number 3"):
+        publish(tiny.path, dataclasses.replace(other, number=0))
     assert Store.open(tiny.path).generation.number == 2
     assert Store.open(tiny.path, generation=1).contains(tiny.ids[0])
     assert not Store.open(tiny.path).contains(tiny.ids[0])
@@ -193,6 +195,21 @@ def test_generations_never_change_and_the_last_is_in_force(tiny):
 def test_generations_that_contradict_their_segments_are_not_published(tiny, change, error, message):
     with pytest.raises(error, match=message):
         publish(tiny.path, dataclasses.replace(tiny.generation, number=2, **change))
+    assert Store.open(tiny.path).generation == tiny.generation
+
+
+@pytest.mark.parametrize("options", [{"codec": get_codec("bf16")}, {"d_model": 4}, {"max_tokens": 12}])
+def test_segments_that_keep_memories_in_different_ways_are_not_published(tmp_path, tiny, options):
+    values = {"codec": get_codec("int8"), "d_model": 6, "max_tokens": 9} | options
+    with SegmentWriter(tiny.path, segment_id="other", vocab_size=50, num_passages=1, shard_passages=1,
+                       embedding_dim=2, **values) as writer:  # fmt: skip
+        passage = dataclasses.replace(tiny.passages[0], id="new")
+        writer.write_shard([passage], [np.arange(2)], [torch.ones(2, values["d_model"])], np.zeros((1, 2), np.float32))
+        other = writer.seal()
+    counts = {"passages": tiny.generation.passages + 1, "tokens": tiny.generation.tokens + 2}
+    segments = (*tiny.generation.segments, other)
+    with pytest.raises(ConfigError, match="embedding_dim of segment 'other' are"):
+        publish(tiny.path, dataclasses.replace(tiny.generation, number=2, segments=segments, **counts))
     assert Store.open(tiny.path).generation == tiny.generation
 
 
