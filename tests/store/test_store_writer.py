@@ -177,7 +177,7 @@ def test_generations_never_change_and_the_last_is_in_force(tiny):
     with pytest.raises(ConfigError, match=r"generation 1 of .* was published and never changes; publish number 2"):
         publish(tiny.path, other)
     publish(tiny.path, dataclasses.replace(other, number=2))
-    with pytest.raises(ConfigError, match="generation 0 comes before generation 2, .* publish number 3"):
+    with pytest.raises(ConfigError, match=r"generation 0 comes before generation 2, .* publish number 3"):
         publish(tiny.path, dataclasses.replace(other, number=0))
     assert Store.open(tiny.path).generation.number == 2
     assert Store.open(tiny.path, generation=1).contains(tiny.ids[0])
