@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -87,10 +88,15 @@ class ModelConfig:
             value, types = getattr(self, f.name), _TYPES[str(f.type)]
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 raise ConfigError(f"{f.name} must be {f.type}, not {value!r}")
+            if isinstance(value, dict) and not all(isinstance(v, str) for pair in value.items() for v in pair):
+                raise ConfigError(f"{f.name} must hold strings by name, not {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{f.name} must be finite, not {value}")
         for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers",
                       "max_question_tokens", "max_passage_tokens", "num_beams"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        self._check_numbers()
         if self.system not in ("fid", "lumen", "glimmer"):
             raise ConfigError(f"system must be fid, lumen or glimmer, not {self.system!r}")
         if self.feed_forward not in ("relu", "gated-gelu"):
@@ -108,6 +114,25 @@ class ModelConfig:
                 raise ConfigError(f"the question template of task {task!r} must contain {{question}}: {template!r}")
         if "{text}" not in self.passage_template:
             raise ConfigError("passage_template must contain {text}")
+
+    def _check_numbers(self) -> None:
+        """Raises ConfigError for numbers that no layer can be made with, or only one that fails when it runs."""
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise ConfigError(f"{name} must be in [0, {self.vocab_size}), not {getattr(self, name)}")
+        for name in ("embedding_dim", "layer_norm_epsilon"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.dropout_rate <= 1:
+            raise ConfigError(f"dropout_rate must be in [0, 1], not {self.dropout_rate}")
+        buckets, farthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets < 4:
+            raise ConfigError(f"relative_attention_num_buckets must be at least 4, not {buckets}")
+        if farthest <= buckets // 2:  # the decoder's first half has a distance each
+            raise ConfigError(
+                "relative_attention_max_distance must be more than half of "
+                f"relative_attention_num_buckets ({buckets}), not {farthest}"
+            )
 
     @property
     def num_live_layers(self) -> int:

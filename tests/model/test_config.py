@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from memstore.config import ModelConfig
 from memstore.errors import ConfigError
+from memstore.layers import RelativeBias
 from tests import tiny
 
 
@@ -41,6 +43,18 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
         ({"system": "rag"}, "system must be fid, lumen or glimmer"),
         ({"feed_forward": "silu"}, "feed_forward must be"),
         ({"alpha": 0.0}, "alpha and beta"),
+        ({"alpha": math.nan}, "alpha must be finite, not nan"),
+        ({"retrieval_prior": math.inf}, "retrieval_prior must be finite, not inf"),
+        ({"dropout_rate": 1.5}, r"dropout_rate must be in \[0, 1\], not 1.5"),
+        ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon must be at least 0"),
+        ({"embedding_dim": -1}, "embedding_dim must be at least 0, not -1"),
+        ({"pad_token_id": -1}, r"pad_token_id must be in \[0, 192\), not -1"),
+        ({"eos_token_id": 192}, "eos_token_id must be in"),
+        ({"decoder_start_token_id": 500}, "decoder_start_token_id must be in"),
+        ({"relative_attention_num_buckets": 3}, "num_buckets must be at least 4, not 3"),
+        ({"relative_attention_max_distance": 16}, r"more than half of .*_buckets \(32\), not 16"),
+        ({"spellings": {"yes": True}}, "spellings must hold strings by name"),
+        ({"tasks": {"nq": 3}}, "tasks must hold strings by name"),
         ({"copy_previous": True}, "it needs copy_head"),
         ({"beta": 1.5}, "alpha and beta"),
         ({"system": "fid", "alpha": 0.5}, "alpha must be 1"),
@@ -53,6 +67,14 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
 def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny.config(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"relative_attention_num_buckets": 4, "relative_attention_max_distance": 3},
+                                     {"relative_attention_max_distance": 17}])  # fmt: skip
+def test_the_least_that_can_be_runs(changes: dict[str, int]) -> None:
+    for bidirectional in (True, False):
+        bias = RelativeBias(tiny.config(**changes), bidirectional=bidirectional)
+        assert bias(70, 70).shape == (1, 3, 70, 70)
 
 
 def test_missing_keys_are_named() -> None:

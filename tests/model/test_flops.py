@@ -13,7 +13,7 @@ from memstore.packed import Tokens
 from memstore.ranked import rank
 from memstore.rerank import select
 
-BASE = ModelConfig(  # eos is outside the vocabulary: answers are as long as they may be
+BASE = ModelConfig(
     vocab_size=96,
     d_model=32,
     d_kv=8,
@@ -21,7 +21,6 @@ BASE = ModelConfig(  # eos is outside the vocabulary: answers are as long as the
     num_heads=3,
     num_layers=6,
     num_decoder_layers=2,
-    eos_token_id=96,
 )
 CONFIGS = {
     "glimmer": BASE.replace(alpha=2 / 3, beta=1 / 4),
@@ -61,7 +60,9 @@ def run(config: ModelConfig, *, question: int, passages: list[int], keep: int, n
     spent["live_a"] = ranking + rest
     encoded, spent["live_b"] = counted(lambda: model.live_b(live))
     _, spent["cross"] = counted(lambda: model.start(encoded, capacity=1))
-    answers, decoding = counted(lambda: decode.generate(model, encoded, max_new_tokens=new_tokens, num_beams=num_beams))
+    options = {"max_new_tokens": new_tokens, "num_beams": num_beams}
+    without_end = [config.eos_token_id]  # answers are as long as they may be
+    answers, decoding = counted(lambda: decode.generate(model, encoded, **options, banned=without_end))
     assert answers[0].steps == new_tokens
     spent["steps"] = decoding - spent["cross"]
     return spent, [passages[r] for r in kept]
