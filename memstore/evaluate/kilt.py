@@ -172,7 +172,7 @@ def _prediction(row: _Row, key: PageKey) -> Prediction:
 
 def _page_key(rows: Sequence[_Row]) -> PageKey:
     items = [item for row in rows for output in row.outputs for item in _provenance(output, row.place)]
-    return "title" if items and not any("wikipedia_id" in item for item in items) else "wikipedia_id"
+    return "title" if items and all(item.get("wikipedia_id") is None for item in items) else "wikipedia_id"
 
 
 def _text(value: object, name: str, place: _Place) -> str:

@@ -69,12 +69,13 @@ def test_predictions(tmp_path: Path) -> None:
     ("provenance", "key"),
     [
         ({"wikipedia_id": "1", "title": "One"}, "wikipedia_id"),
+        ({"wikipedia_id": None, "title": "One"}, "title"),
         ({"title": "One"}, "title"),
         (None, "wikipedia_id"),
     ],
 )
 def test_pages_are_named_as_the_questions_name_them(
-    tmp_path: Path, provenance: dict[str, str] | None, key: str
+    tmp_path: Path, provenance: dict[str, str | None] | None, key: str
 ) -> None:
     row = output({"answer": "x"} | ({"provenance": [provenance]} if provenance else {}))
     gold = read_gold(write(tmp_path / "gold.jsonl", row))
