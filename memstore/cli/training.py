@@ -115,8 +115,11 @@ def tokenizer(
     from memstore.whole import replacing
     from memstore_builders.corpus import open_corpus
 
-    passages = islice(iter(open_corpus(corpora(corpus))), 0, None, every)
+    opened = open_corpus(corpora(corpus))
+    passages = islice(iter(opened), 0, None, every)
     made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
+    if not opened.counts.passages:
+        raise ConfigError(f"the corpus holds no passages to learn from ({opened.counts.documents} documents were read)")
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / TOKENIZER) as temporary:
         temporary.write_text(canonical(made), encoding="utf-8")

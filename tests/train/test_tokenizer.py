@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
+from memstore.cli import app
+from memstore.errors import ConfigError
 from memstore.tokens import canonical
 from memstore.train.tokenizer import EOS, PAD, SENTINELS, UNK, train_tokenizer
 
@@ -75,6 +80,16 @@ def test_special_ids(folded: Tokenizer) -> None:
     assert folded.encode("a").ids[-1] == 1
     assert folded.get_vocab_size() <= 600
     assert folded.token_to_id(f"<extra_id_{SENTINELS}>") is None
+
+
+def test_a_corpus_without_passages_teaches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": " "}\n', encoding="utf-8")
+    result = CliRunner().invoke(
+        app, ["tokenizer", "--corpus", str(tmp_path / "corpus.jsonl"), "--out", str(tmp_path / "out")]
+    )
+    assert isinstance(result.exception, ConfigError)
+    assert "no passages to learn from (1 documents were read)" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_canonical_file_gives_the_same_tokenizer(folded: Tokenizer) -> None:
