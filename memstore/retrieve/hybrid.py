@@ -12,7 +12,7 @@ K0 = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009, section 2)."""
 
 DEPTH = 100
-"""Passages asked of every retriever, or k if that is more: so that a small k is a prefix of a larger one."""
+"""Passages asked of every retriever, or k if that is more: up to it, a smaller k gives a prefix of a larger one."""
 
 
 class HybridRetriever:

@@ -69,7 +69,8 @@ class PretrainSettings:
         noise: of "corrupt": share of tokens masked.
         noise_span: of "corrupt": mean length of a masked span, in tokens.
         salient_prompt, asked_prompt, rebuild_prompt, corrupt_prompt: question templates.
-        dev_questions: so many passages are held out, evenly spread, and asked about for measuring ("salient").
+        dev_questions: so many passages are held out, evenly spread, and asked about for measuring ("salient"). In
+            training no question is made from them; "corrupt", and wrong passages, may be any.
     """
 
     salient: float = 0.7
@@ -170,7 +171,7 @@ class Pretraining:
         return self._held
 
     def example(self, rng: Generator, difficulty: Difficulty) -> Example:
-        """Draw a kind, a passage that is not held out, and a sentence."""
+        """Draw a kind, a passage that is not held out, and a sentence; for "corrupt" any passage."""
         kind = KINDS[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
         if kind == "corrupt":
             row = int(rng.integers(len(self._passages)))
