@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from memstore.cli.app import BuildModel, Corpus, Json, app, corpora, tell
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, OutputUnwritable
 
 
 @app.command()
@@ -88,11 +89,11 @@ def questions(
     from memstore_builders.corpus import open_corpus
 
     passages, classes = open_corpus(corpora(corpus)), Classes()
+    _check_output(out, inputs=passages.formats)
     classes.learn(passages)
     maker = QuestionMaker(classes, most=most, seed=seed)
     asked = islice(iter(passages), 0, None, every)
     made = list(make_questions(asked, maker, most_per_answer=most_per_answer))
-    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         write_gzip_lines(temporary, (question.row(number) for number, question in enumerate(made)))
     typer.echo(f"wrote {out}: {len(made):,} questions")
@@ -116,11 +117,11 @@ def tokenizer(
     from memstore_builders.corpus import open_corpus
 
     opened = open_corpus(corpora(corpus))
+    _check_output(out / TOKENIZER, inputs=opened.formats)
     passages = islice(iter(opened), 0, None, every)
     made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
     if not opened.counts.passages:
         raise ConfigError(f"the corpus holds no passages to learn from ({opened.counts.documents} documents were read)")
-    out.mkdir(parents=True, exist_ok=True)
     with replacing(out / TOKENIZER) as temporary:
         temporary.write_text(canonical(made), encoding="utf-8")
     typer.echo(f"wrote {out / TOKENIZER}: {made.get_vocab_size():,} pieces")
@@ -158,6 +159,7 @@ def vectors(
     from memstore.train.vectors import cooccurrences, token_vectors, write_vectors
 
     size, passages = read_manifest(cache).vocab_size, Ragged.load(cache, "passages")
+    _check_output(out, inputs=(cache / "passages.npy", cache / "passages.lengths.npy"))
     write_vectors(out, token_vectors(cooccurrences(passages, vocab_size=size, window=window), width=width, seed=seed))
     typer.echo(f"wrote {out}: {size:,} tokens, width {width}, from {len(passages.values):,} tokens of passages")
 
@@ -203,3 +205,19 @@ def average(
     model, tokens = run(models, weight)
     save_model(out, model, tokens, written)
     typer.echo(f"wrote {out}: the average of {len(models)} checkpoints, {dtype}")
+
+
+def _check_output(out: Path, *, inputs: Iterable[Path]) -> None:
+    """Make the folder of a file to write, and see that it can be written and is no input, before the work begins.
+
+    Raises:
+        ConfigError: it is one of the inputs.
+        OutputUnwritable: it is a folder, or the system refuses.
+    """
+    from memstore.evaluate.outputs import check_outputs
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputUnwritable(f"{out.parent} cannot be a folder to write to: {error.strerror or error}") from error
+    check_outputs([out], inputs=inputs)

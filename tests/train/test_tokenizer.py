@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from memstore.cli import app
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, MemstoreError
 from memstore.tokens import canonical
 from memstore.train.tokenizer import EOS, PAD, SENTINELS, UNK, train_tokenizer
 
@@ -89,7 +89,20 @@ def test_a_corpus_without_passages_teaches_nothing(tmp_path: Path) -> None:
     )
     assert isinstance(result.exception, ConfigError)
     assert "no passages to learn from (1 documents were read)" in str(result.exception)
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("out", ["corpus.jsonl", "folder", "corpus.jsonl/below"])
+def test_outputs_are_tried_before_the_work_and_are_no_inputs(tmp_path: Path, out: str) -> None:
+    text = '{"id": "a", "text": "The bridge of Arta was opened to trains in 1903."}\n'
+    corpus, written = tmp_path / "corpus.jsonl", tmp_path / out
+    corpus.write_text(text, encoding="utf-8")
+    (tmp_path / "folder" / "tokenizer.json").mkdir(parents=True)
+    for command in ("questions", "tokenizer"):
+        result = CliRunner().invoke(app, [command, "--corpus", str(corpus), "--out", str(written)])
+        assert isinstance(result.exception, MemstoreError), (command, result.exception)
+    assert corpus.read_text(encoding="utf-8") == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "folder"]
 
 
 def test_a_canonical_file_gives_the_same_tokenizer(folded: Tokenizer) -> None:
