@@ -3,8 +3,8 @@
 The plain twin is `MemoryModel.step`, and tests hold the two together, greedily and with beams. The same arithmetic in
 the same precision, but: weights are packed once for the matrix library, which repacks them at every call otherwise;
 position biases and what the copy head points at are laid out once per question; greedily, the copy head's share is
-summed over the token ids that stand in what is read, not over the vocabulary, and only the best probability is turned
-into a logarithm.
+summed over the token ids that stand in what is read, not over the vocabulary, and only the best of its mixture with the
+vocabulary softmax is turned into a logarithm.
 Refuses to know limits, endings and texts. Figures: DECISIONS.md, 2026-11-24.
 """
 
@@ -207,42 +207,43 @@ class Progress:
         one that is not banned, and continues a span if asked; of equal ones the lower id.
         """
         hidden, d = self._decode(ids), self.decoder
-        probability = self._vocabulary(hidden)
+        barred = None if spans is None else ~spans.allowed()  # (B, V)
+        if self.copying is None or d.copy_head is None:
+            return _best_of(self._logits(hidden).log_softmax(-1), banned, barred)
+        probability = self._logits(hidden).softmax(-1)
         for token_id in banned:
             probability[:, token_id] = -1.0
-        barred = None if spans is None else ~spans.allowed()  # (B, V)
         if barred is not None:
             probability.masked_fill_(barred, -1.0)
         best, token = probability.max(-1)
-        if self.copying is not None and d.copy_head is not None:
-            ids_read = self.copying.ids
-            copied, gate = d.copy_head(hidden, ids, self.copying)
-            read = gate * probability.index_select(1, ids_read) + (1 - gate) * copied  # (B, U)
-            for token_id in banned:
-                read.masked_fill_(ids_read == token_id, -1.0)
-            if barred is not None:
-                read.masked_fill_(barred.index_select(1, ids_read), -1.0)
-            # The best token stands in what is read, or else it is the best of the vocabulary softmax.
-            best_read, place = read.max(-1)
-            best, token_read = gate.squeeze(1) * best, ids_read[place]
-            better = (best_read > best) | ((best_read == best) & (token_read < token))
-            best, token = torch.where(better, best_read, best), torch.where(better, token_read, token)
+        ids_read = self.copying.ids
+        copied, gate = d.copy_head(hidden, ids, self.copying)
+        read = gate * probability.index_select(1, ids_read) + (1 - gate) * copied  # (B, U)
+        for token_id in banned:
+            read.masked_fill_(ids_read == token_id, -1.0)
+        if barred is not None:
+            read.masked_fill_(barred.index_select(1, ids_read), -1.0)
+        # The best token stands in what is read, or else it is the best of the vocabulary softmax.
+        best_read, place = read.max(-1)
+        best, token_read = gate.squeeze(1) * best, ids_read[place]
+        better = (best_read > best) | ((best_read == best) & (token_read < token))
+        best, token = torch.where(better, best_read, best), torch.where(better, token_read, token)
         return best.clamp_min(torch.finfo(torch.float32).tiny).log(), token
 
     def log_probs(self, ids: Tensor) -> Tensor:
         """Feed a token per row, `(N,)`: log-probabilities `(N, V)` float32 of the next."""
         hidden, d = self._decode(ids), self.decoder
-        probability = self._vocabulary(hidden)
-        if self.copying is not None and d.copy_head is not None:
-            copied, gate = d.copy_head(hidden, ids, self.copying)
-            probability = (gate * probability).index_add_(1, self.copying.ids, (1 - gate) * copied)
+        logits = self._logits(hidden)
+        if self.copying is None or d.copy_head is None:
+            return logits.log_softmax(-1)
+        copied, gate = d.copy_head(hidden, ids, self.copying)
+        probability = (gate * logits.softmax(-1)).index_add_(1, self.copying.ids, (1 - gate) * copied)
         return probability.clamp_min_(torch.finfo(torch.float32).tiny).log_()
 
-    def _vocabulary(self, hidden: Tensor) -> Tensor:
-        """The vocabulary softmax `(N, V)` float32."""
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Of the vocabulary, `(N, V)` float32."""
         d = self.decoder
-        logits = d.head(hidden if d.scale is None else hidden * d.scale)
-        return logits.float().softmax(-1)
+        return d.head(hidden if d.scale is None else hidden * d.scale).float()
 
     def _decode(self, ids: Tensor) -> Tensor:
         """Normed states `(N, D)` of one more token per row."""
@@ -253,3 +254,13 @@ class Progress:
             x = layer(x, bias, layer_cache, cache.mask, cache.length)
         cache.length += 1
         return d.norm(x)
+
+
+def _best_of(log_probs: Tensor, banned: Sequence[int], barred: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The best log-probability `(B,)` of `(B, V)` and its id; the others are overwritten."""
+    for token_id in banned:
+        log_probs[:, token_id] = -torch.inf
+    if barred is not None:
+        log_probs.masked_fill_(barred, -torch.inf)
+    best, token = log_probs.max(-1)
+    return best, token

@@ -106,6 +106,21 @@ def test_beams_find_the_same(changes):
         assert [d.score for d in prepared] == pytest.approx([d.score for d in plain], abs=1e-4)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_tokens_of_no_probability_are_told_apart(num_beams):
+    """Where nothing else may come: below e^-103 a probability is zero in float32, its logarithm is not."""
+    made = model()
+    with torch.no_grad():
+        made.head.weight.mul_(40.0)
+    read = encoded(made, copied=0.0)
+    options = {"max_new_tokens": 5, "num_beams": num_beams, "phrases": [[40, 41, 42], [50, 51]]}
+    plain = decode.generate(made, read, **options)
+    prepared = decode.generate(made, read, **options, prepared=PreparedDecoder(made))
+    assert min(d.score for d in plain) < -150
+    assert [d.ids for d in prepared] == [d.ids for d in plain]
+    assert [d.score for d in prepared] == pytest.approx([d.score for d in plain], rel=1e-4)
+
+
 @pytest.mark.parametrize("copied", [0.0, 1.0])
 def test_nothing_to_copy_and_nothing_else(copied):
     made = model(3, copy_head=True)
