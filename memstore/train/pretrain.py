@@ -140,7 +140,8 @@ class Pretraining:
         """Prepare the prompts. Longer questions and targets than allowed are cut.
 
         Raises:
-            ConfigError: the table is empty, or the tokenizer has not the sentinels that are needed.
+            ConfigError: the table is empty, the tokenizer has not the sentinels that are needed, or a prompt leaves no
+                room for a question.
         """
         if not len(table):
             raise ConfigError("no passage holds a sentence to pretrain on; prepare more of them")
@@ -157,6 +158,10 @@ class Pretraining:
         if not len(self._sentinels) and (settings.salient or settings.corrupt):
             raise ConfigError("the tokenizer has no <extra_id_0>: only `rebuild` can be pretrained with it")
         self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
+        for kind, parts in self._prompts.items():
+            taken = sum(map(len, parts))
+            if getattr(settings, kind) and taken + (kind != "corrupt") > max_question_tokens:
+                raise ConfigError(f"{kind}_prompt has {taken} tokens and a question at most {max_question_tokens}")
         weights = np.array([getattr(settings, kind) for kind in KINDS], dtype=np.float64)
         self._shares = np.cumsum(weights / weights.sum())
         self._held = min(settings.dev_questions, len(table) // 2)

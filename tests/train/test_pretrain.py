@@ -352,6 +352,11 @@ def test_settings_that_cannot_work_are_refused(cache: Candidates, tokenizer: Tex
     ):
         with pytest.raises(ConfigError, match=says):
             PretrainSettings(**values)
+    long = "fill what is masked in here: {question} " + "and so on " * 40
+    for kind in ("salient", "corrupt"):
+        with pytest.raises(ConfigError, match=f"{kind}_prompt has .* at most 120"):
+            pretraining(cache, tokenizer, **{kind: 1, f"{kind}_prompt": long})
+    pretraining(cache, tokenizer, asked_prompt=long)  # never asked
     without = TextTokenizer(tiny.tokenizer(), tokenizer.config)
     with pytest.raises(ConfigError, match="<extra_id_0>"):
         pretraining(cache, without)
