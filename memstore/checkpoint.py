@@ -247,12 +247,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointNotFound: the file is missing.
-        CheckpointError: it is not a JSON object.
+        CheckpointError: it cannot be read, or is not a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointNotFound(f"{path.parent} is no checkpoint: it has no {path.name}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is broken: not JSON ({error})") from None
     if not isinstance(values, dict):
@@ -347,6 +349,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise CheckpointNotFound(f"{path.parent} has no {path.name}, which its index names") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} is broken: {error}. Fetch or write it again.") from None
 

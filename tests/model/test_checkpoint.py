@@ -116,6 +116,20 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def refuse(path: Path) -> None:
+    """The system does not let anybody read it."""
+    path.unlink()
+    path.mkdir()
+
+
+def index(folder: Path, change: Callable[[Path], object]) -> None:
+    """The weights in a file that an index names, and a change to it."""
+    part = (folder / "model.safetensors").rename(folder / "part.safetensors")
+    files = dict.fromkeys(load_file(part), part.name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    change(part)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), CheckpointNotFound, "has no config.json"),
     "no weights": (
@@ -133,6 +147,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "weights cut": (lambda f: cut(f / "model.safetensors"), CheckpointError, "model.safetensors is broken"),
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), CheckpointError, "is broken"),
     "tokenizer cut": (lambda f: cut(f / "tokenizer.json"), CheckpointError, "tokenizer.json is broken"),
+    "config refused": (lambda f: refuse(f / "config.json"), CheckpointError, "config.json cannot be read"),
+    "weights refused": (lambda f: index(f, refuse), CheckpointError, "part.safetensors cannot be read"),
     "unknown key": (lambda f: edit_config(f, d_modell=1), ConfigError, "d_modell"),
     "wrong type": (lambda f: edit_config(f, d_model="32"), ConfigError, "d_model"),
     "other width": (
