@@ -35,5 +35,12 @@ def test_an_answer_is_spelled_as_the_first_passage_that_holds_it(answer: str, ex
     assert spelled(answer, TEXTS) == expected
 
 
+def test_letters_in_several_signs_are_found_and_composed() -> None:
+    texts = ["It was Beyonce\u0301 Knowles, the \ufb01rst Lady of pop, on 5 km\u00b2."]
+    assert spelled("beyonc\u00e9 knowles", texts) == "Beyonc\u00e9 Knowles"
+    assert spelled("first lady", texts) == "first Lady"
+    assert spelled("beyonc\u00e9", [*texts, "Beyonc\u00e9!"]) == "Beyonc\u00e9"
+
+
 def test_words_in_brackets_and_lines_are_not_joined() -> None:
     assert spelled("one two", ["One\nTwo", "One -- Two"]) == "One -- Two"
