@@ -24,7 +24,7 @@ from memstore.config import ModelConfig, System
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
 from memstore.fingerprint import Fingerprint
 from memstore.model import MemoryModel
-from memstore.tokens import TextTokenizer
+from memstore.tokens import TextTokenizer, ids_of
 from memstore.whole import replacing
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -114,9 +114,9 @@ def from_scratch(values: Mapping[str, Any], *, tokenizer: Tokenizer, seed: int) 
 
     Raises:
         ConfigError: a value is unknown or impossible.
-        CheckpointMismatch: the tokenizer has more tokens than `vocab_size`.
+        CheckpointMismatch: the tokenizer has ids beyond `vocab_size`.
     """
-    model = MemoryModel(ModelConfig.from_dict({"vocab_size": tokenizer.get_vocab_size()} | dict(values)))
+    model = MemoryModel(ModelConfig.from_dict({"vocab_size": ids_of(tokenizer)} | dict(values)))
     model.initialise(seed)
     return model.eval(), TextTokenizer(tokenizer, model.config)
 

@@ -50,12 +50,12 @@ class TextTokenizer:
         """Copy the tokenizer: padding and truncation settings are dropped from the copy.
 
         Raises:
-            CheckpointMismatch: the tokenizer knows more tokens than the model has embeddings.
+            CheckpointMismatch: the tokenizer has ids that the model has no embeddings for.
         """
-        size = tokenizer.get_vocab_size()
+        size = ids_of(tokenizer)
         if size > config.vocab_size:
             raise CheckpointMismatch(
-                f"the tokenizer has {size} tokens, but the model only {config.vocab_size} embeddings: "
+                f"the tokenizer's ids reach {size - 1}, but the model has only {config.vocab_size} embeddings: "
                 "this is not the model's tokenizer."
             )
         self.config = config
@@ -135,6 +135,11 @@ class TextTokenizer:
         eos = self.config.eos_token_id
         ids = [np.array([*row[: limit - 1], eos], dtype=np.int32) for row in rows]
         return EncodedPassages(ids=ids, truncated=sum(len(row) >= limit for row in rows))
+
+
+def ids_of(tokenizer: Tokenizer) -> int:
+    """One more than the highest id: how many embeddings its tokens need, however many ids between them are unused."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def canonical(tokenizer: Tokenizer) -> str:

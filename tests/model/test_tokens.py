@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
+from memstore.checkpoint import from_scratch
 from memstore.errors import CheckpointMismatch, ConfigError, RequestError
 from memstore.passage import Passage
 from memstore.tokens import TextTokenizer, fill
@@ -139,3 +140,13 @@ def test_the_fingerprint_is_the_vocabularys_and_survives_json() -> None:
 def test_a_tokenizer_too_large_for_the_model_is_refused() -> None:
     with pytest.raises(CheckpointMismatch, match="not the model's tokenizer"):
         tiny.text_tokenizer(vocab_size=100)
+
+
+def test_ids_count_and_not_tokens() -> None:
+    made = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "Nile": 500}, unk_token="<unk>"))
+    with pytest.raises(CheckpointMismatch, match="ids reach 500, but the model has only 192 embeddings"):
+        TextTokenizer(made, tiny.config())
+    shape = {k: v for k, v in tiny.config().to_dict().items() if k != "vocab_size"}
+    model, tokenizer = from_scratch(shape, tokenizer=made, seed=0)
+    assert model.embedding.num_embeddings == 501
+    assert tokenizer.questions(["Nile"])[0].tolist() == [500]
