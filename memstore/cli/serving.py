@@ -75,6 +75,8 @@ def ask(
              "num_beams": num_beams}  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     if url is not None:
+        if model is not None or device != "cpu":
+            raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
         tell(_ask_server(url, question, options), as_json, show_answer)
         return
     assert store is not None

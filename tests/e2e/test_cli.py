@@ -103,6 +103,7 @@ def test_verify_of_a_damaged_store_exits_1(store: Path, tmp_path: Path) -> None:
         (["build", "--corpus", "sample", "--out", "OUT", "--on-error", "ignore"], "--on-error must be fail or skip"),
         (["ask", "x"], "name either a store to read"),
         (["ask", "x", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
+        (["ask", "x", "--url", "http://127.0.0.1:9", "--model", "default"], "--model and --device are for --store"),
         (["ask", "x", "--url", "http://localhost:abc"], "http://localhost:abc"),
         (["build", "--corpus", "sample", "--out", "OUT", "--device", "banana"], "device 'banana' cannot be used"),
         (["serve", "--store", "/nowhere", "--host", "a..b"], "host 'a..b' is no address to listen on"),
