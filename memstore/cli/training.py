@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -170,7 +173,12 @@ def train(
     plot: Annotated[bool, typer.Option("--plot", help="Only draw the run's losses and scores, as a PNG.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train FiD, LUMEN or GLIMMER from cached candidates; resumable to the same next batch after a kill."""
+    """Train FiD, LUMEN or GLIMMER from cached candidates.
+
+    Asked to stop (control-C, SIGTERM), it saves its state first; killed, it goes on from the last checkpoint; either
+    way with the same next batch. What the file may hold is in `memstore/train/config.py` and, of [data],
+    `memstore/train/batches.py`.
+    """
     from memstore.train.config import TrainConfig
 
     settings = TrainConfig.from_file(config)
@@ -184,7 +192,9 @@ def train(
     from memstore.train.loop import train as run
 
     tune_allocator()
-    tell(asdict(run(settings, lambda line: typer.echo(line, err=True))), as_json, show_training)
+    with _asked_to_stop() as asked:
+        report = run(settings, lambda line: typer.echo(line, err=True), stopping=asked)
+    tell(asdict(report), as_json, show_training)
 
 
 @app.command()
@@ -205,6 +215,26 @@ def average(
     model, tokens = run(models, weight)
     save_model(out, model, tokens, written)
     typer.echo(f"wrote {out}: the average of {len(models)} checkpoints, {dtype}")
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether a signal has asked the program to end; the second one ends it at once."""
+    asked = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: object) -> None:
+        asked.set()
+        signal.signal(number, before[number])
+        typer.echo("stopping after this step; once more ends it at once, without saving", err=True)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_output(out: Path, *, inputs: Iterable[Path]) -> None:

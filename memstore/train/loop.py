@@ -64,13 +64,21 @@ class TrainReport:
     checkpoint: Path
 
 
-def train(config: TrainConfig, progress: Tell | None = None, *, source: BatchSource | None = None) -> TrainReport:
+def train(
+    config: TrainConfig,
+    progress: Tell | None = None,
+    *,
+    source: BatchSource | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> TrainReport:
     """Train as the config says; go on where the folder `config.out` stopped.
 
     Args:
         config: the run.
         progress: gets a line of text now and then.
         source: batches, instead of what `config.data` describes.
+        stopping: asked after every step whether to save the state and stop. Not with several processes, which would
+            have to agree each time.
 
     Raises:
         ConfigError: settings contradict each other, the model, or the run in the folder.
@@ -78,15 +86,19 @@ def train(config: TrainConfig, progress: Tell | None = None, *, source: BatchSou
         TrainingDiverged: the loss is no longer finite.
     """
     run = _open(config, progress, source)
-    begin = time.monotonic()
+    begin, first = time.monotonic(), run.state.step + 1
     wanted = _batch_numbers(config, run.processes, first=run.state.step)
     with closing(_ahead(run.source.batch, wanted, config)) as batches:
         while run.state.step < config.steps:
             _step(run, batches)
+            seconds = time.monotonic() - begin
+            if run.state.step == first:
+                run.tell(f"step {first:,} took {seconds:.1f} s; a line like the next every {config.log_every:,} steps")
             _log_if_due(run)
             _measure_if_due(run)
-            late = bool(config.stop_after_minutes) and time.monotonic() - begin > 60 * config.stop_after_minutes
+            late = bool(config.stop_after_minutes) and seconds > 60 * config.stop_after_minutes
             stop = bool(config.stop_after_minutes) and run.processes.any(mine=late)
+            stop = stop or (run.processes.world == 1 and stopping())
             _save_if_due(run, now=stop)
             if stop:
                 break
@@ -154,7 +166,8 @@ def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None
     run.window = {n: torch.tensor(v, device=processes.device) for n, v in state.window.items()}
     count = sum(p.numel() for p in model.parameters())
     begun = f"goes on at step {state.step:,}" if state.step else "begins"
-    run.tell(f"{begun}: {count:,} parameters, {run.dtype}, {processes.device}, {processes.world} process(es)")
+    several = f", {processes.world} processes" if processes.world > 1 else ""
+    run.tell(f"{begun}: {count:,} parameters, {str(run.dtype).removeprefix('torch.')}, {processes.device}{several}")
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from memstore.cli import app
 from memstore.errors import CheckpointError, ConfigError
+from memstore.train import loop
 from memstore.train.batch import Batch
 from memstore.train.candidates import MANIFEST, CacheFingerprint, Manifest
+from memstore.train.config import TrainConfig
 from memstore.train.loop import train
 from memstore.train.state import saved_states
 from tests.train.loop_cases import ToySource, config, records
@@ -81,6 +86,34 @@ def test_stopping_for_the_time_is_not_a_cut(tmp_path: Path) -> None:
         finished = report.finished
     assert calls == stopping.steps
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_stopping_when_asked_is_not_a_cut(tmp_path: Path) -> None:
+    train(config(tmp_path / "whole"), source=ToySource())
+    asked = iter([False, True])
+    report = train(config(tmp_path / "cut"), source=ToySource(), stopping=lambda: next(asked))
+    assert (report.step, report.finished) == (2, False)
+    assert train(config(tmp_path / "cut"), source=ToySource()).finished
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_the_command_hears_the_first_signal_and_restores_what_was(tmp_path: Path, monkeypatch: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    heard = []
+
+    def pretend(settings: Any, progress: Any, *, stopping: Any) -> Any:
+        heard.append(stopping())
+        os.kill(os.getpid(), signal.SIGTERM)
+        heard.append(stopping())
+        return train(settings, progress, source=ToySource(), stopping=stopping)
+
+    monkeypatch.setattr(loop, "train", pretend)
+    monkeypatch.setattr(TrainConfig, "from_file", lambda _: config(tmp_path))
+    result = CliRunner().invoke(app, ["train", "--config", "run.toml", "--json"])
+    assert result.exit_code == 0, result.output
+    assert heard == [False, True]
+    assert json.loads(result.stdout)["step"] == 1
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 KILLED = """
