@@ -94,6 +94,7 @@ BAD_ROWS = {
     "cut off": (GOLD[:-9], "not JSON"),
     "nested too deeply": ("[" * 100_000, "not JSON"),
     "no object": ('["a"]', 'a row must be a JSON object, not ["a"]'),
+    "another form": ('{"id": "1", "question": "who?", "answer": "Ann"}', "not in KILT's form"),
     "no id": ('{"output": []}', "the row has no `id`"),
     "empty id": ('{"id": " ", "output": []}', "the row has no `id`"),
     "odd id": ('{"id": ["b"], "output": []}', '`id` must be a string, not ["b"]'),
