@@ -77,12 +77,12 @@ class QuestionInput(Request):
     def _consistent(self) -> Self:
         if self.passages is None:
             if self.retrieve_k is not None and self.keep_k is not None and self.keep_k > self.retrieve_k:
-                raise ValueError(f"keep_k ({self.keep_k}) must be at most retrieve_k ({self.retrieve_k})")
+                raise ValueError(f"keep_k ({self.keep_k}) must not exceed retrieve_k ({self.retrieve_k})")
             return self
         if self.retrieve_k is not None:
             raise ValueError("retrieve_k has no meaning with passages of your own: leave it out")
         if self.keep_k is not None and self.keep_k > len(self.passages):
-            raise ValueError(f"keep_k ({self.keep_k}) must be at most the number of passages ({len(self.passages)})")
+            raise ValueError(f"keep_k ({self.keep_k}) must not exceed the number of passages ({len(self.passages)})")
         _require_distinct_ids(self.passages)
         return self
 
@@ -95,7 +95,7 @@ class AnswerRequest(QuestionInput):
     )
     stream: bool = Field(
         default=False,
-        description="Reserved: `true` is answered 501 until streaming comes with the serving release.",
+        description="Reserved: `true` is answered 501, as this version does not stream.",
     )
 
 
@@ -186,7 +186,9 @@ class StoreSummary(Reply):
 class AnswerReply(Reply):
     """Reply of `POST /answer`."""
 
-    answer: str
+    answer: str = Field(
+        description="What the model wrote. It writes also where nothing was found: with `passages` empty it is a guess."
+    )
     score: float = Field(description="Sum of the answer tokens' log-probabilities.")
     passages: list[RankedPassageReply] = Field(description="Best first; the kept ones before the others.")
     usage: UsageReply
@@ -293,7 +295,7 @@ class InfoReply(Reply):
 class FieldProblem(Reply):
     """One wrong part of a request (RFC 9457, section 3): where, as a JSON pointer, and what."""
 
-    pointer: str = Field(examples=["#/retrieve_k"])
+    pointer: str = Field(examples=["#/retrieve_k"], description="Of the wrong part; `#` is the whole body.")
     detail: str
 
 

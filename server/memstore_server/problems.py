@@ -22,7 +22,7 @@ from memstore_client.wire import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
 from memstore_server.logs import request_id
 from memstore_server.service import NotReady
-from memstore_server.translate import InvalidOptions
+from memstore_server.translate import InvalidOptions, in_words
 
 log = logging.getLogger(__name__)
 MAX_ERRORS_TOLD = 20  # a batch may be wrong in thousands of places; the first ones say what to do
@@ -182,13 +182,21 @@ def _invalid(error: RequestValidationError) -> Trouble:
     if first["type"] == "model_attributes_type" and isinstance(error.body, bytes):
         return Trouble(NOT_JSON, "Send the header `Content-Type: application/json`.")
     told = [_field_problem(one) for one in errors[:MAX_ERRORS_TOLD]]
-    detail = "; ".join(f"{one.pointer[2:] or 'body'}: {one.detail}" for one in told[:3])
+    detail = "; ".join(map(in_words, told[:3]))
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
     return Trouble(INVALID_REQUEST, detail + more, told)
 
 
 def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
-    """A JSON pointer (RFC 6901) into the body as a URI fragment, and pydantic's message."""
+    """A JSON pointer (RFC 6901) into the body as a URI fragment, and pydantic's message or ours."""
     place = [str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"] if part != "body"]
-    message = "this key is not known" if error["type"] == "extra_forbidden" else str(error["msg"])
-    return FieldProblem(pointer="#/" + "/".join(place), detail=message.removeprefix("Value error, "))
+    match error["type"]:
+        case "extra_forbidden":
+            message = "this key is not known"
+        case "model_attributes_type" | "model_type" | "missing" if not place:
+            message = "the body must be a JSON object"
+        case "model_attributes_type" | "model_type":
+            message = "must be a JSON object"
+        case _:
+            message = str(error["msg"]).removeprefix("Value error, ")
+    return FieldProblem(pointer="".join(["#", *(f"/{part}" for part in place)]), detail=message)

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import RedirectResponse
 
 from memstore_client import wire
 from memstore_server import problems
@@ -40,7 +41,7 @@ async def answer(asked: wire.AnswerRequest, request: Request, service: ServiceOf
     how long each stage took, and what FiD would have computed for the same.
     """
     if asked.stream:
-        raise problems.StreamingNotOffered("leave `stream` out: streaming comes with the serving release")
+        raise problems.StreamingNotOffered("leave `stream` out: this version does not stream")
     return await _unless_disconnected(request, service.answer(asked))
 
 
@@ -97,6 +98,12 @@ async def ready(service: ServiceOf) -> wire.ReadyReply:
 async def info(service: ServiceOf) -> wire.InfoReply:
     """The model and store that answer, and the limits and defaults of requests."""
     return service.info
+
+
+@router.get("/", include_in_schema=False)
+async def root(request: Request) -> RedirectResponse:
+    """The address that the server prints, opened in a browser: leads to the API's page."""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", status_code=307)
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -21,8 +21,15 @@ class InvalidOptions(RequestError):  # noqa: N818 - reads as the fact it states
     """Options beyond what this server allows. `errors` holds each, with its place in the request."""
 
     def __init__(self, errors: Sequence[wire.FieldProblem]) -> None:
-        super().__init__("; ".join(f"{error.pointer[2:]}: {error.detail}" for error in errors))
+        super().__init__("; ".join(map(in_words, errors)))
         self.errors = tuple(errors)
+
+
+def in_words(error: wire.FieldProblem) -> str:
+    """A wrong part for people: its place, unless that is the whole request or the detail begins with it; the detail."""
+    place = error.pointer[2:] or '""'  # the empty key
+    told_without = error.pointer == "#" or error.detail.startswith(f"{place} (")
+    return error.detail if told_without else f"{place}: {error.detail}"
 
 
 # --- requests --------------------------------------------------------------------------------------------
@@ -46,11 +53,17 @@ def question(asked: wire.QuestionInput, settings: Settings, *, place: str = "#")
     num_beams = asked.num_beams or settings.num_beams
     limits = [
         ("passages" if own is not None else "retrieve_k", retrieve_k, settings.max_retrieve_k),
-        ("keep_k", keep_k, min(settings.max_keep_k, retrieve_k)),
+        ("keep_k", keep_k, most_kept(settings)),
         ("max_new_tokens", max_new_tokens, settings.max_new_tokens_limit),
         ("num_beams", num_beams or 1, settings.max_num_beams),
     ]
     _require_within(limits, place=place)
+    if keep_k > retrieve_k:
+        detail = (
+            f"keep_k ({keep_k}) must not exceed retrieve_k ({retrieve_k}), "
+            f"which is the default: give a larger retrieve_k too, at most {settings.max_retrieve_k}"
+        )
+        raise InvalidOptions([wire.FieldProblem(pointer=f"{place}/keep_k", detail=detail)])
     return Question(
         text=asked.question,
         task=asked.task,
@@ -91,6 +104,11 @@ def passages(own: Sequence[wire.PassageInput]) -> list[Passage]:
         Passage(id=name, document_id=name, title=one.title, text=one.text, url=one.url, start=0, end=len(one.text))
         for name, one in zip(wire.own_ids(own), own, strict=True)
     ]
+
+
+def most_kept(settings: Settings) -> int:
+    """The most passages a question may have read: none is read that was not retrieved or brought."""
+    return min(settings.max_keep_k, settings.max_retrieve_k)
 
 
 def _require_within(limits: Iterable[tuple[str, int, int]], *, place: str = "#") -> None:
@@ -161,7 +179,7 @@ def info(told: Mapping[str, object], settings: Settings) -> wire.InfoReply:
         limits=wire.Limits(
             question_characters=wire.MAX_QUESTION_CHARACTERS,
             retrieve_k=settings.max_retrieve_k,
-            keep_k=settings.max_keep_k,
+            keep_k=most_kept(settings),
             max_new_tokens=settings.max_new_tokens_limit,
             num_beams=settings.max_num_beams,
             batch_questions=settings.queue_size,

@@ -137,7 +137,7 @@ def test_what_is_returned(ask: Face) -> None:
     [
         (lambda c: c.answer(" "), "question: String should have at least 1 character"),
         (lambda c: c.answer("x" * 2_001), "question: String should have at most 2000 characters"),
-        (lambda c: c.answer("a", retrieve_k=1, keep_k=2), "keep_k (2) must be at most retrieve_k (1)"),
+        (lambda c: c.answer("a", retrieve_k=1, keep_k=2), "keep_k (2) must not exceed retrieve_k (1)"),
         (lambda c: c.answer("a", deadline_ms=10**400), "deadline_ms: Input should be less than or equal to 86400000"),
         (lambda c: c.passage("x" * 70_000), "http://m/base/passages/xxx"),
         (lambda c: c.passage("\ud800"), r"passage_id '\ud800' is no text: surrogates not allowed"),

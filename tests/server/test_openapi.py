@@ -79,6 +79,13 @@ def test_schemas_are_those_of_the_wire(document: dict) -> None:
     assert schemas["AnswerRequest"]["additionalProperties"] is False
 
 
+def test_it_speaks_of_this_version_and_of_answers_from_nothing(document: dict) -> None:
+    schemas = document["components"]["schemas"]
+    stream = schemas["AnswerRequest"]["properties"]["stream"]["description"]
+    assert stream == "Reserved: `true` is answered 501, as this version does not stream."
+    assert "`passages` empty it is a guess" in schemas["AnswerReply"]["properties"]["answer"]["description"]
+
+
 def test_it_is_the_same_when_asked_twice(engine: FakeEngine) -> None:
     app = create_app(engine, Settings.load(store="store"))
     assert app.openapi() == app.openapi()

@@ -41,9 +41,9 @@ TABLE = [
     (raw(b"[" * 100_000), 400, "unreadable-body", "not JSON text"),
     (raw(b'{"question": "why?"}', "text/plain"), 415, "not-json", "Content-Type: application/json"),
     (raw(b"question=why", "application/x-www-form-urlencoded"), 415, "not-json", ""),
-    (raw(b""), 422, "invalid-request", "body: Field required"),
-    (raw(b"null"), 422, "invalid-request", ""),
-    (raw(b"[1]"), 422, "invalid-request", ""),
+    (raw(b""), 422, "invalid-request", "the body must be a JSON object"),
+    (raw(b"null"), 422, "invalid-request", "the body must be a JSON object"),
+    (raw(b"[1]"), 422, "invalid-request", "the body must be a JSON object"),
     (raw(b'{"question": "why?", "retrieve_k": 1e999}'), 422, "invalid-request", "retrieve_k"),
     (raw(b'{"question": "why?", "retrieve_k": ' + b"9" * 5_000 + b"}"), 400, "unreadable-body", ""),
     (raw(b'{"question": "\\ud800"}'), 422, "invalid-request", "question"),
@@ -60,8 +60,8 @@ TABLE = [
     (ask(retrieve_k=0), 422, "invalid-request", "retrieve_k: Input should be greater than or equal to 1"),
     (ask(retrieve_k=201), 422, "invalid-request", "retrieve_k: 201 is more than 200, the most allowed here"),
     (ask(retrieve_k=200, keep_k=101), 422, "invalid-request", "keep_k: 101 is more than 100"),
-    (ask(keep_k=41), 422, "invalid-request", "keep_k: 41 is more than 40"),
-    (ask(retrieve_k=5, keep_k=6), 422, "invalid-request", "keep_k (6) must be at most retrieve_k (5)"),
+    (ask(keep_k=101), 422, "invalid-request", "keep_k: 101 is more than 100, the most allowed here"),
+    (ask(retrieve_k=5, keep_k=6), 422, "invalid-request", "keep_k (6) must not exceed retrieve_k (5)"),
     (ask(max_new_tokens=257), 422, "invalid-request", "max_new_tokens: 257 is more than 256"),
     (ask(num_beams=9), 422, "invalid-request", "num_beams: 9 is more than 8"),
     (ask(deadline_ms=0), 422, "invalid-request", "deadline_ms: "),
@@ -72,12 +72,13 @@ TABLE = [
     (post("/retrieve", {"question": "a", "deadline_ms": 10**400}), 422, "invalid-request", "deadline_ms: "),
     (post("/rerank", {"question": "a", "passages": OWN, "deadline_ms": 10**400}), 422, "invalid-request", ""),
     (ask(stream="yes"), 422, "invalid-request", "stream: "),
-    (ask(stream=True), 501, "streaming-not-offered", "serving release"),
+    (ask(stream=True), 501, "streaming-not-offered", "leave `stream` out: this version does not stream"),
     (ask(passages=[]), 422, "invalid-request", "passages: "),
     (ask(passages=[{"text": " "}]), 422, "invalid-request", "passages/0/text: "),
+    (ask(passages=["a"]), 422, "invalid-request", "passages/0: must be a JSON object"),
     (ask(passages=[{"text": "a", "score": 1}]), 422, "invalid-request", "passages/0/score: this key is not"),
     (ask(passages=OWN, retrieve_k=2), 422, "invalid-request", "retrieve_k has no meaning with passages"),
-    (ask(passages=OWN, keep_k=3), 422, "invalid-request", "keep_k (3) must be at most the number"),
+    (ask(passages=OWN, keep_k=3), 422, "invalid-request", "keep_k (3) must not exceed the number"),
     (ask(passages=[{"text": "a"}, {"text": "b", "id": "own:0"}]), 422, "invalid-request", "the id 'own:0'"),
     (ask(passages=[{"text": "a"}] * 201), 422, "invalid-request", "passages: 201 is more than 200"),
     (post("/answer/batch", {"questions": []}), 422, "invalid-request", "questions: "),
@@ -128,6 +129,55 @@ async def test_each_wrong_part_is_pointed_at(serving) -> None:
         "#/questions/1/question", "#/questions/1/retrieve_k", "#/questions/1/keep_k", "#/questions/1/a~1b~0",
     }  # fmt: skip
     assert told["detail"].endswith("; and 1 more")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer", "detail"),
+    [
+        ("/answer", [1], "#", "the body must be a JSON object"),
+        ("/retrieve", "why?", "#", "the body must be a JSON object"),
+        ("/answer", {"question": "a", "retrieve_k": 5, "keep_k": 6}, "#", "keep_k (6) must not exceed retrieve_k (5)"),
+        (
+            "/answer/batch", {"questions": [{"question": "a"}, {"question": "b", "retrieve_k": 5, "keep_k": 6}]},
+            "#/questions/1", "keep_k (6) must not exceed retrieve_k (5)",
+        ),
+        ("/answer/batch", {"questions": ["a"]}, "#/questions/0", "must be a JSON object"),
+        ("/answer", {"question": "a", "": 1}, "#/", "this key is not known"),
+    ],
+)  # fmt: skip
+async def test_the_whole_body_and_its_parts_have_pointers_of_their_own(
+    serving, path: str, body: Any, pointer: str, detail: str
+) -> None:
+    async with serving() as http:
+        told = (await http.post(path, json=body)).json()
+    assert told["errors"] == [{"pointer": pointer, "detail": detail}]
+    place = pointer[2:] or '""'
+    assert told["detail"] == (detail if pointer == "#" else f"{place}: {detail}")
+
+
+async def test_reading_more_than_is_retrieved_by_default_says_so(serving) -> None:
+    """It is no limit of the server's: with a larger `retrieve_k` it is served."""
+    said = (
+        "keep_k (50) must not exceed retrieve_k (40), which is the default: give a larger retrieve_k too, at most 200"
+    )
+    async with serving() as http:
+        one = (await http.post("/answer", json={"question": "a", "keep_k": 50})).json()
+        batch = (await http.post("/answer/batch", json={"questions": [{"question": "a", "keep_k": 50}]})).json()
+        served = await http.post("/answer", json={"question": "a", "keep_k": 50, "retrieve_k": 50})
+    assert (one["detail"], one["errors"]) == (said, [{"pointer": "#/keep_k", "detail": said}])
+    assert batch["errors"] == [{"pointer": "#/questions/0/keep_k", "detail": said}]
+    assert batch["detail"] == f"questions/0/keep_k: {said}"
+    assert served.status_code == 200
+
+
+async def test_the_most_that_can_be_read_is_what_info_says(serving) -> None:
+    async with serving(max_retrieve_k=50) as http:
+        most = (await http.get("/info")).json()["limits"]["keep_k"]
+        told = (await http.post("/answer", json={"question": "a", "keep_k": 51})).json()
+        served = await http.post("/answer", json={"question": "a", "keep_k": most, "retrieve_k": 50})
+    assert most == 50
+    assert told["detail"] == "keep_k: 51 is more than 50, the most allowed here"
+    assert served.status_code == 200
 
 
 async def test_a_thousand_wrong_parts_are_not_all_told(serving) -> None:

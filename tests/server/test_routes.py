@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import httpx
 import pytest
 
 from memstore.answer import Question
 from memstore.passage import Passage
+from memstore_server.app import create_app
 from memstore_server.service import WARM_UP_QUESTION
+from memstore_server.settings import Settings
 from tests.server.fakes import OTTERS, FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +172,15 @@ async def test_the_docs_page_needs_nothing_from_elsewhere(serving) -> None:
     }
 
 
+@pytest.mark.parametrize("root", ["", "/behind/a/proxy"])
+async def test_the_printed_address_leads_to_the_docs_page(engine: FakeEngine, root: str) -> None:
+    app = create_app(engine, Settings.load(store="store"))
+    transport = httpx.ASGITransport(app, root_path=root)
+    async with httpx.AsyncClient(transport=transport, base_url="http://memstore") as http:
+        response = await http.get("/")
+    assert (response.status_code, response.headers["location"]) == (307, f"{root}/docs")
+
+
 async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
     async with serving(max_retrieve_k=50, queue_size=7) as http:
         response = await http.get("/info")
@@ -179,7 +191,7 @@ async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
     }  # fmt: skip
     assert told["store"] == {**STORE, "codec": "int8", "retriever": "bm25"}
     assert told["limits"] == {
-        "question_characters": 2_000, "retrieve_k": 50, "keep_k": 100, "max_new_tokens": 256, "num_beams": 8,
+        "question_characters": 2_000, "retrieve_k": 50, "keep_k": 50, "max_new_tokens": 256, "num_beams": 8,
         "batch_questions": 7, "body_bytes": 4_000_000,
     }  # fmt: skip
     assert told["defaults"] == {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}
