@@ -114,7 +114,8 @@ class BaseClient:
         what = f"{call.method} {failure.request.url}"
         if isinstance(failure, httpx.TimeoutException) and not isinstance(failure, httpx.ConnectTimeout):
             raise errors.Timeout(f"{what}: no reply in time ({type(failure).__name__})") from failure
-        raise errors.ConnectionFailed(f"{what}: {failure or type(failure).__name__}") from failure
+        hint = "; is `memstore serve` running there?" if _refused(failure) else ""
+        raise errors.ConnectionFailed(f"{what}: {failure or type(failure).__name__}{hint}") from failure
 
     @staticmethod
     def _read(call: Call[R], response: httpx.Response) -> R:
@@ -140,8 +141,19 @@ def _body(kind: type[wire.Request], **values: Any) -> bytes:
         return kind.model_validate(given).model_dump_json(exclude_defaults=True).encode()
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)
-        places = (f"{'.'.join(map(str, one['loc'])) or 'request'}: {one['msg']}" for one in wrong)
+        places = (
+            f"{'.'.join(map(str, one['loc'])) or 'request'}: {one['msg'].removeprefix('Value error, ')}"
+            for one in wrong
+        )
         raise errors.BadRequest("; ".join(places)) from error
+
+
+def server_url(base_url: str) -> httpx.URL:
+    """The server's address as httpx reads it. Raises httpx.InvalidURL for one that HTTP cannot ask."""
+    url = httpx.URL(base_url)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise httpx.InvalidURL("base_url must begin with http:// or https:// and a host")
+    return url
 
 
 def unusable(address: str, error: Exception) -> errors.BadRequest:
@@ -159,6 +171,15 @@ def headers_of(call: Call[R]) -> dict[str, str]:
 def _backoff(attempt: int) -> float:
     """Seconds: doubling, jittered so that clients refused together do not come back together."""
     return FIRST_BACKOFF * 2.0**attempt * (1 + random.random())  # noqa: S311 - no secret
+
+
+def _refused(failure: BaseException | None) -> bool:
+    """Whether nobody listens: the system says so behind httpx's error, once for each address that was tried."""
+    if isinstance(failure, BaseExceptionGroup):
+        return any(map(_refused, failure.exceptions))
+    if failure is None or isinstance(failure, ConnectionRefusedError):
+        return failure is not None
+    return _refused(failure.__cause__ or failure.__context__)
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel
 
 from memstore_client import errors, wire
-from memstore_client.base import BaseClient, Call, headers_of, unusable
+from memstore_client.base import BaseClient, Call, headers_of, server_url, unusable
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -35,7 +35,7 @@ class Client(BaseClient):
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
-        BadRequest: `base_url` is no URL.
+        BadRequest: `base_url` is no URL of HTTP.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Client(BaseClient):
     ) -> None:
         super().__init__(retries=retries)
         try:
-            self._http = httpx.Client(base_url=base_url, timeout=timeout, transport=transport)
+            self._http = httpx.Client(base_url=server_url(base_url), timeout=timeout, transport=transport)
         except httpx.InvalidURL as error:
             raise unusable(base_url, error) from error
 
@@ -169,7 +169,7 @@ class AsyncClient(BaseClient):
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
-        BadRequest: `base_url` is no URL.
+        BadRequest: `base_url` is no URL of HTTP.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class AsyncClient(BaseClient):
     ) -> None:
         super().__init__(retries=retries)
         try:
-            self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, transport=transport)
+            self._http = httpx.AsyncClient(base_url=server_url(base_url), timeout=timeout, transport=transport)
         except httpx.InvalidURL as error:
             raise unusable(base_url, error) from error
 

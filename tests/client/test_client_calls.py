@@ -137,7 +137,7 @@ def test_what_is_returned(ask: Face) -> None:
     [
         (lambda c: c.answer(" "), "question: String should have at least 1 character"),
         (lambda c: c.answer("x" * 2_001), "question: String should have at most 2000 characters"),
-        (lambda c: c.answer("a", retrieve_k=1, keep_k=2), "keep_k (2) must not exceed retrieve_k (1)"),
+        (lambda c: c.answer("a", retrieve_k=1, keep_k=2), "request: keep_k (2) must not exceed retrieve_k (1)"),
         (lambda c: c.answer("a", deadline_ms=10**400), "deadline_ms: Input should be less than or equal to 86400000"),
         (lambda c: c.passage("x" * 70_000), "http://m/base/passages/xxx"),
         (lambda c: c.passage("\ud800"), r"passage_id '\ud800' is no text: surrogates not allowed"),
@@ -160,6 +160,15 @@ def test_an_address_that_is_none_is_told_at_once(client: type, address: str) -> 
         client(address)
     assert str(caught.value).startswith(address[:200])
     assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("address", ["127.0.0.1:8080", "localhost:8080", "", "ftp://m", "http:/m", "https://"])
+def test_an_address_without_its_protocol_is_told_at_once(client: type, address: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        client(address)
+    said = "is no address that can be asked: base_url must begin with http:// or https:// and a host"
+    assert str(caught.value) == f"{address} {said}"
 
 
 def test_a_host_that_can_have_no_such_name_is_told() -> None:

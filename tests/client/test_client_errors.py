@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -238,6 +239,41 @@ def test_no_retries_is_no_retries(ask) -> None:
     with pytest.raises(ConnectionFailed, match="GET http://m/health: down"):
         ask(server, health, retries=0)
     assert server.asked == 1
+
+
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("cause", "hinted"),
+    [
+        (REFUSED, True),
+        (ExceptionGroup("one for each address", [REFUSED, ConnectionRefusedError()]), True),  # as anyio has it
+        (OSError(113, "No route to host"), False),
+        (None, False),
+    ],
+)
+def test_a_refused_connection_asks_whether_the_server_runs(ask, cause: Exception | None, hinted: bool) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("down", request=request) from cause
+
+    with pytest.raises(ConnectionFailed) as caught:
+        ask(refuse, health, retries=0)
+    assert str(caught.value) == "GET http://m/health: down" + "; is `memstore serve` running there?" * hinted
+
+
+def test_nobody_listening_is_a_refused_connection_over_sockets_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+    async def awaited() -> None:
+        async with AsyncClient(f"http://127.0.0.1:{port}", retries=0) as client:
+            await client.health()
+
+    with Client(f"http://127.0.0.1:{port}", retries=0) as client:
+        for call in (client.health, lambda: asyncio.run(awaited())):
+            with pytest.raises(ConnectionFailed, match="is `memstore serve` running there"):
+                call()
 
 
 def test_a_negative_number_of_retries_is_refused() -> None:
