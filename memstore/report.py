@@ -11,6 +11,7 @@ from rich.table import Table
 
 Values = Mapping[str, Any]
 UNTRAINED = "This model is UNTRAINED: its weights are random, so the answer and the ranking mean nothing."
+NOTHING_FOUND = "no passage was found: this answer is a guess"
 STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode")
 
 
@@ -148,19 +149,30 @@ def show_answer(reply: Values, *, most_passages: int = 5) -> None:
         console.print(UNTRAINED, style="yellow")
     answer = reply["answer"] or "(an empty answer)"
     console.print(f"answer: {answer}   [log-probability {reply['score']:.2f}]", markup=False)
-    kept = [p for p in reply["passages"] if p["kept"]]
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left",
-                  title=f"{len(kept)} passages read of {len(reply['passages'])} retrieved")  # fmt: skip
-    widest = max((len(p["id"]) for p in kept[:most_passages]), default=2)
+    if reply["passages"]:
+        _show_passages(reply["passages"], most_passages)
+    else:
+        console.print(NOTHING_FOUND)
+    show_usage(reply["usage"])
+
+
+def _show_passages(passages: Sequence[Values], most: int) -> None:
+    """The best of those that were read, and by what they are ordered."""
+    kept = [p for p in passages if p["kept"]]
+    reranked = passages[0]["rerank_score"] is not None
+    order = "reranked, best first; #N: the retriever's place" if reranked else "best first"
+    console = _console()
+    console.print(f"{len(kept)} passages read of {len(passages)} retrieved ({order})", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    widest = max((len(p["id"]) for p in kept[:most]), default=2)
     for name, width in (("rerank", 8), ("retrieved", 10), ("id", min(24, widest)), ("passage", 20)):
         right = name in ("rerank", "retrieved")
         table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=width)
-    for p in kept[:most_passages]:
+    for p in kept[:most]:
         score = "" if p["rerank_score"] is None else f"{p['rerank_score']:.3f}"
         rank = "own" if p["retrieval_rank"] is None else f"#{p['retrieval_rank']} {p['retrieval_score']:.2f}"
         table.add_row(score, rank, p["id"], f"{p['title']}: {' '.join(p['text'].split())[:60]}...")
     console.print(table, markup=False)
-    show_usage(reply["usage"])
 
 
 def show_usage(usage: Values) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from memstore import cli
 from memstore.cli import serving, stores
+from memstore.report import NOTHING_FOUND
 from memstore_server.settings import Settings
 from tests import tiny
 
@@ -77,8 +78,21 @@ def test_inspect_verify_and_ask(store: Path) -> None:
     reply = json.loads(run("ask", "which river", "--store", str(store), "--retrieve-k", "5", "--json").stdout)
     assert len(reply["passages"]) <= 5
     assert reply["model"]["name"] == "tiny"
-    assert "answer:" in run("ask", "which river", "--store", str(store)).stdout
+    shown = run("ask", "which river", "--store", str(store)).stdout
+    assert "answer:" in shown
+    assert "retrieved (reranked, best first; #N: the retriever's place)\n" in shown
+    assert NOTHING_FOUND not in shown
     assert "passages" in run("inspect", str(store)).stdout
+
+
+def test_an_answer_from_nothing_is_told_as_a_guess(store: Path) -> None:
+    shown = run("ask", "zzzzqqqq", "--store", str(store)).stdout
+    assert NOTHING_FOUND == "no passage was found: this answer is a guess"
+    assert f"\n{NOTHING_FOUND}\n" in shown
+    assert "passages read" not in shown
+    replied = run("ask", "zzzzqqqq", "--store", str(store), "--json").stdout
+    assert json.loads(replied)["passages"] == []
+    assert NOTHING_FOUND not in replied
 
 
 def test_verify_of_a_damaged_store_exits_1(store: Path, tmp_path: Path) -> None:
@@ -102,7 +116,8 @@ def test_verify_of_a_damaged_store_exits_1(store: Path, tmp_path: Path) -> None:
         (["build", "--corpus", "sample", "--out", "OUT", "--codec", "zip"], "unknown codec 'zip'"),
         (["build", "--corpus", "sample", "--out", "OUT", "--on-error", "ignore"], "--on-error must be fail or skip"),
         (["ask", "x"], "name either a store to read"),
-        (["ask", "x", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
+        (["ask", "x", "--url", "http://127.0.0.1:9"], "is `memstore serve` running there?"),
+        (["ask", "x", "--url", "127.0.0.1:8080"], "must begin with http:// or https://"),
         (["ask", "x", "--url", "http://127.0.0.1:9", "--model", "default"], "--model and --device are for --store"),
         (["ask", "x", "--url", "http://localhost:abc"], "http://localhost:abc"),
         (["build", "--corpus", "sample", "--out", "OUT", "--device", "banana"], "device 'banana' cannot be used"),
