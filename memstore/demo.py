@@ -16,16 +16,17 @@ from typing import Any
 from rich.console import Console
 
 from memstore.errors import MemstoreError
+from memstore.evaluate.metrics import exact_match
 from memstore.inspect import inspect
 from memstore.report import show_answer
 
-QUESTIONS = (
-    "Who discovered radium together with her husband?",
-    "Which river flows through Cairo?",
-    "Who painted the Mona Lisa?",
-    "Which planet has the largest ring system?",
-    "In which year did the Titanic sink?",
-)
+QUESTIONS = {
+    "Who discovered radium together with her husband?": "Marie Curie",
+    "Which river flows through Cairo?": "Nile",
+    "Who painted the Mona Lisa?": "Leonardo da Vinci",
+    "Which planet has the largest ring system?": "Saturn",
+    "In which year did the Titanic sink?": "1912",
+}
 SAMPLE = "encyclopedia.jsonl"  # the bundled corpus
 _READY = "memstore: serving on "
 
@@ -48,10 +49,19 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
     console.print("\n[bold]2. serve[/] it on a free port")
     with _server([*command, "serve", "--store", str(out), "--port", "0", "--log-level", "warning"]) as (process, url):
         console.print(f"serving on {url}\n\n[bold]3. ask[/] five questions over HTTP")
-        for question in QUESTIONS:
+        right = 0
+        for question, expected in QUESTIONS.items():
             reply = ask(url, question)
             console.print(f"\n[bold]{question}[/]")
             show_answer(reply, most_passages=3)
+            if exact_match(reply["answer"], [expected]):
+                right += 1
+            else:
+                console.print(f"wrong: the answer is {expected}", markup=False)
+        console.print(
+            f"\n{right} of {len(QUESTIONS)} right. The model that comes with the package is small, and reads worse than "
+            "it ranks: see what it costs, and which passages come first."
+        )
         again = f"memstore ask '...' --store {out}"
         if keep_serving:
             console.print(f"\nStill serving on {url} (control-C stops it). Ask more from another terminal:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -76,7 +77,7 @@ def prepare(
 @app.command()
 def questions(
     corpus: Corpus,
-    out: Annotated[Path, typer.Option(help="File to write: JSON lines in KILT's form, compressed by gzip.")],
+    out: Annotated[Path, typer.Option(help="File to write: JSON lines in KILT's form; with .gz compressed.")],
     most: Annotated[int, typer.Option(min=1, help="Questions per passage.")] = 2,
     most_per_answer: Annotated[int, typer.Option(min=1, help="Questions with the same answer.")] = 40,
     every: Annotated[int, typer.Option(min=1, help="Ask about every so many passages.")] = 1,
@@ -98,7 +99,12 @@ def questions(
     asked = islice(iter(passages), 0, None, every)
     made = list(make_questions(asked, maker, most_per_answer=most_per_answer))
     with replacing(out) as temporary:
-        write_gzip_lines(temporary, (question.row(number) for number, question in enumerate(made)))
+        rows = (question.row(number) for number, question in enumerate(made))
+        if out.suffix == ".gz":
+            write_gzip_lines(temporary, rows)
+        else:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            temporary.write_bytes(lines.encode("utf-8", "surrogatepass"))
     typer.echo(f"wrote {out}: {len(made):,} questions")
 
 

@@ -219,7 +219,9 @@ def _row(raw: bytes, place: _Place) -> _Row:
         raise place.error(f"a row must be a JSON object, not {raw[:80].decode(errors='replace')}")
     if value.keys() - {"id"} and not value.keys() & {"input", "output"}:
         keys = ", ".join(list(value)[:8])
-        raise place.error(f'not in KILT\'s form, {{"id", "input", "output": [{{"answer"}}]}}: the row has the keys {keys}')
+        raise place.error(
+            f'not in KILT\'s form, {{"id", "input", "output": [{{"answer"}}]}}: the row has the keys {keys}'
+        )
     name = _text(value.get("id"), "`id`", place)
     if not name:
         raise place.error("the row has no `id`")

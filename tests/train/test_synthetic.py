@@ -133,14 +133,15 @@ def test_classes_know_people() -> None:
 
 
 def test_the_command_writes_a_file_that_prepare_reads(tmp_path: Path) -> None:
-    outs = [tmp_path / "one" / "q.jsonl.gz", tmp_path / "two" / "q.jsonl.gz"]
+    outs = [tmp_path / "one" / "q.jsonl.gz", tmp_path / "q.jsonl", tmp_path / "two" / "q.jsonl.gz"]
     for out in outs:
         result = CliRunner().invoke(app, ["questions", "--corpus", "sample", "--out", str(out), "--most", "1"])
         assert result.exit_code == 0, result.output
     rows = list(read_tasks(outs[0]))
-    assert result.output == f"wrote {outs[1]}: {len(rows):,} questions\n"
+    assert result.output == f"wrote {outs[2]}: {len(rows):,} questions\n"
     assert len(rows) > 100
-    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert outs[0].read_bytes() == outs[2].read_bytes()
+    assert gzip.decompress(outs[0].read_bytes()) == outs[1].read_bytes()
     assert all(len(row.answers) == len(row.titles) == 1 for row in rows)
     first = json.loads(gzip.decompress(outs[0].read_bytes()).splitlines()[0])
     assert first == Question(first["input"], rows[0].answers[0], rows[0].titles[0]).row(0)
