@@ -227,7 +227,7 @@ def average(
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether a signal has asked the program to end; the second one ends it at once."""
     asked = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number: int, _: object) -> None:
         asked.set()
