@@ -59,8 +59,8 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
             else:
                 console.print(f"wrong: the answer is {expected}", markup=False)
         console.print(
-            f"\n{right} of {len(QUESTIONS)} right. The model that comes with the package is small: it ranks better than "
-            "it reads. See what an answer costs, and which passages come first."
+            f"\n{right} of {len(QUESTIONS)} right. The model that comes with the package is small, and ranks better "
+            "than it reads: see what an answer costs, and which passages come first."
         )
         again = f"memstore ask '...' --store {out}"
         if keep_serving:
