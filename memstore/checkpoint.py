@@ -341,7 +341,10 @@ def _config(folder: Path) -> ModelConfig:
             f"{folder} is a stock checkpoint (model_type {values.get('model_type')!r}), not memstore's own. "
             "Turn it into one with `memstore convert`, or with memstore.checkpoint.from_t5 in Python."
         )
-    return ModelConfig.from_dict(values)
+    try:
+        return ModelConfig.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG}: {error}") from None
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
