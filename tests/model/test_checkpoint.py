@@ -149,7 +149,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "tokenizer cut": (lambda f: cut(f / "tokenizer.json"), CheckpointError, "tokenizer.json is broken"),
     "config refused": (lambda f: refuse(f / "config.json"), CheckpointError, "config.json cannot be read"),
     "weights refused": (lambda f: index(f, refuse), CheckpointError, "part.safetensors cannot be read"),
-    "unknown key": (lambda f: edit_config(f, d_modell=1), ConfigError, r"config\.json: unknown key\(s\) in model config: d_modell"),
+    "unknown key": (
+        lambda f: edit_config(f, d_modell=1),
+        ConfigError,
+        r"config\.json: unknown key\(s\) in model config: d_modell",
+    ),
     "wrong type": (lambda f: edit_config(f, d_model="32"), ConfigError, "d_model"),
     "other width": (
         lambda f: edit_config(f, d_ff=128),
