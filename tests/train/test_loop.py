@@ -147,7 +147,8 @@ def test_a_run_writes_metrics_states_and_models(tmp_path: Path) -> None:
     assert report.finished
     assert report.tokens == found[-2]["tokens"] == sum(ToySource().batch(i).tokens for i in range(6))
     assert report.checkpoint == out / "best"
-    assert "tokens/s" in lines[1]
+    assert lines[1].startswith("step 1 took ")
+    assert "tokens/s" in lines[2]
     assert "dev (best so far)" in lines[2]
 
 
