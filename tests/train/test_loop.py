@@ -149,7 +149,7 @@ def test_a_run_writes_metrics_states_and_models(tmp_path: Path) -> None:
     assert report.checkpoint == out / "best"
     assert lines[1].startswith("step 1 took ")
     assert "tokens/s" in lines[2]
-    assert "dev (best so far)" in lines[2]
+    assert "dev (best so far)" in lines[3]
 
 
 def test_the_models_it_leaves_can_be_loaded(tmp_path: Path) -> None:
