@@ -19,6 +19,7 @@ from memstore import checkpoint, decode, flops, rerank
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import RequestError
 from memstore.model import MemoryModel
+from memstore.origin import model_of
 from memstore.packed import Layout, Packed, Tokens, concatenate
 from memstore.passage import Passage
 from memstore.prepared import PreparedDecoder
@@ -149,9 +150,7 @@ class Answerer:
             StoreNotFound, CheckpointNotFound, FingerprintMismatch: see there.
         """
         opened = Store.open(store)
-        name = model or str(opened.generation.settings.get("model", "default"))
-        dtype = getattr(torch, opened.fingerprint.dtype)
-        loaded, tokenizer = checkpoint.load(name, dtype=dtype, device=device)
+        loaded, tokenizer = model_of(opened, name=model, device=device)
         encoder = MemoryTextEncoder(loaded, tokenizer) if loaded.projection is not None else None
         retriever = open_retriever(opened, memory_encoder=encoder)
         return cls(model=loaded, tokenizer=tokenizer, store=opened, retriever=retriever)

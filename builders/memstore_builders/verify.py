@@ -14,6 +14,7 @@ import torch
 from memstore import checkpoint
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, MemstoreError, StoreCorrupt
+from memstore.origin import model_of
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore.store.check import Problem, check_generation
@@ -65,8 +66,7 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
         return Verification(
             problems=tuple(_check_retriever(store, None)), passages=len(store), sampled=0, largest_difference=0.0
         )
-    name = model or str(store.generation.settings.get("model", checkpoint.DEFAULT))
-    loaded, tokenizer = checkpoint.load(name, dtype=getattr(torch, store.fingerprint.dtype), device=device)
+    loaded, tokenizer = model_of(store, name=model, device=device)
     store.fingerprint.require(checkpoint.fingerprint(loaded, tokenizer))
     encoder = PassageEncoder(loaded, tokenizer)
     own = MemoryTextEncoder(loaded, tokenizer) if loaded.projection is not None else None

@@ -149,10 +149,13 @@ def _body(kind: type[wire.Request], **values: Any) -> bytes:
 
 
 def server_url(base_url: str) -> httpx.URL:
-    """The server's address as httpx reads it. Raises httpx.InvalidURL for one that HTTP cannot ask."""
-    url = httpx.URL(base_url)
-    if url.scheme not in ("http", "https") or not url.host:
-        raise httpx.InvalidURL("base_url must begin with http:// or https:// and a host")
+    """The server's address as httpx reads it. Raises BadRequest for one that HTTP cannot ask."""
+    try:
+        url = httpx.URL(base_url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise httpx.InvalidURL("base_url must begin with http:// or https:// and a host")
+    except httpx.InvalidURL as error:
+        raise unusable(base_url, error) from error
     return url
 
 

@@ -47,10 +47,7 @@ class Client(BaseClient):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(retries=retries)
-        try:
-            self._http = httpx.Client(base_url=server_url(base_url), timeout=timeout, transport=transport)
-        except httpx.InvalidURL as error:
-            raise unusable(base_url, error) from error
+        self._http = httpx.Client(base_url=server_url(base_url), timeout=timeout, transport=transport)
 
     def answer(
         self,
@@ -181,10 +178,7 @@ class AsyncClient(BaseClient):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(retries=retries)
-        try:
-            self._http = httpx.AsyncClient(base_url=server_url(base_url), timeout=timeout, transport=transport)
-        except httpx.InvalidURL as error:
-            raise unusable(base_url, error) from error
+        self._http = httpx.AsyncClient(base_url=server_url(base_url), timeout=timeout, transport=transport)
 
     async def answer(
         self,

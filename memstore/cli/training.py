@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -86,7 +85,7 @@ def questions(
     """Make questions from the sentences of a corpus: training data where real questions are few."""
     from itertools import islice
 
-    from memstore.train.candidates import write_gzip_lines
+    from memstore.train.candidates import json_lines, write_gzip_lines
     from memstore.train.classes import Classes
     from memstore.train.synthetic import QuestionMaker, make_questions
     from memstore.whole import replacing
@@ -103,8 +102,7 @@ def questions(
         if out.suffix == ".gz":
             write_gzip_lines(temporary, rows)
         else:
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            temporary.write_bytes(lines.encode("utf-8", "surrogatepass"))
+            temporary.write_bytes(b"".join(json_lines(rows)))
     typer.echo(f"wrote {out}: {len(made):,} questions")
 
 

@@ -22,6 +22,7 @@ from memstore import __version__
 from memstore.errors import CheckpointError, ConfigError
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
+from memstore.train.state import differences
 from memstore.whole import replacing
 
 Json = dict[str, Any]
@@ -101,15 +102,3 @@ def read(path: Path, settings: Mapping[str, Any]) -> Json | None:
 def kept(settings: Mapping[str, Any], values: Mapping[str, Any]) -> Json:
     """A result with what `read` asks for."""
     return {"settings_hash": settings_hash(settings), "settings": dict(settings), "made_by": made_by(), **values}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of values that differ, with both."""
-    found = []
-    for name in sorted({*old, *new}):
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append(f"{prefix}{name} was {a!r} and is now {b!r}")
-    return found

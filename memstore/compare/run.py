@@ -31,6 +31,7 @@ from memstore.runtime import compute_dtype
 from memstore.tokens import TextTokenizer
 from memstore.train.candidates import content_of, read_manifest
 from memstore.train.loop import train
+from memstore.train.state import differences
 
 TRAINED, MEASURED, TIMES, REPORT = "trained.json", "measured", "times.json", "report.json"
 _TELL_EVERY = 15.0  # seconds
@@ -184,7 +185,7 @@ def _measure(work: _Work, system: System) -> None:
     fingerprints, path = _fingerprints(work, system), work.file(system.name)
     found = _found(work, system.name)
     if found is not None:
-        if told := record.differences(found["fingerprints"], fingerprints):
+        if told := differences(found["fingerprints"], fingerprints):
             raise ConfigError(f"{path} was made by another model or cache: {told[0]}. Remove the file to measure anew.")
         work.tell(f"{system.name}: is measured already")
         return

@@ -24,7 +24,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -250,14 +250,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         CandidatesNotFound, CandidatesCorrupt: see `Candidates.open`.
     """
-    path = folder / MANIFEST
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CandidatesNotFound(f"no finished training data in {folder}: prepare them first") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CandidatesCorrupt(f"{path} cannot be read: {error}") from error
-    return Manifest.from_json(text, path=path)
+    return Manifest.from_json(_manifest_text(folder), path=folder / MANIFEST)
 
 
 def content_of(folder: Path) -> str:
@@ -266,8 +259,19 @@ def content_of(folder: Path) -> str:
     Raises:
         CandidatesNotFound, CandidatesCorrupt: see `Candidates.open`.
     """
-    read_manifest(folder)
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    text = _manifest_text(folder)
+    Manifest.from_json(text, path=folder / MANIFEST)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _manifest_text(folder: Path) -> str:
+    path = folder / MANIFEST
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CandidatesNotFound(f"no finished training data in {folder}: prepare them first") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CandidatesCorrupt(f"{path} cannot be read: {error}") from error
 
 
 def require_tokenizer(made: CacheFingerprint, tokenizer: TextTokenizer, *, where: Path) -> None:
@@ -326,8 +330,13 @@ def _load_set(folder: Path, name: str) -> QuestionSet:
 def write_gzip_lines(path: Path, rows: Iterable[Any]) -> None:
     """JSON lines, compressed; the same rows give the same bytes."""
     with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        file.writelines(json_lines(rows))
+
+
+def json_lines(rows: Iterable[Any]) -> Iterator[bytes]:
+    """A line of each row."""
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def read_gzip_lines(path: Path) -> list[list[Any]]:

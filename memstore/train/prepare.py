@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from memstore import checkpoint
 from memstore.config import ModelConfig
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import CandidatesMismatch, ConfigError
+from memstore.origin import model_of
 from memstore.passage import Passage
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
@@ -135,8 +135,7 @@ def _retriever(store: Store) -> Retriever:
     """The store's retriever; with the model that built the store, if the vectors are of its memory encoder."""
     if store.generation.settings.get("encoder") != MemoryTextEncoder.name:
         return open_retriever(store)
-    name = str(store.generation.settings.get("model", checkpoint.DEFAULT))
-    model, tokenizer = checkpoint.load(name, dtype=getattr(torch, store.fingerprint.dtype))
+    model, tokenizer = model_of(store)
     store.fingerprint.require(checkpoint.fingerprint(model, tokenizer))
     return open_retriever(store, memory_encoder=MemoryTextEncoder(model, tokenizer))
 

@@ -98,7 +98,7 @@ def load_state(
         return RunState()
     folder = found[-1]
     values = checkpoint.read_json(folder / STATE)
-    differing = _differences(_with_defaults(values.get("identity", {})), json.loads(json.dumps(dict(identity))))
+    differing = differences(_with_defaults(values.get("identity", {})), json.loads(json.dumps(dict(identity))))
     if differing:
         raise ConfigError(
             f"{out} holds a run with other settings: {'; '.join(differing)}. Put them back to go on with it, or name "
@@ -139,13 +139,13 @@ def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of settings that differ, with both values."""
     found = []
     for name in sorted(set(old) | set(new)):
         a, b = old.get(name), new.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name}.")
+            found += differences(a, b, f"{prefix}{name}.")
         elif a != b:
             found.append(f"{prefix}{name} was {a!r} and is now {b!r}")
     return found

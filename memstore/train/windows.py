@@ -23,13 +23,14 @@ class Windows:
         self._eos = tokenizer.config.eos_token_id
         before, title, behind = tokenizer.config.passage_template.partition("{title}")
         between, text, _ = behind.partition("{text}")
+        if not (title and text):
+            before = between = ""  # no title stands before the text
 
         def ids(template: str) -> Ints:
             return tokenizer.encode_answers([template.rstrip()], max_tokens=_LONGEST_TEMPLATE)[0][:-1]
 
         # What stands behind a title, as it is cut there: at the beginning of a text it might be other tokens.
-        self._before = ids(before) if title and text else np.array([], dtype=np.int32)
-        self._between = ids(f"{before}a{between}")[len(ids(f"{before}a")) :] if title and text else self._before
+        self._before, self._between = ids(before), ids(f"{before}a{between}")[len(ids(f"{before}a")) :]
 
     def cut(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
         """At most `most` tokens of a passage, eos included: its head, and a random window of the rest.

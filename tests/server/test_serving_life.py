@@ -66,6 +66,15 @@ def ask_without_http(app, body: object) -> tuple[asyncio.Task[None], asyncio.Que
     return asyncio.create_task(app(scope, messages.get, send)), messages, sent
 
 
+async def waiting_behind_another(http, engine: FakeEngine, question: str):
+    """A question that waits while the engine answers another: that other's task, then as `ask_without_http`."""
+    busy = await keep_busy(http, engine)
+    app = http._transport.app
+    asked = ask_without_http(app, {"question": question})
+    await until(lambda: app.state.service._thread.waiting)
+    return busy, *asked
+
+
 def told(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["type"].removeprefix("urn:memstore:problem:")
 
@@ -194,10 +203,7 @@ async def test_a_deadline_that_passes_while_the_model_runs(serving, engine: Fake
 async def test_a_client_that_hangs_up_while_waiting_is_not_answered(serving, engine: FakeEngine, caplog) -> None:
     caplog.set_level("INFO")
     async with serving() as http:
-        busy = await keep_busy(http, engine)
-        request, messages, sent = ask_without_http(http._transport.app, {"question": "gone"})
-        thread = http._transport.app.state.service._thread
-        await until(lambda: thread.waiting)
+        busy, request, messages, sent = await waiting_behind_another(http, engine, "gone")
         messages.put_nowait({"type": "http.disconnect"})
         await request
         assert sent[0]["status"] == 499
@@ -212,10 +218,7 @@ async def test_a_request_that_the_server_cancels_is_told_so(serving, engine: Fak
     """As uvicorn does with what is in flight when its time to stop is over."""
     caplog.set_level("INFO")
     async with serving() as http:
-        busy = await keep_busy(http, engine)
-        request, _, sent = ask_without_http(http._transport.app, {"question": "too long"})
-        thread = http._transport.app.state.service._thread
-        await until(lambda: thread.waiting)
+        busy, request, _, sent = await waiting_behind_another(http, engine, "too long")
         request.cancel()
         await request
         start, body = sent
