@@ -189,7 +189,8 @@ def show_usage(usage: Values) -> None:
     table.add_row("GFLOP", *(f"{flops[s] / 1e9:.2f}" if s in flops else "" for s in stages),
                   f"{total / 1e9:.2f}", f"{fid / 1e9:.2f}")  # fmt: skip
     _console().print(table)
-    share = f"; {fid / total:.1f} times fewer operations than FiD reading all of them" if total else ""
+    saved = total and usage["bytes_read"]  # nothing is saved where no memory was read
+    share = f"; {fid / total:.1f} times fewer operations than FiD reading all of them" if saved else ""
     _console().print(f"{size(usage['bytes_read'])} of memories read{share}")
 
 

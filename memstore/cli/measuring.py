@@ -27,7 +27,7 @@ def evaluate(
     model: Model = None,
     retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
     keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or all if fewer].")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of the answer.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Length limit of the answer.")] = 32,
     num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of a file, evenly spread.")] = None,

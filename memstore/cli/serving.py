@@ -62,7 +62,7 @@ def ask(
     task: Annotated[str | None, typer.Option(help="A task the model was trained on, such as nq or fever.")] = None,
     retrieve_k: Annotated[int | None, typer.Option(min=1, help="Passages to retrieve and score.")] = None,
     keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Length limit of the answer.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, max=4096, help="Length limit of the answer.")] = None,
     num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -90,6 +90,7 @@ def test_an_answer_from_nothing_is_told_as_a_guess(store: Path) -> None:
     assert NOTHING_FOUND == "no passage was found: this answer is a guess"
     assert f"\n{NOTHING_FOUND}\n" in shown
     assert "passages read" not in shown
+    assert "fewer operations" not in shown
     replied = run("ask", "zzzzqqqq", "--store", str(store), "--json").stdout
     assert json.loads(replied)["passages"] == []
     assert NOTHING_FOUND not in replied
