@@ -3,6 +3,7 @@
 # it is run again; training resumes where it was cut off.
 #
 #   DATA=folder with corpus/*.jsonl.zst and tasks/<task>.<split>.jsonl.zst   WORK=folder for everything made
+#   STEPS=5 tries the whole chain with so many steps a stage (in a WORK of its own); without it a stage has its file's
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 : "${DATA:?name the folder of corpora and tasks}" "${WORK:?name a folder to work in}"
@@ -47,7 +48,7 @@ for stage in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
     14) mean start-14 stage-12/last mean-11 ;;
     15) mean start-15 stage-12/last stage-13/last mean-11 ;;
   esac
-  sed "s#@WORK@#$WORK#g" "stage-$stage.toml" >"$WORK/stage-$stage.toml"
+  sed -e "s#@WORK@#$WORK#g" ${STEPS:+-e "s/^steps = .*/steps = $STEPS/"} "stage-$stage.toml" >"$WORK/stage-$stage.toml"
   $memstore train --config "$WORK/stage-$stage.toml"
   $memstore train --config "$WORK/stage-$stage.toml" --plot
 done
