@@ -23,9 +23,11 @@ from memstore.flops import memory_flops
 from memstore.packed import Tokens
 from memstore.passage import Passage
 from memstore.store import Codec, SegmentWriter, get_codec
-from memstore_builders.build import BuildOptions, build, prepare, shard_passages
+from memstore_builders.build import build
 from memstore_builders.corpus import open_corpus
 from memstore_builders.encode import EncodedPassages, PassageEncoder, length_batches
+from memstore_builders.job import BuildOptions, prepare
+from memstore_builders.segments import shard_passages
 
 PASSAGES = 4032  # four shards of the default model
 OF_T5_ON_CPU = 256  # more would take minutes a round

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 
 _READY = "memstore: serving on "
 

@@ -6,95 +6,45 @@
     4. index     over exactly those segments                                  out/index/000001/
     5. publish   the generation, then CURRENT                                 out/generations/, out/CURRENT
 
-What exists under its final name is complete, so resuming is: skip what exists. Knows no HTTP and answers nothing.
+What exists under its final name is complete, so resuming is: skip what exists. What is
+fixed before the first step stands in `job.py`, step 3 in `segments.py`. Knows no HTTP and answers nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
 import memstore
-from memstore import checkpoint
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import ConfigError
 from memstore.retrieve.encoders import EncoderRef
-from memstore.retrieve.sentence import SentenceEncoder
-from memstore.runtime import compute_dtype
 from memstore.store import (
-    Codec,
-    Fingerprint,
     Generation,
     SegmentRef,
-    SegmentWriter,
     Store,
-    get_codec,
     publish,
     read_generation,
     remove_leftovers,
-    sealed_segment,
     sync_tree,
 )
 from memstore_builders.corpus import open_corpus
-from memstore_builders.encode import PassageEncoder
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.index import build_index
+from memstore_builders.job import BuildOptions, Job, prepare
 from memstore_builders.progress import Progress, Silent
+from memstore_builders.segments import make_segments
 from memstore_builders.spool import Spool, write_spool
-from memstore_builders.state import absolute, check_place, describe, folder_bytes, lock, same_job, writing
-
-SHARD_BYTES = 64 << 20  # encoded and padded: what bounds the builder's memory beside the model
-SHARD_PASSAGES = (64, 4096)  # at least, at most
-SEGMENT_SHARDS = 8  # a killed build loses at most one segment's work
-MAX_SEGMENTS = 512  # a store of 22 M passages should not open thousands of folders
-Retriever = Literal["bm25", "dense", "hybrid"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildOptions:
-    """What to build, from what, and how.
-
-    Attributes:
-        corpus: files, or folders of files.
-        out: the store.
-        model: a checkpoint folder, a hub id, or "default".
-        codec: how memories are kept, "int8" or "bf16".
-        retriever: "bm25", "dense" or "hybrid".
-        encoder: for dense and hybrid: "memory" (the model's own) or a sentence encoder's folder or hub id.
-        corpus_format: a format's name instead of detection.
-        on_error: "fail" at the first bad row, or "skip" and count.
-        max_words: words per passage at most.
-        limit: passages at most.
-        device, dtype: where and in what to compute; dtype None is bfloat16 where the processor has it.
-        segment_passages: passages per segment; None lets the size of the collection decide.
-    """
-
-    corpus: tuple[Path, ...]
-    out: Path
-    model: str = "default"
-    codec: str = "int8"
-    retriever: Retriever = "bm25"
-    encoder: str = "memory"
-    corpus_format: str | None = None
-    on_error: Literal["fail", "skip"] = "fail"
-    max_words: int = 100
-    limit: int | None = None
-    device: str = "cpu"
-    dtype: str | None = None
-    segment_passages: int | None = None
+from memstore_builders.state import check_place, folder_bytes, lock, same_job, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,74 +67,6 @@ class BuildReport:
     passages_per_second: float
     peak_resident_bytes: int
     already_built: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Everything fixed before the first passage is encoded."""
-
-    options: BuildOptions
-    encoder: PassageEncoder
-    codec: Codec
-    fingerprint: Fingerprint
-    sentence: SentenceEncoder | None
-    embedding_dim: int
-    settings: dict[str, Any]
-
-    @property
-    def work(self) -> Path:
-        return self.options.out / ".build"
-
-    @property
-    def identity(self) -> dict[str, dict[str, Any]]:
-        """What makes two builds the same."""
-        return {"settings": self.settings, "fingerprint": asdict(self.fingerprint)}
-
-
-def prepare(options: BuildOptions) -> _Job:
-    """Open the model and fix the settings that name the build.
-
-    Raises:
-        ConfigError, CheckpointNotFound, CheckpointError: an option or the model cannot be used.
-    """
-    codec = get_codec(options.codec)
-    if options.retriever not in ("bm25", "dense", "hybrid"):
-        raise ConfigError(f"retriever must be bm25, dense or hybrid, not {options.retriever!r}")
-    dtype = compute_dtype(options.device, options.dtype)
-    model, tokenizer = checkpoint.load(options.model, dtype=dtype, device=options.device)
-    dense = options.retriever != "bm25"
-    own_vectors = dense and options.encoder == "memory"
-    if own_vectors and model.projection is None:
-        raise ConfigError(
-            f"the model {options.model!r} has no projection for dense retrieval (embedding_dim is 0): "
-            "name a sentence encoder with --encoder, or choose --retriever bm25"
-        )
-    encoder = "memory" if options.encoder == "memory" else absolute(options.encoder)
-    sentence = SentenceEncoder(encoder) if dense and not own_vectors else None
-    name = options.model if options.model == "default" else absolute(options.model)
-    settings = {
-        "model": name,
-        "model_name": model.config.name,
-        "trained": model.config.trained,
-        "encoder": encoder if dense else None,
-        "corpus": [describe(path) for path in options.corpus],
-        "corpus_format": options.corpus_format,
-        "on_error": options.on_error,
-        "max_words": options.max_words,
-        "limit": options.limit,
-        "segment_passages": options.segment_passages,
-        "retriever": options.retriever,
-        "codec": options.codec,
-    }
-    return _Job(
-        options=options,
-        encoder=PassageEncoder(model, tokenizer, embed=own_vectors),
-        codec=codec,
-        fingerprint=checkpoint.fingerprint(model, tokenizer),
-        sentence=sentence,
-        embedding_dim=0 if not dense else model.config.embedding_dim if sentence is None else sentence.dim,
-        settings=settings,
-    )
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
@@ -219,7 +101,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         with _timed(seconds, "estimate"):
             expected = _estimate(job, spool)
         with _timed(seconds, "encode"):
-            segments, resumed = _segments(job, spool, progress)
+            segments, resumed = make_segments(job, spool, progress)
         with _timed(seconds, "index"):
             generation = _generation(job, segments)
             progress.begin("index", len(spool))
@@ -241,7 +123,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 # --- steps ------------------------------------------------------------------------------------------------------
 
 
-def _spool(job: _Job, progress: Progress) -> Spool:
+def _spool(job: Job, progress: Progress) -> Spool:
     if (job.work / "spool.json").exists():
         return Spool(job.work)
     o = job.options
@@ -254,7 +136,7 @@ def _spool(job: _Job, progress: Progress) -> Spool:
     return spool
 
 
-def _estimate(job: _Job, spool: Spool) -> Estimate:
+def _estimate(job: Job, spool: Spool) -> Estimate:
     """What the store will need; refused at once if the disk has not got it. Kept, so that a resumed build skips it."""
     kept = job.work / "estimate.json"
     if kept.exists():
@@ -267,90 +149,14 @@ def _estimate(job: _Job, spool: Spool) -> Estimate:
     return expected
 
 
-def shard_passages(codec: Codec, *, d_model: int, max_tokens: int) -> int:
-    """Passages per shard: as many as `SHARD_BYTES` hold, encoded and padded."""
-    per_token = sum(spec.bytes_per_token for spec in codec.arrays(d_model=d_model, max_tokens=max_tokens))
-    least, most = SHARD_PASSAGES
-    return min(most, max(least, SHARD_BYTES // (per_token * max_tokens)))
-
-
-def plan_segments(passages: int, shard: int, segment_passages: int | None) -> list[range]:
-    """Rows of each segment: whole shards, the last segment takes what is left."""
-    size = segment_passages or shard * SEGMENT_SHARDS
-    if segment_passages is None and passages > size * MAX_SEGMENTS:
-        size = -(-passages // MAX_SEGMENTS // shard) * shard
-    return [range(first, min(first + size, passages)) for first in range(0, passages, size)]
-
-
-def _segments(job: _Job, spool: Spool, progress: Progress) -> tuple[list[SegmentRef], int]:
-    """Every segment, made or found sealed; with how many were found."""
-    config = job.encoder.model.config
-    shard = shard_passages(job.codec, d_model=config.d_model, max_tokens=config.max_passage_tokens)
-    plans = plan_segments(len(spool), shard, job.options.segment_passages)
-    prefix = hashlib.sha256(json.dumps(job.identity, sort_keys=True).encode()).hexdigest()[:8]
-    names = [f"{prefix}-{i:05d}" for i in range(len(plans))]
-    sealed = [sealed_segment(job.options.out, name) for name in names]
-    done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
-    progress.begin("encode", len(spool), done=done)
-    references = [
-        ref or _encode_segment(job, spool, name, rows, shard, progress.advance)
-        for name, rows, ref in zip(names, plans, sealed, strict=True)
-    ]
-    progress.end()
-    return references, sum(ref is not None for ref in sealed)
-
-
-def _encode_segment(
-    job: _Job, spool: Spool, name: str, rows: range, shard: int, advance: Callable[[int], None]
-) -> SegmentRef:
-    """Encode one segment shard by shard. A GPU encodes the next shard while one is written; a CPU does not: there the
-    writer's threads and the encoder's would take the cores from each other. Nor does another thread write while this
-    one waits: torch would keep a team of threads for each, more than there are cores, and OpenMP then puts threads to
-    sleep at every barrier, which slowed the encoder by 10 to 20%.
-    """
-    config = job.encoder.model.config
-    with (
-        SegmentWriter(
-            job.options.out,
-            segment_id=name,
-            codec=job.codec,
-            d_model=config.d_model,
-            max_tokens=config.max_passage_tokens,
-            vocab_size=config.vocab_size,
-            num_passages=len(rows),
-            shard_passages=shard,
-            embedding_dim=job.embedding_dim,
-        ) as writer,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        pending: Future[None] | None = None
-        for first in range(rows.start, rows.stop, shard):
-            passages = list(spool.read(first, min(first + shard, rows.stop)))
-            encoded = job.encoder.encode(passages)
-            embeddings = encoded.embeddings
-            if job.sentence is not None:
-                embeddings = np.asarray(job.sentence.encode_passages(passages), dtype=np.float32)
-            done = (passages, encoded.token_ids, encoded.states, embeddings)
-            if job.encoder.model.device.type == "cpu":
-                writer.write_shard(*done)
-            else:
-                if pending is not None:
-                    pending.result()
-                pending = pool.submit(writer.write_shard, *done)
-            advance(len(passages))
-        if pending is not None:
-            pending.result()
-        return writer.seal()
-
-
-def _vectors_made_by(job: _Job) -> EncoderRef | None:
+def _vectors_made_by(job: Job) -> EncoderRef | None:
     if job.options.retriever == "bm25":
         return None
     source = job.sentence or MemoryTextEncoder(job.encoder.model, job.encoder.tokenizer)
     return source.ref()
 
 
-def _generation(job: _Job, segments: list[SegmentRef], **more: Any) -> Generation:
+def _generation(job: Job, segments: list[SegmentRef], **more: Any) -> Generation:
     return Generation(
         number=1,
         fingerprint=job.fingerprint,
@@ -369,7 +175,7 @@ def _generation(job: _Job, segments: list[SegmentRef], **more: Any) -> Generatio
 # --- what is told -------------------------------------------------------------------------------------------------
 
 
-def _already_built(job: _Job) -> BuildReport:
+def _already_built(job: Job) -> BuildReport:
     generation = read_generation(job.options.out)
     if dict(generation.settings) != job.settings or generation.fingerprint != job.fingerprint:
         raise ConfigError(
@@ -400,7 +206,7 @@ def _already_built(job: _Job) -> BuildReport:
 
 
 def _report(
-    job: _Job, spool: Spool, segments: list[SegmentRef], resumed: int, seconds: dict[str, float], expected: Estimate
+    job: Job, spool: Spool, segments: list[SegmentRef], resumed: int, seconds: dict[str, float], expected: Estimate
 ) -> BuildReport:
     tokens = sum(s.tokens for s in segments)
     encoded = sum(s.passages for s in segments[resumed:])

@@ -6,9 +6,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from memstore_builders.build import BuildOptions, prepare
 from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import estimate
+from memstore_builders.job import BuildOptions, prepare
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.spool import write_spool
 

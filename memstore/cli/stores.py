@@ -153,7 +153,7 @@ def verify(
 
 
 def _build_options(**values: Any) -> Any:
-    from memstore_builders.build import BuildOptions
+    from memstore_builders.job import BuildOptions
 
     if values["on_error"] not in ("fail", "skip"):
         raise ConfigError(f"--on-error must be fail or skip, not {values['on_error']!r}")

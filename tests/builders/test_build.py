@@ -26,9 +26,12 @@ from memstore.packed import Tokens
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, get_codec
 from memstore_builders import build as build_module
-from memstore_builders.build import BuildOptions, build, plan_segments, shard_passages
+from memstore_builders import segments as segments_module
+from memstore_builders.build import build
 from memstore_builders.encode import PassageEncoder, length_batches
+from memstore_builders.job import BuildOptions
 from memstore_builders.plan import plan
+from memstore_builders.segments import plan_segments, shard_passages
 from memstore_builders.state import lock
 from memstore_builders.verify import verify
 from tests import tiny
@@ -51,7 +54,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildOptions:
     """Small segments of two shards, so that a tiny corpus has several of both."""
-    monkeypatch.setattr(build_module, "SHARD_PASSAGES", (16, 16))
+    monkeypatch.setattr(segments_module, "SHARD_PASSAGES", (16, 16))
     return BuildOptions(
         corpus=(corpus,), out=tmp_path / "store", model=str(model), dtype="float32", segment_passages=32
     )
@@ -296,15 +299,15 @@ def test_segments_are_planned_in_whole_shards() -> None:
     assert plan_segments(100, 16, 32) == [range(32), range(32, 64), range(64, 96), range(96, 100)]
     assert plan_segments(5, 16, None) == [range(5)]
     many = plan_segments(22_000_000, 1000, None)
-    assert len(many) <= build_module.MAX_SEGMENTS
+    assert len(many) <= segments_module.MAX_SEGMENTS
     assert (many[0].start, many[-1].stop) == (0, 22_000_000)
     assert len(many[0]) % 1000 == 0
 
 
 def test_a_shard_is_bounded_in_bytes() -> None:
     int8 = get_codec("int8")
-    assert shard_passages(int8, d_model=768, max_tokens=256) * 256 * (768 + 4) <= build_module.SHARD_BYTES
-    assert shard_passages(int8, d_model=8, max_tokens=16) == build_module.SHARD_PASSAGES[1]
+    assert shard_passages(int8, d_model=768, max_tokens=256) * 256 * (768 + 4) <= segments_module.SHARD_BYTES
+    assert shard_passages(int8, d_model=8, max_tokens=16) == segments_module.SHARD_PASSAGES[1]
 
 
 def test_encoding_keeps_the_order_whatever_the_batches() -> None:

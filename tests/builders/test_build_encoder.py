@@ -14,9 +14,10 @@ from memstore import cli
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
-from memstore_builders import build as build_module
+from memstore_builders import job as job_module
 from memstore_builders import verify as verify_module
-from memstore_builders.build import BuildOptions, build, prepare
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions, prepare
 from memstore_builders.verify import verify
 from tests import tiny
 from tests.retrieve.sentence_checkpoint import save_sentence_encoder
@@ -62,7 +63,7 @@ def test_a_hub_id_stays_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) 
             assert name == "someone/encoder"
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(build_module, "SentenceEncoder", Hub)
+    monkeypatch.setattr(job_module, "SentenceEncoder", Hub)
     assert prepare(replace(options(), encoder="someone/encoder")).settings["encoder"] == "someone/encoder"
 
 

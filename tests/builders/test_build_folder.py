@@ -10,7 +10,8 @@ import pytest
 
 from memstore import cli
 from memstore.errors import ConfigError
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 from memstore_builders.state import describe
 from tests import tiny
 

@@ -8,7 +8,8 @@ from typing import Any
 from memstore.compare.config import CompareConfig
 from memstore.train.options import PrepareOptions
 from memstore.train.prepare import prepare
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 from tests import tiny
 from tests.train import data_cases
 

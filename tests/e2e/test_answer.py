@@ -14,7 +14,8 @@ from memstore import checkpoint
 from memstore.answer import Answer, Answerer, Question
 from memstore.errors import ChecksumMismatch, FingerprintMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 from tests import tiny
 
 QUESTIONS = ["which river is the longest", "who was born in Paris", "the lake in Germany", "Nile", "where is Everest"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from memstore.demo import QUESTIONS
 from memstore.evaluate.metrics import exact_match
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
 from memstore_builders.corpus import sample_corpus
+from memstore_builders.job import BuildOptions
 from tests import tiny
 
 

@@ -16,7 +16,8 @@ import torch
 from memstore import errors
 from memstore.errors import MemstoreError
 from memstore.store import Store
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 from memstore_builders.verify import verify
 from tests import tiny
 

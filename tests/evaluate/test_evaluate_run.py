@@ -17,7 +17,8 @@ from memstore.evaluate.mistakes import as_markdown, mistakes
 from memstore.evaluate.outcome import Outcome, outcome
 from memstore.evaluate.outputs import named_files
 from memstore.evaluate.run import evaluate
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 from tests import tiny
 from tests.evaluate.evaluate_cases import GOLD, Scripted, answer, options, write_gold
 

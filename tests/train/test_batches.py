@@ -21,7 +21,8 @@ from memstore.train.candidates import Candidates
 from memstore.train.options import PrepareOptions
 from memstore.train.prepare import prepare
 from memstore.train.schedule import at
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 from tests import tiny
 from tests.train import data_cases as cases
 

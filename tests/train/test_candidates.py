@@ -22,7 +22,8 @@ from memstore.tokens import TextTokenizer
 from memstore.train.candidates import ANSWER, TITLE, Candidates
 from memstore.train.options import PrepareOptions
 from memstore.train.prepare import model_tokenizer, prepare
-from memstore_builders.build import BuildOptions, build
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
 from tests import tiny
 from tests.train import data_cases as cases
 

@@ -1,0 +1,120 @@
+"""What a build is asked for, and everything that is fixed before its first passage is encoded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from memstore import checkpoint
+from memstore.errors import ConfigError
+from memstore.retrieve.sentence import SentenceEncoder
+from memstore.runtime import compute_dtype
+from memstore.store import Codec, Fingerprint, get_codec
+from memstore_builders.encode import PassageEncoder
+from memstore_builders.state import absolute, describe
+
+Retriever = Literal["bm25", "dense", "hybrid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What to build, from what, and how.
+
+    Attributes:
+        corpus: files, or folders of files.
+        out: the store.
+        model: a checkpoint folder, a hub id, or "default".
+        codec: how memories are kept, "int8" or "bf16".
+        retriever: "bm25", "dense" or "hybrid".
+        encoder: for dense and hybrid: "memory" (the model's own) or a sentence encoder's folder or hub id.
+        corpus_format: a format's name instead of detection.
+        on_error: "fail" at the first bad row, or "skip" and count.
+        max_words: words per passage at most.
+        limit: passages at most.
+        device, dtype: where and in what to compute; dtype None is bfloat16 where the processor has it.
+        segment_passages: passages per segment; None lets the size of the collection decide.
+    """
+
+    corpus: tuple[Path, ...]
+    out: Path
+    model: str = "default"
+    codec: str = "int8"
+    retriever: Retriever = "bm25"
+    encoder: str = "memory"
+    corpus_format: str | None = None
+    on_error: Literal["fail", "skip"] = "fail"
+    max_words: int = 100
+    limit: int | None = None
+    device: str = "cpu"
+    dtype: str | None = None
+    segment_passages: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything fixed before the first passage is encoded."""
+
+    options: BuildOptions
+    encoder: PassageEncoder
+    codec: Codec
+    fingerprint: Fingerprint
+    sentence: SentenceEncoder | None
+    embedding_dim: int
+    settings: dict[str, Any]
+
+    @property
+    def work(self) -> Path:
+        """The folder of what only an unfinished build needs."""
+        return self.options.out / ".build"
+
+    @property
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What makes two builds the same."""
+        return {"settings": self.settings, "fingerprint": asdict(self.fingerprint)}
+
+
+def prepare(options: BuildOptions) -> Job:
+    """Open the model and fix the settings that name the build.
+
+    Raises:
+        ConfigError, CheckpointNotFound, CheckpointError: an option or the model cannot be used.
+    """
+    codec = get_codec(options.codec)
+    if options.retriever not in ("bm25", "dense", "hybrid"):
+        raise ConfigError(f"retriever must be bm25, dense or hybrid, not {options.retriever!r}")
+    dtype = compute_dtype(options.device, options.dtype)
+    model, tokenizer = checkpoint.load(options.model, dtype=dtype, device=options.device)
+    dense = options.retriever != "bm25"
+    own_vectors = dense and options.encoder == "memory"
+    if own_vectors and model.projection is None:
+        raise ConfigError(
+            f"the model {options.model!r} has no projection for dense retrieval (embedding_dim is 0): "
+            "name a sentence encoder with --encoder, or choose --retriever bm25"
+        )
+    encoder = "memory" if options.encoder == "memory" else absolute(options.encoder)
+    sentence = SentenceEncoder(encoder) if dense and not own_vectors else None
+    name = options.model if options.model == "default" else absolute(options.model)
+    settings = {
+        "model": name,
+        "model_name": model.config.name,
+        "trained": model.config.trained,
+        "encoder": encoder if dense else None,
+        "corpus": [describe(path) for path in options.corpus],
+        "corpus_format": options.corpus_format,
+        "on_error": options.on_error,
+        "max_words": options.max_words,
+        "limit": options.limit,
+        "segment_passages": options.segment_passages,
+        "retriever": options.retriever,
+        "codec": options.codec,
+    }
+    return Job(
+        options=options,
+        encoder=PassageEncoder(model, tokenizer, embed=own_vectors),
+        codec=codec,
+        fingerprint=checkpoint.fingerprint(model, tokenizer),
+        sentence=sentence,
+        embedding_dim=0 if not dense else model.config.embedding_dim if sentence is None else sentence.dim,
+        settings=settings,
+    )

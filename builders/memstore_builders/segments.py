@@ -1,0 +1,99 @@
+"""The segments of a store: which passages each holds, and how they are encoded and written.
+
+A segment under its final name is complete: a build that is run again makes only those that are not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from memstore.store import Codec, SegmentRef, SegmentWriter, sealed_segment
+from memstore_builders.job import Job
+from memstore_builders.progress import Progress
+from memstore_builders.spool import Spool
+
+SHARD_BYTES = 64 << 20  # encoded and padded: what bounds the builder's memory beside the model
+SHARD_PASSAGES = (64, 4096)  # at least, at most
+SEGMENT_SHARDS = 8  # a killed build loses at most one segment's work
+MAX_SEGMENTS = 512  # a store of 22 M passages should not open thousands of folders
+
+
+def shard_passages(codec: Codec, *, d_model: int, max_tokens: int) -> int:
+    """Passages per shard: as many as `SHARD_BYTES` hold, encoded and padded."""
+    per_token = sum(spec.bytes_per_token for spec in codec.arrays(d_model=d_model, max_tokens=max_tokens))
+    least, most = SHARD_PASSAGES
+    return min(most, max(least, SHARD_BYTES // (per_token * max_tokens)))
+
+
+def plan_segments(passages: int, shard: int, segment_passages: int | None) -> list[range]:
+    """Rows of each segment: whole shards, the last segment takes what is left."""
+    size = segment_passages or shard * SEGMENT_SHARDS
+    if segment_passages is None and passages > size * MAX_SEGMENTS:
+        size = -(-passages // MAX_SEGMENTS // shard) * shard
+    return [range(first, min(first + size, passages)) for first in range(0, passages, size)]
+
+
+def make_segments(job: Job, spool: Spool, progress: Progress) -> tuple[list[SegmentRef], int]:
+    """Every segment, made or found sealed; with how many were found."""
+    config = job.encoder.model.config
+    shard = shard_passages(job.codec, d_model=config.d_model, max_tokens=config.max_passage_tokens)
+    plans = plan_segments(len(spool), shard, job.options.segment_passages)
+    prefix = hashlib.sha256(json.dumps(job.identity, sort_keys=True).encode()).hexdigest()[:8]
+    names = [f"{prefix}-{i:05d}" for i in range(len(plans))]
+    sealed = [sealed_segment(job.options.out, name) for name in names]
+    done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
+    progress.begin("encode", len(spool), done=done)
+    references = [
+        ref or _encode_segment(job, spool, name, rows, shard, progress.advance)
+        for name, rows, ref in zip(names, plans, sealed, strict=True)
+    ]
+    progress.end()
+    return references, sum(ref is not None for ref in sealed)
+
+
+def _encode_segment(
+    job: Job, spool: Spool, name: str, rows: range, shard: int, advance: Callable[[int], None]
+) -> SegmentRef:
+    """Encode one segment shard by shard. A GPU encodes the next shard while one is written; a CPU does not: there the
+    writer's threads and the encoder's would take the cores from each other. Nor does another thread write while this
+    one waits: torch would keep a team of threads for each, more than there are cores, and OpenMP then puts threads to
+    sleep at every barrier, which slowed the encoder by 10 to 20%.
+    """
+    config = job.encoder.model.config
+    with (
+        SegmentWriter(
+            job.options.out,
+            segment_id=name,
+            codec=job.codec,
+            d_model=config.d_model,
+            max_tokens=config.max_passage_tokens,
+            vocab_size=config.vocab_size,
+            num_passages=len(rows),
+            shard_passages=shard,
+            embedding_dim=job.embedding_dim,
+        ) as writer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        pending: Future[None] | None = None
+        for first in range(rows.start, rows.stop, shard):
+            passages = list(spool.read(first, min(first + shard, rows.stop)))
+            encoded = job.encoder.encode(passages)
+            embeddings = encoded.embeddings
+            if job.sentence is not None:
+                embeddings = np.asarray(job.sentence.encode_passages(passages), dtype=np.float32)
+            done = (passages, encoded.token_ids, encoded.states, embeddings)
+            if job.encoder.model.device.type == "cpu":
+                writer.write_shard(*done)
+            else:
+                if pending is not None:
+                    pending.result()
+                pending = pool.submit(writer.write_shard, *done)
+            advance(len(passages))
+        if pending is not None:
+            pending.result()
+        return writer.seal()
