@@ -16,7 +16,17 @@ from memstore.retrieve.encoders import EncoderRef
 from memstore.retrieve.lexical import build_bm25
 from memstore.retrieve.open import open_retriever
 from memstore.retrieve.sentence import SentenceEncoder
-from memstore.store import Fingerprint, Generation, SegmentWriter, Store, get_codec, index_path, publish
+from memstore.store import (
+    Fingerprint,
+    Generation,
+    IndexRef,
+    SegmentWriter,
+    Store,
+    get_codec,
+    hash_folder,
+    index_path,
+    publish,
+)
 from tests.retrieve.retrieve_cases import WordEncoder, corpus
 from tests.retrieve.sentence_checkpoint import save_sentence_encoder
 
@@ -85,6 +95,24 @@ def test_an_index_of_other_passages(store: Store, kind: str) -> None:
     index(store, count=29)
     with pytest.raises(IndexCorrupt, match="holds 29 passages and its generation 30"):
         open_retriever(naming(store, kind), memory_encoder=WordEncoder())
+
+
+@pytest.mark.parametrize("kind", ["bm25", "hybrid"])
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_in_what_tantivy_trusts_is_told_when_opening(store: Store, kind: str, bit: int) -> None:
+    """It can end the process in Tantivy; most of these bits go unnoticed there."""
+    index(store)
+    folder = index_path(store.path, 1)
+    reference = IndexRef(kind=kind, parts={}, files=hash_folder(folder))
+    indexed = Store(store.path, dataclasses.replace(store.generation, retriever=kind, index=reference))
+    assert open_retriever(indexed, memory_encoder=WordEncoder()).search([QUESTION], 1)[0][0].passage_id == "p7"
+    [file] = (folder / "lexical").glob("*.store")
+    data = bytearray(file.read_bytes())
+    data[-9 * bit - 1] ^= 1 << bit
+    file.unlink()
+    file.write_bytes(data)
+    with pytest.raises(IndexCorrupt, match=r"\.store is not what was written"):
+        open_retriever(indexed, memory_encoder=WordEncoder())
 
 
 @pytest.mark.parametrize("kind", ["dense", "hybrid"])
