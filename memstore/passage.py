@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Thai to Burmese, Khmer, then the East Asian blocks without U+3000, which is a space.
+UNSPACED = (
+    "\u0e00-\u109f\u1780-\u17ff\u2e80-\u2fff\u3001-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
+)
+"""Ranges, for a class of a regular expression, of the scripts that put no spaces between words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Document:

@@ -26,19 +26,15 @@ from itertools import pairwise
 from sentencex import get_sentence_boundaries
 
 from memstore.errors import ConfigError
-from memstore.passage import Document, Passage
+from memstore.passage import UNSPACED, Document, Passage
 
 LONGEST_WORD = 20  # characters; the rest of a longer run (a URL, a formula) counts as further words
 HEADING_WORDS = 8  # a paragraph of one sentence with at most so many words is taken for a heading
 HEADINGS_MOVED = 2  # a section's heading and its first subsection's
 SHORT_LAST = 5  # the last passage is too short below max_words / SHORT_LAST words
 
-# Thai to Burmese, Khmer, then the East Asian blocks without U+3000, which is a space.
-_UNSPACED = (
-    "\u0e00-\u109f\u1780-\u17ff\u2e80-\u2fff\u3001-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
-)
 _STOPS = "，、；：。！？」』）"  # end a clause in such scripts, and therefore a word
-_WORD = re.compile(rf"[{_STOPS}]|[{_UNSPACED}]{{1,2}}|[^\s{_UNSPACED}]{{1,{LONGEST_WORD}}}")
+_WORD = re.compile(rf"[{_STOPS}]|[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]{{1,{LONGEST_WORD}}}")
 _ASCII_WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 _LINE = re.compile(r"[^\n]+")

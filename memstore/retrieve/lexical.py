@@ -9,7 +9,7 @@ lengths above 40 down to one of 256 steps), k1 = 1.2 and b = 0.75 (Tantivy's con
 2009, section 3).
 
 A question is never parsed: its terms come from the analyzer that also cut the passages, so that no character
-of it is syntax.
+of it is syntax. Scripts without spaces between words are cut into pairs of letters (`unspaced`).
 
 What was measured: on Simple Wikipedia (349,852 passages of at most 100 words, cut by a simpler splitter
 than the builder's), the share of questions with an answer string in the top 20 passages, 750 questions per
@@ -49,6 +49,7 @@ from memstore.errors import IndexCorrupt
 from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, scratch_folder, write_settings
+from memstore.retrieve.unspaced import spaced
 
 FORMAT_VERSION = 1
 
@@ -70,6 +71,8 @@ TITLE_BOOST = 0.25
 """Weight of the title's score against the text's; see the module's measurement."""
 
 _ANALYZER = "memstore_english"
+_KNOWN = {"format_version": FORMAT_VERSION, "analyzer": _ANALYZER}  # what settings say besides the count
+_SPACED = {"spaced": True}  # texts went through `spaced`; older indexes do not say so, and theirs did not
 
 
 def _analyzer(*without: Any) -> Any:
@@ -112,7 +115,7 @@ def build_bm25(folder: Path, passages: Iterable[Passage]) -> int:
     with new_index_folder(folder) as part:
         count = _write_segments(part, passages)
         _name_segments_by_order(part)
-        write_settings(part, {"format_version": FORMAT_VERSION, "passages": count, "analyzer": _ANALYZER})
+        write_settings(part, {"passages": count} | _KNOWN | _SPACED)
     return count
 
 
@@ -145,11 +148,12 @@ def _segments(passages: Iterable[Passage]) -> Iterator[Iterator[Any]]:
     def segment(first: Passage) -> Iterator[Any]:
         rows, characters = 0, 0
         for passage in itertools.chain([first], source):
+            title, text = spaced(encodable(passage.title)), spaced(encodable(passage.text))
             document = tantivy.Document()
-            document.add_text("title", encodable(passage.title))
-            document.add_text("text", encodable(passage.text))
+            document.add_text("title", title)
+            document.add_text("text", text)
             yield document
-            rows, characters = rows + 1, characters + len(passage.title) + len(passage.text)
+            rows, characters = rows + 1, characters + len(title) + len(text)
             if rows >= SEGMENT_PASSAGES or characters >= SEGMENT_CHARACTERS:
                 return
 
@@ -197,7 +201,7 @@ class Bm25Retriever:
         """
         self._ids = ids
         self._folder = folder
-        self.passages = _passages_of(folder)
+        self.passages, self._is_spaced = _settings_of(folder)
         self._schema = _schema()
         self._analyzers = (_analyzer(tantivy.Filter.stopword("english")), _analyzer())
         self._searcher = _open_searcher(folder)
@@ -226,6 +230,7 @@ class Bm25Retriever:
             IndexCorrupt: Tantivy cannot read the index.
         """
         text = searchable(question)
+        text = spaced(text) if self._is_spaced else text
         for analyzer in self._analyzers:
             frequency = {term: self._frequency(term) for term in dict.fromkeys(analyzer.analyze(text))}
             found = [term for term, passages in frequency.items() if passages]
@@ -273,13 +278,13 @@ class Bm25Retriever:
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
-def _passages_of(folder: Path) -> int:
-    """The number of passages that the folder's settings tell."""
+def _settings_of(folder: Path) -> tuple[int, bool]:
+    """The number of passages that the folder's settings tell, and whether the texts were `spaced`."""
     settings = read_settings(folder)
     passages = settings.pop("passages", None)
-    if settings != {"format_version": FORMAT_VERSION, "analyzer": _ANALYZER} or not isinstance(passages, int):
+    if settings not in (_KNOWN, _KNOWN | _SPACED) or not isinstance(passages, int):
         raise IndexCorrupt(f"the BM25 index at {folder} is not of this version of memstore; build it anew")
-    return passages
+    return passages, settings != _KNOWN
 
 
 def _open_searcher(folder: Path) -> Any:

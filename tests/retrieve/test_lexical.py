@@ -104,6 +104,43 @@ def test_words_are_searched_and_nothing_is_syntax(tmp_path: Path, question: str,
     assert sorted(found(built(tmp_path / "ix", passages), question)) == ids
 
 
+UNSPACED_QUESTIONS = {
+    "北京的面积是多少？": ["zh"],
+    "日本の首都はどこですか": ["ja"],
+    "ﾄｳｷｮｳ": ["ja"],  # half-width
+    "เมืองหลวงของไทย": ["th"],
+    "서울의 인구": ["ko"],
+    "\u1109\u1165\u110b\u116e\u11af": ["ko"],  # Seoul, decomposed
+    "ｉＰｈｏｎｅ": ["zh"],
+    "résumé": ["fr"],
+    "猫": ["ko"],
+    "東": [],  # one letter of a word is not found
+}
+
+
+@pytest.mark.parametrize("question", UNSPACED_QUESTIONS)
+def test_words_are_found_in_scripts_without_spaces_and_in_any_spelling(tmp_path: Path, question: str) -> None:
+    passages = [
+        Passage("zh", "d", "", "北京市是中华人民共和国的首都，全市总面积为一万六千四百一十平方公里。iPhone手机"),
+        Passage("ja", "d", "東京都", "東京都は日本の首都である。関東地方に位置し、トウキョウと読む。"),
+        Passage("th", "d", "", "กรุงเทพมหานครเป็นเมืองหลวงและนครที่มีประชากรมากที่สุดของประเทศไทย"),
+        Passage("ko", "d", "猫", "서울특별시는 대한민국의 수도이자 최대 도시이다."),
+        Passage("fr", "d", "", "re\u0301sume\u0301"),
+    ]
+    assert found(built(tmp_path / "ix", passages), question, 1) == UNSPACED_QUESTIONS[question]
+
+
+def test_an_index_of_unspaced_texts_is_searched_as_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older version's: its settings say nothing of pairs, and there are none in it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(lexical, "spaced", lambda text: text)
+        build_bm25(tmp_path / "ix", [passage(0, "", "日本語 nile")])
+    path = tmp_path / "ix" / "settings.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "spaced"}))
+    retriever = Bm25Retriever(tmp_path / "ix", ids_of([passage(0, "", "")]))
+    assert found(retriever, "日本語") == found(retriever, "nile") == ["p0"]
+
+
 def test_passages_may_hold_anything(tmp_path: Path) -> None:
     passages = [
         passage(0, "\ud800", "nile\0\udfff"),
@@ -226,6 +263,7 @@ BROKEN = {
     "settings are not JSON": (lambda f: garble(f / "settings.json"), "cannot be read"),
     "settings are a list": (lambda f: (f / "settings.json").write_text("[]"), "does not list"),
     "another version": (lambda f: settings(f, format_version=99), "not of this version"),
+    "other texts": (lambda f: settings(f, spaced=False), "not of this version"),
     "another analyzer": (lambda f: settings(f, analyzer="x"), "not of this version"),
     "an unknown key": (lambda f: settings(f, colour="red"), "not of this version"),
     "another count": (lambda f: settings(f, passages=5), "holds 4 passages, not 5"),

@@ -1,0 +1,32 @@
+"""Text as the lexical index wants it: characters in one spelling, and scripts without spaces cut into pairs.
+
+An index of words cuts text where there is no letter, which makes one word of a whole Chinese clause: no question
+holds it. Pairs of neighbouring letters are what Lucene's CJK analyzer uses: every word of two letters or more is
+found by its pairs, in a question as in a passage, without a dictionary. Korean is cut too, whose words carry their
+particles. Knows text alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from memstore.passage import UNSPACED
+
+_HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff"
+_RUN = re.compile(f"[{_HANGUL}{UNSPACED}]+")
+_LETTERS = re.compile(r"[^\W_]+")
+
+
+def spaced(text: str) -> str:
+    """The text in NFKC, with each run of letters without spaces as its pairs: `北京的map` becomes `北京 京的 map`.
+
+    Marks above and below such letters are left out, as the index would cut there; a letter alone stays one.
+    """
+    return text if text.isascii() else _RUN.sub(_pairs, unicodedata.normalize("NFKC", text))
+
+
+def _pairs(run: re.Match[str]) -> str:
+    letters = "".join(c for c in run[0] if not unicodedata.category(c).startswith("M"))
+    pairs = (word[i : i + 2] for word in _LETTERS.findall(letters) for i in range(max(1, len(word) - 1)))
+    return f" {' '.join(pairs)} "
