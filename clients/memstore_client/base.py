@@ -21,6 +21,13 @@ R = TypeVar("R", bound=BaseModel)
 FIRST_BACKOFF = 0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
 LONGEST_WAIT = 10.0  # seconds; a server that asks for more patience gets its error raised instead
 MOST_SHOWN = 200  # characters of an address in a message
+WITHOUT_PROXY: dict[
+    str, None
+] = {  # HTTP_PROXY and its kin do not reach a server on this machine, as in Go and browsers
+    "all://localhost": None,
+    "all://127.0.0.1": None,
+    "all://[::1]": None,
+}
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _TRY_LATER = (429, 503)
@@ -46,9 +53,11 @@ class Call(Generic[R]):
 class BaseClient:
     """All that does not wait: requests from arguments, replies and errors from responses, when to retry."""
 
-    def __init__(self, *, retries: int) -> None:
+    def __init__(self, *, retries: int, timeout: float | None) -> None:
         if retries < 0:
             raise ValueError(f"retries must be 0 or more, not {retries}")
+        if timeout is not None and not timeout > 0:  # NaN neither
+            raise ValueError(f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}")
         self.retries = retries
 
     # --- requests ---
@@ -62,6 +71,8 @@ class BaseClient:
     def _answer_batch(
         questions: Sequence[str | wire.QuestionInput], deadline_ms: int | None
     ) -> Call[wire.AnswerBatchReply]:
+        if isinstance(questions, str):  # a sequence of strings too: its letters
+            raise errors.BadRequest("questions must be a list of questions, not one string: `answer` asks one")
         asked = [{"question": one} if isinstance(one, str) else one for one in questions]
         body = _body(wire.AnswerBatchRequest, questions=asked, deadline_ms=deadline_ms)
         return Call("POST", "/answer/batch", wire.AnswerBatchReply, body)
@@ -154,6 +165,8 @@ def server_url(base_url: str) -> httpx.URL:
         url = httpx.URL(base_url)
         if url.scheme not in ("http", "https") or not url.host:
             raise httpx.InvalidURL("base_url must begin with http:// or https:// and a host")
+        if url.query or url.fragment:  # what is asked for would be put behind them
+            raise httpx.InvalidURL("base_url must end before any ? and #")
     except httpx.InvalidURL as error:
         raise unusable(base_url, error) from error
     return url
@@ -163,6 +176,11 @@ def unusable(address: str, error: Exception) -> errors.BadRequest:
     """What to raise for an address that httpx can make no URL of, or whose host can have no such name."""
     shown = address if len(address) <= MOST_SHOWN else f"{address[:MOST_SHOWN]}..."
     return errors.BadRequest(f"{shown} is no address that can be asked: {error}")
+
+
+def undecodable(call: Call[R], error: httpx.DecodingError) -> errors.UnexpectedReply:
+    """What to raise for a body that is not compressed as its headers say."""
+    return errors.UnexpectedReply(f"{call.method} {error.request.url}: the body cannot be decompressed: {error}")
 
 
 def headers_of(call: Call[R]) -> dict[str, str]:

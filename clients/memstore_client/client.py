@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel
 
 from memstore_client import errors, wire
-from memstore_client.base import BaseClient, Call, headers_of, server_url, unusable
+from memstore_client.base import WITHOUT_PROXY, BaseClient, Call, headers_of, server_url, undecodable, unusable
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -26,7 +26,7 @@ class Client(BaseClient):
     """Asks a memstore server; blocks until the reply. Use it as a context manager, or `close` it.
 
     Args:
-        base_url: where the server is, as `memstore serve` prints it.
+        base_url: where the server is, as `memstore serve` prints it. One on this machine is asked without a proxy.
         timeout: seconds to wait for a connection and for a reply, each; None waits for ever.
         retries: how often a request is sent again, if that is safe: when no connection was made, when the
             server is overloaded or not ready (after the time it advises), and for what is only looked up. An
@@ -35,7 +35,8 @@ class Client(BaseClient):
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
-        BadRequest: `base_url` is no URL of HTTP.
+        BadRequest: `base_url` is no URL of HTTP, or has a query or a fragment.
+        ValueError: `timeout` is not above 0, or `retries` is below.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Client(BaseClient):
         retries: int = 2,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(retries=retries)
-        self._http = httpx.Client(base_url=server_url(base_url), timeout=timeout, transport=transport)
+        super().__init__(retries=retries, timeout=timeout)
+        self._http = httpx.Client(
+            base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
+        )
 
     def answer(
         self,
@@ -141,6 +144,8 @@ class Client(BaseClient):
                 response = self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
             except (httpx.InvalidURL, UnicodeError) as error:
                 raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
+            except httpx.DecodingError as error:
+                raise undecodable(call, error) from error
             except httpx.TransportError as failure:
                 delay: float | None = self._delay_after_failure(call, attempt, failure)
             else:
@@ -159,14 +164,15 @@ class AsyncClient(BaseClient):
     """`Client` for asyncio: the same methods, awaited. Use it as an async context manager, or `close` it.
 
     Args:
-        base_url: where the server is, as `memstore serve` prints it.
+        base_url: where the server is, as `memstore serve` prints it. One on this machine is asked without a proxy.
         timeout: seconds to wait for a connection and for a reply, each; None waits for ever.
         retries: how often a request is sent again, if that is safe; as for `Client`.
         transport: how httpx sends; by default over the network.
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
-        BadRequest: `base_url` is no URL of HTTP.
+        BadRequest: `base_url` is no URL of HTTP, or has a query or a fragment.
+        ValueError: `timeout` is not above 0, or `retries` is below.
     """
 
     def __init__(
@@ -177,8 +183,10 @@ class AsyncClient(BaseClient):
         retries: int = 2,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(retries=retries)
-        self._http = httpx.AsyncClient(base_url=server_url(base_url), timeout=timeout, transport=transport)
+        super().__init__(retries=retries, timeout=timeout)
+        self._http = httpx.AsyncClient(
+            base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
+        )
 
     async def answer(
         self,
@@ -261,6 +269,8 @@ class AsyncClient(BaseClient):
                 response = await self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
             except (httpx.InvalidURL, UnicodeError) as error:
                 raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
+            except httpx.DecodingError as error:
+                raise undecodable(call, error) from error
             except httpx.TransportError as failure:
                 delay: float | None = self._delay_after_failure(call, attempt, failure)
             else:

@@ -141,6 +141,7 @@ def test_what_is_returned(ask: Face) -> None:
         (lambda c: c.answer("a", deadline_ms=10**400), "deadline_ms: Input should be less than or equal to 86400000"),
         (lambda c: c.passage("x" * 70_000), "http://m/base/passages/xxx"),
         (lambda c: c.passage("\ud800"), r"passage_id '\ud800' is no text: surrogates not allowed"),
+        (lambda c: c.answer_batch("why?"), "questions must be a list of questions, not one string: `answer` asks one"),
         (lambda c: c.answer_batch([]), "questions: List should have at least 1 item"),
         (lambda c: c.rerank("a", [PassageInput(text="a", id="x")] * 2), "two passages have the id 'x'"),
     ],
@@ -169,6 +170,13 @@ def test_an_address_without_its_protocol_is_told_at_once(client: type, address: 
         client(address)
     said = "is no address that can be asked: base_url must begin with http:// or https:// and a host"
     assert str(caught.value) == f"{address} {said}"
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("address", ["http://m/docs?a=1", "http://m/docs#/questions"])
+def test_an_address_with_more_than_a_path_is_told_at_once(client: type, address: str) -> None:
+    with pytest.raises(BadRequest, match=r"base_url must end before any \? and #"):
+        client(address)
 
 
 def test_a_host_that_can_have_no_such_name_is_told() -> None:

@@ -151,6 +151,14 @@ def test_a_reply_that_is_not_ours(ask, response: httpx.Response, error: type) ->
     assert caught.value.status == response.status_code
 
 
+def test_a_body_that_cannot_be_decompressed_is_not_ours(ask) -> None:
+    def garble(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=b"no gzip", request=request)
+
+    with pytest.raises(UnexpectedReply, match="GET http://m/health: the body cannot be decompressed"):
+        ask(garble, health)
+
+
 def test_keys_of_a_newer_server_are_ignored(ask) -> None:
     reply, _ = ask(Server(httpx.Response(200, json={**PASSAGE, "novelty": 1})), passage)
     assert reply.text == "t"
@@ -279,3 +287,12 @@ def test_nobody_listening_is_a_refused_connection_over_sockets_too() -> None:
 def test_a_negative_number_of_retries_is_refused() -> None:
     with pytest.raises(ValueError, match="retries must be 0 or more, not -1"):
         Client("http://m", retries=-1)
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_timeout_that_leaves_no_time_is_refused(client: type, timeout: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}"
+    ):
+        client("http://m", timeout=timeout)
