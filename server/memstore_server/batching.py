@@ -95,7 +95,8 @@ class EngineThread:
         engine: used by this thread alone from `start` on.
         queue_size: jobs that may wait; a question counts as one, also those that come together.
         max_batch: questions joined into one call of `engine.answer`.
-        max_wait: seconds a question may be held back so that others can join it.
+        max_wait: seconds a question may be held back so that others can join it; at most half of what its deadline
+            leaves, so that a wait for company is never what makes it late.
         clock: monotonic seconds.
     """
 
@@ -233,11 +234,17 @@ class EngineThread:
             if first.call is not None:
                 return [first]
             joined = [first, *self._take_questions(self._max_batch - 1)]
-            until = first.admitted + self._max_wait
-            while len(joined) < self._max_batch and self._open and (left := until - self._clock()) > 0:
+            while len(joined) < self._max_batch and self._open:
+                left = min(map(self._held_until, joined)) - self._clock()
+                if left <= 0:
+                    break
                 self._changed.wait(left)
                 joined += self._take_questions(self._max_batch - len(joined))
             return joined
+
+    def _held_until(self, job: _Job) -> float:
+        longest = self._max_wait if job.deadline is None else min(self._max_wait, (job.deadline - job.admitted) / 2)
+        return job.admitted + longest
 
     def _take_questions(self, most: int) -> list[_Job]:
         """Takes waiting questions in order of arrival; calls between them keep their places."""

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         allow_inf_nan=False,
-        description="Milliseconds a question is held back for others to join it.",
+        description="Milliseconds a question is held back for others to join it; at most half its deadline.",
     )
     queue_size: int = Field(default=64, ge=1, description="Questions that may wait; beyond that the reply is 429.")
     drain_seconds: float = Field(

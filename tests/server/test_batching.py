@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 
@@ -78,6 +79,16 @@ def test_a_question_held_back_alone_is_answered_after_max_wait(threads: Threads,
     thread = threads(max_batch=2, max_wait=0.001)
     (alone,) = thread.ask(questions("a"))
     assert alone.result(PATIENCE).value.text == "a!"
+
+
+def test_no_question_is_held_back_past_its_deadline(threads: Threads, engine: FakeEngine) -> None:
+    """At most half of what is left is spent on waiting for company, also for one that has joined."""
+    thread = threads(max_batch=3, max_wait=PATIENCE)
+    (patient,) = thread.ask(questions("patient"))
+    (hurried,) = thread.ask(questions("hurried"), deadline=time.monotonic() + 1.0)
+    assert hurried.result(PATIENCE).value.text == "hurried!"
+    assert patient.result(PATIENCE).value.text == "patient!"
+    assert engine.batches == [["patient", "hurried"]]
 
 
 def test_calls_run_in_the_same_thread_and_keep_their_place(threads: Threads, engine: FakeEngine) -> None:
