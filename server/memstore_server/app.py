@@ -23,7 +23,7 @@ from memstore.errors import ConfigError
 from memstore_client.wire import Problem
 from memstore_server import logs, problems, routes
 from memstore_server.batching import Engine, EngineStopped
-from memstore_server.middleware import BodyLimit, RequestContext
+from memstore_server.middleware import BodyLimit, HeadAsGet, RequestContext
 from memstore_server.service import Service
 from memstore_server.settings import Settings, unknown_variables
 
@@ -59,6 +59,7 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
     app.state.service = service
     app.include_router(routes.router)
     problems.install(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, most=settings.max_body_bytes)
     app.add_middleware(RequestContext)  # added last, so it is outermost
     _document_problems(app)

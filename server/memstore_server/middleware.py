@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: its id, its log line, the limit on its body, the last net.
+"""What surrounds every request, as plain ASGI: its id, its log line, the limit on its body, HEAD, the last net.
 
 Knows ASGI messages. Refuses to know routes and the engine.
 """
@@ -63,6 +63,18 @@ class RequestContext:
             milliseconds = (time.monotonic() - began) * 1000
             log.info("%s %s %d %.1f ms", scope["method"], quote(scope["path"]), status, milliseconds)
             request_id.reset(token)
+
+
+class HeadAsGet:
+    """Replies to HEAD as to GET (RFC 9110, 9.3.2): load balancers ask so. The HTTP server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
 
 
 class BodyLimit:

@@ -24,8 +24,8 @@ _POSTED = (
 )  # fmt: skip
 
 
-def service_of(request: Request) -> Service:
-    """The service of the app that got the request."""
+async def service_of(request: Request) -> Service:
+    """The service of the app that got the request. Not a plain function: FastAPI would run it in another thread."""
     service: Service = request.app.state.service
     return service
 
@@ -111,10 +111,13 @@ async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -
 
     Raises:
         ClientDisconnected: the client hung up.
+        HTTPException: it sent a body to a GET, and one too large.
     """
     working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            gone.result()
         if not working.done():
             raise problems.ClientDisconnected
         return working.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import httpx
 import pytest
@@ -156,6 +157,27 @@ async def test_health_and_ready(serving) -> None:
     async with serving() as http:
         assert (await http.get("/health")).json() == {"status": "alive"}
         assert (await http.get("/ready")).json() == {"status": "ready"}
+
+
+async def test_nothing_runs_in_threads_but_the_engine(serving) -> None:
+    """FastAPI would run a plain function among a route's dependencies in a thread of its own, for each request."""
+    async with serving() as http:
+        for _ in range(3):
+            await http.get("/ready")
+            await http.post("/answer", json={"question": "why?"})
+        names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if "AnyIO" in name]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/info", "/passages/7:0", "/passages/nope", "/answer", "/no"])
+async def test_head_is_replied_to_as_get_without_the_body(serving, path: str) -> None:
+    async with serving() as http:
+        head, get = await http.head(path), await http.get(path)
+    assert head.status_code == get.status_code
+    assert head.content == b""
+    kept = ("content-type", "content-length", "allow")
+    told = {name: value for name, value in get.headers.items() if name in kept}
+    assert {name: value for name, value in head.headers.items() if name in kept} == told
 
 
 async def test_the_docs_page_needs_nothing_from_elsewhere(serving) -> None:
