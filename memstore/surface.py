@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from itertools import chain
-
-_WORD = re.compile(r"\w+")
-_BETWEEN = r"[^\w\n]{0,4}"  # what may stand between two words of an answer: "U.S.", "co-founder", "1,000"
+from collections.abc import Iterable, Sequence
 
 
 def spelled(answer: str, texts: Sequence[str]) -> str:
@@ -16,19 +12,28 @@ def spelled(answer: str, texts: Sequence[str]) -> str:
 
     Words must be the same but for case, and be whole; signs and spaces between them are the text's. Where no text holds
     it so, their composed forms are searched (NFKC, which tokenizers read): accents in a text may be signs of their own.
+    Signs that stand on a letter, such as Hindi's vowels, are of the word: another one makes another word.
 
     Args:
         answer: as decoded.
         texts: passages, the most trusted one first.
     """
-    words = _WORD.findall(answer)
+    searched = [*texts, *(unicodedata.normalize("NFKC", t) for t in texts)]
+    letters = rf"\w{_marks([answer, *searched])}"
+    words = re.findall(f"[{letters}]+", answer)
     if not words:
         return answer
     head, tail = answer[: answer.index(words[0])].strip(), answer[answer.rindex(words[-1]) + len(words[-1]) :].strip()
-    body = _BETWEEN.join(map(re.escape, words))
-    edges = f"(?:{re.escape(head)}\\s?)?", f"(?:\\s?{re.escape(tail)})?"
-    pattern = re.compile(rf"{edges[0] if head else ''}(?<!\w){body}(?!\w){edges[1] if tail else ''}", re.IGNORECASE)
-    for text in chain(texts, (unicodedata.normalize("NFKC", t) for t in texts)):
+    between = rf"[^{letters}\n]{{0,4}}"  # what may stand between two words: "U.S.", "co-founder", "1,000"
+    body = rf"(?<![{letters}]){between.join(map(re.escape, words))}(?![{letters}])"
+    edges = rf"(?:{re.escape(head)}\s?)?" if head else "", rf"(?:\s?{re.escape(tail)})?" if tail else ""
+    pattern = re.compile(edges[0] + body + edges[1], re.IGNORECASE)
+    for text in searched:
         if match := pattern.search(text):
             return match[0].strip()
     return answer
+
+
+def _marks(texts: Iterable[str]) -> str:
+    r"""Each combining sign in the texts, which `\w` leaves out, once and in order."""
+    return "".join(c for c in sorted(set().union(*texts)) if unicodedata.category(c).startswith("M"))

@@ -44,3 +44,17 @@ def test_letters_in_several_signs_are_found_and_composed() -> None:
 
 def test_words_in_brackets_and_lines_are_not_joined() -> None:
     assert spelled("one two", ["One\nTwo", "One -- Two"]) == "One -- Two"
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts", "expected"),
+    [
+        ("दिल", ["दल here, दुल there"], "दिल"),  # Hindi: heart, not party
+        ("दिल", ["दल here, दिल there"], "दिल"),
+        ("कि", ["की"], "कि"),  # the last letter's sign too
+        ("dal दिल", ["DAL (दिल)"], "DAL (दिल"),
+        ("cafe a", ["Cafe\u0301 A", "Cafe A"], "Cafe A"),  # an accent is part of its word
+    ],
+)
+def test_signs_on_a_letter_are_of_the_word(answer: str, texts: list[str], expected: str) -> None:
+    assert spelled(answer, texts) == expected
