@@ -33,8 +33,8 @@ def after_retrieval(scores: Tensor, question_of: Tensor, prior: float | Sequence
         prior: of all questions, or of each; 0 leaves scores as they are.
     """
     place = places(question_of.cpu())[1] + 1  # (R,): 1 for the best
-    weight = torch.tensor(prior)[question_of.cpu()] if not isinstance(prior, float) else torch.tensor(prior)
-    less: Tensor = weight * place.log()
+    weight = torch.tensor(prior)
+    less: Tensor = (weight[question_of.cpu()] if weight.ndim else weight) * place.log()
     return scores - less.to(scores)
 
 

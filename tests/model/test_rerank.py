@@ -67,5 +67,6 @@ def test_the_retrievers_order_counts_as_much_as_it_is_told_to() -> None:
         after_retrieval(scores, question_of, [0.0, 2.0]), torch.tensor([1, 1, 1, 1, 2 - 2 * log[1]])
     )
     assert torch.equal(after_retrieval(scores, question_of, 0.0), scores)
+    assert torch.equal(after_retrieval(scores, question_of, 2), after_retrieval(scores, question_of, 2.0))
     assert select(after_retrieval(scores, question_of, 2.0), question_of, 1).tolist() == [0, 3]
     assert select(scores, question_of, 1).tolist() == [0, 4]
