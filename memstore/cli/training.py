@@ -180,8 +180,9 @@ def train(
     """Train FiD, LUMEN or GLIMMER from cached candidates.
 
     Asked to stop (control-C, SIGTERM), it saves its state first; killed, it goes on from the last checkpoint; either
-    way with the same next batch. What the file may hold is in `memstore/train/config.py` and, of [data],
-    `memstore/train/batches.py`.
+    way with the same next batch. With several processes: `torchrun --nproc-per-node 2 --no-python memstore train ...`;
+    each reads batches of its own, and one writes and tells. What the file may hold is in `memstore/train/config.py`
+    and, of [data], `memstore/train/batches.py`.
     """
     from memstore.train.config import TrainConfig
 
@@ -194,11 +195,13 @@ def train(
     from memstore.report import show_training
     from memstore.runtime import tune_allocator
     from memstore.train.loop import train as run
+    from memstore.train.processes import first
 
     tune_allocator()
-    with _asked_to_stop() as asked:
+    with _asked_to_stop(telling=first()) as asked:
         report = run(settings, lambda line: typer.echo(line, err=True), stopping=asked)
-    tell(asdict(report), as_json, show_training)
+    if first():
+        tell(asdict(report), as_json, show_training)
 
 
 @app.command()
@@ -222,15 +225,16 @@ def average(
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether a signal has asked the program to end; the second one ends it at once."""
+def _asked_to_stop(*, telling: bool) -> Iterator[Callable[[], bool]]:
+    """Whether a signal has asked the program to end; the second one ends it at once. Says so, if `telling`."""
     asked = threading.Event()
     before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number: int, _: object) -> None:
         asked.set()
         signal.signal(number, before[number])
-        typer.echo("stopping after this step; once more ends it at once, without saving", err=True)
+        if telling:
+            typer.echo("stopping after this step; once more ends it at once, without saving", err=True)
 
     for number in before:
         signal.signal(number, ask)

@@ -77,8 +77,8 @@ def train(
         config: the run.
         progress: gets a line of text now and then.
         source: batches, instead of what `config.data` describes.
-        stopping: asked after every step whether to save the state and stop. Not with several processes, which would
-            have to agree each time.
+        stopping: asked at every step whether to save the state and stop after it. Several processes agree: they all
+            stop at the step at which the first of them is asked.
 
     Raises:
         ConfigError: settings contradict each other, the model, or the run in the folder.
@@ -90,15 +90,12 @@ def train(
     wanted = _batch_numbers(config, run.processes, first=run.state.step)
     with closing(_ahead(run.source.batch, wanted, config)) as batches:
         while run.state.step < config.steps:
-            _step(run, batches)
+            stop = _step(run, batches, lambda: _late(config, begin) or stopping())
             seconds = time.monotonic() - begin
             if run.state.step == first:
                 run.tell(f"step {first:,} took {seconds:.1f} s; a line like the next every {config.log_every:,} steps")
             _log_if_due(run)
             _measure_if_due(run)
-            late = bool(config.stop_after_minutes) and seconds > 60 * config.stop_after_minutes
-            stop = bool(config.stop_after_minutes) and run.processes.any(mine=late)
-            stop = stop or (run.processes.world == 1 and stopping())
             _save_if_due(run, now=stop)
             if stop:
                 break
@@ -235,10 +232,15 @@ def _as_it_is(made: Any) -> Any:
     return made
 
 
-def _step(run: _Run, batches: Iterator[tuple[int, Batch]]) -> None:
-    """One optimizer step over `accumulate` batches of each process."""
+def _late(config: TrainConfig, begin: float) -> bool:
+    """Whether the time that the config gives is over."""
+    return bool(config.stop_after_minutes) and time.monotonic() - begin > 60 * config.stop_after_minutes
+
+
+def _step(run: _Run, batches: Iterator[tuple[int, Batch]], stopping: Callable[[], bool]) -> bool:
+    """One optimizer step over `accumulate` batches of each process; tells whether to stop after it."""
     begin, config = time.perf_counter(), run.config
-    tokens = 0
+    tokens, told = 0, dict[str, Tensor]()
     for _ in range(config.accumulate):
         number, batch = next(batches)
         seed = _seed_of(config.seed, number)
@@ -246,21 +248,33 @@ def _step(run: _Run, batches: Iterator[tuple[int, Batch]]) -> None:
         with run.precision():
             losses = training_loss(run.model, batch, config.loss, seed=seed)
         (losses.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
-        _add(run.window, {"loss": losses.total.detach()} | losses.parts, share=1 / config.accumulate)
+        _add(told, {"loss": losses.total.detach()} | losses.parts, share=1 / config.accumulate)
         tokens += batch.tokens
+    stop = stopping()
     if run.processes.world > 1:
-        read = torch.tensor(float(tokens), device=run.processes.device)
-        gradients, reached = run.optimizer.gradients()
-        run.processes.average([*gradients, reached, read])
-        run.optimizer.forget(reached)
-        tokens = round(float(read) * run.processes.world)
+        tokens, stop = _together(run, told, tokens=tokens, stop=stop)
     norm = run.optimizer.step(learning_rate(run.state.step, config.optimizer, steps=config.steps))
-    _add(run.window, {"grad_norm": norm}, share=1.0)
+    _add(run.window, told | {"grad_norm": norm}, share=1.0)
     seconds = time.perf_counter() - begin
     state = run.state
     state.step, state.window_steps = state.step + 1, state.window_steps + 1
     state.tokens, state.window_tokens = state.tokens + tokens, state.window_tokens + tokens
     state.seconds, state.window_seconds = state.seconds + seconds, state.window_seconds + seconds
+    return stop
+
+
+def _together(run: _Run, told: dict[str, Tensor], *, tokens: int, stop: bool) -> tuple[int, bool]:
+    """Make gradients and losses the means over all processes, in one transfer: each then knows the same.
+
+    Returns:
+        The tokens that all processes read, and whether any of them is to stop.
+    """
+    sums = torch.tensor([float(tokens), float(stop)], device=run.processes.device)
+    gradients, reached = run.optimizer.gradients()
+    run.processes.average([*gradients, reached, sums, *told.values()])
+    run.optimizer.forget(reached)
+    read, asked = sums.tolist()
+    return round(read * run.processes.world), asked > 0
 
 
 def _seed_of(seed: int, number: int) -> int:
@@ -285,7 +299,6 @@ def _log_if_due(run: _Run) -> None:
     if not _due(run, run.config.log_every):
         return
     state, config = run.state, run.config
-    run.processes.average(list(run.window.values()))
     means = {name: float(total) / state.window_steps for name, total in run.window.items()}
     _require_finite(run, means)
     lr = learning_rate(state.step - 1, config.optimizer, steps=config.steps)

@@ -76,10 +76,6 @@ class Processes:
         gathered: list[T] = gather_object(items)
         return gathered
 
-    def any(self, *, mine: bool) -> bool:
-        """Whether it holds in any process: the same reply in all of them."""
-        return any(self.gather([mine]))
-
     def part(self) -> None:
         """Wait for every process, and leave the group when this one ends; only after all went well.
 
@@ -94,6 +90,11 @@ class Processes:
         PartialState().wait_for_everyone()
         time.sleep(_GRACE)
         atexit.register(_leave)
+
+
+def first() -> bool:
+    """Whether this process is the one of rank 0, which tells people; known before it has joined the others."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _leave() -> None:

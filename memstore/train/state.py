@@ -92,7 +92,7 @@ def load_state(
         CheckpointMismatch: it does not fit the model or the optimizer.
     """
     for leftover in (out / "state").glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)  # several processes do it at once
     found = saved_states(out)
     if not found:
         return RunState()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,52 @@ def test_the_command_hears_the_first_signal_and_restores_what_was(tmp_path: Path
     assert heard == [False, True]
     assert json.loads(result.stdout)["step"] == 1
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_of_several_processes_only_the_first_tells(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(loop, "train", lambda settings, *_, stopping: train(settings, source=ToySource()))
+    monkeypatch.setattr(TrainConfig, "from_file", lambda _: config(tmp_path, steps=1))
+    result = CliRunner().invoke(app, ["train", "--config", "run.toml", "--json"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert (tmp_path / "run" / "last").is_dir()
+
+
+SEVERAL = """
+import os, sys
+from pathlib import Path
+from tests.train.loop_cases import ToySource, config
+from memstore.train.loop import train
+
+asked = iter([False, sys.argv[2] == "stop" and os.environ["RANK"] == "1"])
+report = train(config(Path(sys.argv[1]), steps=4, log_every=4), source=ToySource(), stopping=lambda: next(asked, False))
+assert report.step == (2 if sys.argv[2] == "stop" else 4), report.step
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_stop_together_when_one_is_asked_and_go_on_as_if_they_had_not(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="several processes need accelerate")
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    (tmp_path / "run.py").write_text(SEVERAL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, until in (("whole", "end"), ("cut", "stop"), ("cut", "end")):
+        arguments = [str(tmp_path / "run.py"), str(tmp_path / name), until]
+        subprocess.run([*command, *arguments], cwd=ROOT, env=env, check=True, timeout=120)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_a_leftover_that_another_process_removes_too_is_no_error(tmp_path: Path, monkeypatch: Any) -> None:
+    train(config(tmp_path), source=ToySource())
+    (tmp_path / "run" / "state" / ".tmp-step-00000008").mkdir()
+    remove = shutil.rmtree
+
+    def faster(path: Path, **options: Any) -> None:
+        remove(path)
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", faster)
+    assert train(config(tmp_path), source=ToySource()).finished
 
 
 KILLED = """
