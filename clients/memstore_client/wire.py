@@ -10,7 +10,7 @@ release, so a reader ignores keys it does not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -39,9 +39,17 @@ class Request(BaseModel):
 
 
 class Reply(BaseModel):
-    """Base of what a server returns: frozen; keys of a newer server are ignored."""
+    """Base of what a server returns: frozen; keys of a newer server are ignored.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    A default stands for what an older server leaves out; this one sends every key, and its schemas say so.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, json_schema_serialization_defaults_required=True)
+
+
+def _example(body: dict[str, Any]) -> ConfigDict:
+    """A body that every server takes: pages such as /docs would else make one up of all keys, which none takes."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 # --- requests --------------------------------------------------------------------------------------------
@@ -90,6 +98,8 @@ class QuestionInput(Request):
 class AnswerRequest(QuestionInput):
     """Body of `POST /answer`."""
 
+    model_config = _example({"question": "Who discovered radium?", "retrieve_k": 20, "keep_k": 5})
+
     deadline_ms: Milliseconds | None = Field(
         default=None, description="Milliseconds after which the answer is of no use; then the reply is a 504."
     )
@@ -102,12 +112,16 @@ class AnswerRequest(QuestionInput):
 class AnswerBatchRequest(Request):
     """Body of `POST /answer/batch`. All its questions are admitted to the queue, or none."""
 
+    model_config = _example({"questions": [{"question": "Who discovered radium?"}, {"question": "Where is Cairo?"}]})
+
     questions: Annotated[list[QuestionInput], Field(min_length=1)]
     deadline_ms: Milliseconds | None = Field(default=None, description="One deadline for the whole request.")
 
 
 class RetrieveRequest(Request):
     """Body of `POST /retrieve`."""
+
+    model_config = _example({"question": "Who discovered radium?", "retrieve_k": 20})
 
     question: QuestionText
     retrieve_k: Count | None = Field(default=None, description="Passages wanted; fewer may match.")
@@ -116,6 +130,13 @@ class RetrieveRequest(Request):
 
 class RerankRequest(Request):
     """Body of `POST /rerank`: score the caller's passages for a question."""
+
+    model_config = _example(
+        {
+            "question": "Who discovered radium?",
+            "passages": [{"title": "Marie Curie", "text": "She discovered radium."}, {"text": "Cairo is in Egypt."}],
+        }
+    )
 
     question: QuestionText
     passages: Annotated[list[PassageInput], Field(min_length=1)]

@@ -55,6 +55,7 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
         redoc_url=None,
         static_url="/docs-static",
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
     )
     app.state.service = service
     app.include_router(routes.router)
@@ -196,7 +197,7 @@ def _document_problems(app: FastAPI) -> None:
         document = plain()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         if "Problem" not in schemas:
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            problem = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
             schemas.update(problem.pop("$defs", {}))
             schemas["Problem"] = problem
         return document

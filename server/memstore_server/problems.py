@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from memstore.errors import MemstoreError, PassageNotFound, RequestError, StoreCorrupt
-from memstore_client.wire import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
+from memstore_client.wire import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, FieldProblem, Problem
 from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
 from memstore_server.logs import request_id
 from memstore_server.service import NotReady
@@ -71,6 +71,12 @@ KINDS = (
     INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, INTERNAL, STORE_DAMAGED, STREAMING_NOT_OFFERED,
     NOT_READY, DEADLINE_EXCEEDED,
 )  # fmt: skip
+_TRY_LATER = (OVERLOADED.status, NOT_READY.status)
+_REQUEST_ID = {
+    "description": "Under which the server logs the request: the client's own, if it sent a sane one in this header.",
+    "schema": {"type": "string"},
+}
+_RETRY_AFTER = {"description": "Seconds until it may be worth another try.", "schema": {"type": "integer"}}
 _BY_HTTP_STATUS = {400: UNREADABLE_BODY, 404: NO_SUCH_ROUTE, 405: METHOD_NOT_ALLOWED, 413: BODY_TOO_LARGE}
 
 
@@ -151,14 +157,18 @@ def install(app: FastAPI) -> None:
 
 def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route for the OpenAPI document: these kinds, and the default that every route has."""
-    schema = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    replies: dict[int | str, dict[str, Any]] = {}
-    for kind in sorted(kinds, key=lambda kind: kind.status):
-        said = replies.get(kind.status)
-        description = f"{said['description']}, or: {kind.title}" if said else kind.title
-        replies[kind.status] = {"description": description, "content": schema}
-    replies["default"] = {"description": "Any other problem", "content": schema}
+    replies: dict[int | str, dict[str, Any]] = {200: {"headers": {REQUEST_ID_HEADER: _REQUEST_ID}}}
+    for status in sorted({kind.status for kind in kinds}):
+        said = ", or: ".join(f"{kind.title} (`{kind.type}`)" for kind in kinds if kind.status == status)
+        replies[status] = _documented(said, retry_after=status in _TRY_LATER)
+    replies["default"] = _documented("Any other problem", retry_after=False)
     return replies
+
+
+def _documented(description: str, *, retry_after: bool) -> dict[str, Any]:
+    headers = {REQUEST_ID_HEADER: _REQUEST_ID, **({"Retry-After": _RETRY_AFTER} if retry_after else {})}
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "headers": headers, "content": {PROBLEM_MEDIA_TYPE: {"schema": schema}}}
 
 
 def _refused(error: HTTPException) -> Trouble:

@@ -21,6 +21,7 @@ _QUEUED = (problems.NOT_READY, problems.OVERLOADED)
 _POSTED = (
     *_QUEUED, problems.DEADLINE_EXCEEDED, problems.UNREADABLE_BODY, problems.BODY_TOO_LARGE,
     problems.NOT_JSON, problems.INVALID_REQUEST, problems.IMPOSSIBLE_REQUEST, problems.INTERNAL,
+    problems.STORE_DAMAGED,
 )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ async def rerank(asked: wire.RerankRequest, request: Request, service: ServiceOf
 @router.get(
     "/passages/{passage_id:path}",
     tags=["passages"],
-    responses=problems.documented(*_QUEUED, problems.PASSAGE_NOT_FOUND, problems.INTERNAL),
+    responses=problems.documented(*_QUEUED, problems.PASSAGE_NOT_FOUND, problems.INTERNAL, problems.STORE_DAMAGED),
 )
 async def passage(passage_id: str, request: Request, service: ServiceOf) -> wire.PassageReply:
     """A passage of the store by its id, as replies name it."""

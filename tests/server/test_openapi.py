@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from memstore_client import Client, wire
 from memstore_client.wire import AnswerReply, Problem
+from memstore_server import problems
 from memstore_server.app import create_app
 from memstore_server.settings import Settings
 from tests.server.fakes import FakeEngine
@@ -70,6 +72,50 @@ def test_every_operation_lists_its_problems(document: dict) -> None:
         for reply in failures.values():
             assert reply["description"]
             assert list(reply["content"]) == ["application/problem+json"]
+
+
+def test_every_kind_of_problem_is_named_where_it_may_occur(document: dict) -> None:
+    def told(*places: tuple[str, str]) -> str:
+        replies = [operations(document)[place]["responses"] for place in places]
+        return " ".join(reply["description"] for each in replies for reply in each.values())
+
+    nowhere = {problems.NO_SUCH_ROUTE, problems.METHOD_NOT_ALLOWED}  # of no operation
+    assert {kind for kind in problems.KINDS if kind.type not in told(*OPERATIONS)} == nowhere
+    for place in (("post", "/answer"), ("post", "/retrieve"), ("get", "/passages/{passage_id}")):
+        assert problems.STORE_DAMAGED.type in told(place)
+
+
+def test_headers_are_told_where_they_are_sent(document: dict) -> None:
+    for operation in operations(document).values():
+        for status, reply in operation["responses"].items():
+            waits = {"Retry-After"} if status in ("429", "503") else set()
+            assert set(reply["headers"]) == {"X-Request-ID"} | waits, status
+
+
+@pytest.mark.anyio
+async def test_the_example_of_every_body_is_answered(serving, document: dict) -> None:
+    schemas, posted = document["components"]["schemas"], 0
+    async with serving() as http:
+        for (verb, path), operation in operations(document).items():
+            if verb != "post":
+                continue
+            reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+            for example in schemas[reference.rpartition("/")[2]]["examples"]:
+                assert (await http.post(path, json=example)).status_code == 200, path
+                posted += 1
+    assert posted == 4
+
+
+def test_every_key_of_a_reply_is_promised(document: dict) -> None:
+    """Whoever generates a client from the document need not ask whether a key is there: only whether it is null."""
+    for name, schema in document["components"]["schemas"].items():
+        if issubclass(getattr(wire, name), wire.Reply):
+            assert set(schema["required"]) == set(schema["properties"]), name
+
+
+def test_operations_are_called_as_the_clients_methods(document: dict) -> None:
+    methods = {operation["operationId"] for operation in operations(document).values()}
+    assert methods == {name for name in vars(Client) if not name.startswith("_")} - {"close"}
 
 
 def test_schemas_are_those_of_the_wire(document: dict) -> None:
