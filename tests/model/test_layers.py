@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from memstore import layers
-from memstore.layers import CrossAttention, EncoderStack, FeedForward, RelativeBias, RMSNorm, SelfAttention
+from memstore.layers import (
+    CrossAttention,
+    Decoder,
+    DecoderBlock,
+    EncoderBlock,
+    EncoderStack,
+    FeedForward,
+    RelativeBias,
+    RMSNorm,
+    SelfAttention,
+)
 from memstore.packed import Layout
 from tests import tiny
 
@@ -166,3 +176,29 @@ def test_a_stack_in_two_parts_is_the_stack() -> None:
         parts = stack(stack(x, layout, last=1), layout, first=1)
         assert torch.equal(parts, stack(x, layout))
         assert torch.equal(stack(x, layout, last=0), x)
+
+
+def test_in_training_every_layer_drops_and_the_residual_stream_passes() -> None:
+    """A rate of 1 drops all that passes a dropout: what a block adds, and in each part what its last map reads."""
+    config, layout, x = tiny.config(dropout_rate=1.0), Layout([4, 2]), torch.ones(6, 32)
+    bias, queries = torch.zeros(1, 3, 4, 4), torch.ones(2, 1, 32)
+    encoder, decoder = EncoderBlock(config), Decoder(config)
+    cache = decoder.start(x, layout, capacity=1)
+    block, layer = decoder.blocks[0], cache.layers[0]
+    assert isinstance(block, DecoderBlock)
+    assert torch.equal(encoder(x, layout, bias), x)
+    assert torch.equal(block(queries, bias[..., :1, :1], layer, cache.mask, 0), queries)
+    for part in (encoder.feed_forward(x), encoder.attention(x, layout, bias), block.cross(queries, layer.cross_keys,
+                 layer.cross_values, cache.mask), decoder(queries, cache)):  # fmt: skip
+        assert not part.any()
+    encoder.eval()
+    assert (encoder(x, layout, bias) != x).any()
+
+
+def test_in_training_the_decoder_drops_embeddings_before_its_blocks_and_states_behind_its_norm() -> None:
+    decoder, read = Decoder(tiny.config(dropout_rate=1.0)), []
+    decoder.norm.register_forward_hook(lambda norm, args, output: read.append(args[0]))
+    x = torch.ones(1, 2, 32)
+    cache = decoder.start(torch.ones(3, 32), Layout([3]), capacity=2)
+    assert not decoder(x, cache).any()
+    assert not read[0].any()  # the blocks add nothing: these are the embeddings

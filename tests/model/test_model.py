@@ -230,3 +230,15 @@ def test_initialising_is_the_same_every_time_and_depends_on_the_seed() -> None:
     for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
         assert torch.equal(a, c) == name.endswith("norm.weight"), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_in_training_embeddings_and_what_the_decoder_reads_are_dropped(system: str) -> None:
+    model = make(system, dropout_rate=1.0).train()  # layers add nothing, so states are what came in
+    questions, passages, _ = inputs()
+    for encode in (model.encode_passages, model.encode_question):
+        assert not encode(Tokens.of(passages)).states.any()
+    rows = run(model.eval(), questions, passages, QUESTION_OF)
+    assert rows.states.any()
+    assert not model.train().live_b(rows).states.any()
