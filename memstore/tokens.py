@@ -50,7 +50,8 @@ class TextTokenizer:
         """Copy the tokenizer: padding and truncation settings are dropped from the copy.
 
         Raises:
-            CheckpointMismatch: the tokenizer has ids that the model has no embeddings for.
+            CheckpointMismatch: the tokenizer has ids that the model has no embeddings for, or decodes one of the
+                config's `spellings` as something else, so that no answer could ever be it.
         """
         size = ids_of(tokenizer)
         if size > config.vocab_size:
@@ -63,7 +64,13 @@ class TextTokenizer:
         self.fingerprint = hashlib.sha256(self.json.encode()).hexdigest()
         self._tokenizer = Tokenizer.from_str(self.json)
         self.phrases = self._encode(list(config.spellings)) if config.extractive else None
-        self.folds_case = self.decode(self._encode(["Aa"])[0]) == "aa"
+        self.folds_case = self._read_back("Aa") == "aa"
+        for answer in config.spellings:
+            if (read := self._read_back(answer)) != answer:
+                raise CheckpointMismatch(
+                    f"spellings names the answer {answer!r}, which this tokenizer decodes as {read!r}: "
+                    "name answers as it decodes them."
+                )
 
     def passages(self, passages: Sequence[Passage]) -> list[Ids]:
         """Token ids of the filled `passage_template` and eos: `max_passage_tokens` at most, eos kept."""
@@ -123,8 +130,14 @@ class TextTokenizer:
         """Text of token ids, without special tokens and without ids that the tokenizer does not know; a whole
         answer among the config's `spellings` is written as they say.
         """
-        text = str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+        text = self._decode(ids)
         return self.config.spellings.get(text, text)
+
+    def _read_back(self, text: str) -> str:
+        return self._decode(self._encode([text])[0])
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 
 from memstore.checkpoint import from_scratch
 from memstore.errors import CheckpointMismatch, ConfigError, RequestError
@@ -150,3 +150,24 @@ def test_ids_count_and_not_tokens() -> None:
     model, tokenizer = from_scratch(shape, tokenizer=made, seed=0)
     assert model.embedding.num_embeddings == 501
     assert tokenizer.questions(["Nile"])[0].tolist() == [500]
+
+
+def folding() -> Tokenizer:
+    """The tiny tokenizer, with capitals made small."""
+    made = tiny.tokenizer()
+    made.normalizer = normalizers.Lowercase()
+    return made
+
+
+def test_whole_answers_are_spelled_as_the_config_says() -> None:
+    tokens = TextTokenizer(folding(), tiny.config(spellings={"yes": "YES", "aa": "AA"}))
+    (answer,) = tokens.encode_answers(["Yes"], max_tokens=9)
+    assert tokens.decode(answer) == "YES"
+    assert tokens.decode(ids("yes it is")) == "yes it is"
+    assert tokens.folds_case
+    assert not tiny.text_tokenizer(spellings={"yes": "YES"}).folds_case
+
+
+def test_a_spelling_of_an_answer_that_the_tokenizer_never_decodes_is_refused() -> None:
+    with pytest.raises(CheckpointMismatch, match="names the answer 'Yes', which this tokenizer decodes as 'yes'"):
+        TextTokenizer(folding(), tiny.config(spellings={"Yes": "YES"}))
