@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
 
     Raises:
         MemstoreError: a step failed; the step's own output says why.
+        KeyboardInterrupt: control-C before the end; the server has then been stopped.
     """
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]1. build[/] the memories of the bundled sample: 200 documents")
@@ -62,14 +63,13 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
             f"\n{right} of {len(QUESTIONS)} right. The model that comes with the package is small, and ranks better "
             "than it reads: see what an answer costs, and which passages come first."
         )
-        again = f"memstore ask '...' --store {out}"
         if keep_serving:
             console.print(f"\nStill serving on {url} (control-C stops it). Ask more from another terminal:")
             console.print(f"  .venv/bin/memstore ask '...' --url {url}", markup=False)
-            process.wait()
-    console.print(
-        "\nAsk more:", f"  .venv/bin/{again}", "Or serve it, with the API's page at /docs:", sep="\n", markup=False
-    )
+            with suppress(KeyboardInterrupt):
+                process.wait()
+    again = f"  .venv/bin/memstore ask '...' --store {out}"
+    console.print("\nAsk more:", again, "Or serve it, with the API's page at /docs:", sep="\n", markup=False)
     console.print(f"  .venv/bin/memstore serve --store {out}", markup=False)
 
 
@@ -80,7 +80,8 @@ def _build(command: list[str], out: Path) -> None:
     if not _is_sample(out):
         raise MemstoreError(f"building the sample's store in {out} failed, see above")
     shutil.rmtree(out)
-    subprocess.run(command, check=True)  # noqa: S603
+    if subprocess.run(command, check=False).returncode != 0:  # noqa: S603
+        raise MemstoreError(f"building the sample's store in {out} anew failed, see above")
 
 
 def _is_sample(out: Path) -> bool:
@@ -104,8 +105,6 @@ def _server(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 break
         else:
             raise MemstoreError("the server ended before it was ready; its output above says why")
-    except KeyboardInterrupt:
-        pass
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from memstore import demo as page
 from memstore.demo import QUESTIONS
+from memstore.errors import MemstoreError
 from memstore.evaluate.metrics import exact_match
 from memstore_builders.build import build
 from memstore_builders.corpus import sample_corpus
@@ -51,3 +58,67 @@ def test_the_demo_removes_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "holds a finished store built otherwise" in done.stderr
     assert (out / "CURRENT").exists()
+
+
+def interrupt(*_: object, **__: object) -> Any:
+    """What control-C does to whatever runs."""
+    raise KeyboardInterrupt
+
+
+class FakeServer:
+    """A process that has said nothing, or its address; notes what is done to it."""
+
+    def __init__(self, *said: str, wait: Callable[..., Any] = lambda **_: 0) -> None:
+        self.stdout, self.done = self._lines(said), []
+        self._wait = wait
+
+    @staticmethod
+    def _lines(said: tuple[str, ...]) -> Iterator[str]:
+        yield from said
+        interrupt()
+
+    def terminate(self) -> None:
+        self.done.append("terminated")
+
+    def wait(self, **limit: float) -> Any:
+        return self._wait(**limit)
+
+
+def test_control_c_before_the_server_is_ready_stops_it_and_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = FakeServer("loading\n")
+    monkeypatch.setattr(page.subprocess, "Popen", lambda *_, **__: process)
+    with pytest.raises(KeyboardInterrupt), page._server(["serve"]):
+        pass
+    assert process.done == ["terminated"]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def serve(_command: list[str]) -> Iterator[tuple[FakeServer, str]]:
+        yield FakeServer(wait=interrupt), "http://m"
+
+    monkeypatch.setattr(page, "_build", lambda *_: None)
+    monkeypatch.setattr(page, "_server", serve)
+
+
+@pytest.mark.usefixtures("served")
+def test_control_c_among_the_questions_ends_the_demo(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        page.run(tmp_path, keep_serving=False, ask=interrupt)
+
+
+@pytest.mark.usefixtures("served")
+def test_control_c_is_how_a_kept_server_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "show_answer", lambda *_, **__: None)
+    page.run(tmp_path, keep_serving=True, ask=lambda *_: {"answer": "?"})
+    assert f"memstore ask '...' --store {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_store_that_cannot_be_built_anew_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(page, "_is_sample", lambda _: True)
+    command = [sys.executable, "-c", "raise SystemExit(2)"]
+    with pytest.raises(MemstoreError, match="anew failed, see above"):
+        page._build(command, tmp_path)
