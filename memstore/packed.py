@@ -63,7 +63,8 @@ class Layout:
 
     def pad(self, x: Tensor) -> Tensor:
         """`(T or more, ...)` to `(R, L, ...)`, zeros behind each row's end; a view where nothing needs padding."""
-        return self.to_rows(x if self.uniform else self.fill(x[: self.tokens]))
+        x = x[: self.tokens]
+        return self.to_rows(x if self.uniform else self.fill(x))
 
     # Sizes are `filled`, `rows` and `width` alone between layers: what is compiled for some serves all.
 

@@ -69,6 +69,11 @@ def test_a_single_row_is_padded_to_its_rounded_width() -> None:
     assert torch.equal(layout.from_rows(padded)[:37], torch.arange(1, 38))
 
 
+@pytest.mark.parametrize("lengths", [[4], [2, 2], [3, 1]], ids=str)
+def test_padding_leaves_out_what_is_behind_the_tokens(lengths: list[int]) -> None:
+    assert torch.equal(Layout(lengths).pad(torch.arange(9)), Layout(lengths).pad(torch.arange(4)))
+
+
 def test_key_mask_is_true_on_tokens_and_none_without_padding() -> None:
     mask = Layout([1, 3, 0]).key_mask(torch.device("cpu"))
     assert mask is not None
