@@ -31,9 +31,11 @@ from memstore.passage import UNSPACED, Document, Passage
 LONGEST_WORD = 20  # characters; the rest of a longer run (a URL, a formula) counts as further words
 HEADING_WORDS = 8  # a paragraph of one sentence with at most so many words is taken for a heading
 HEADINGS_MOVED = 2  # a section's heading and its first subsection's
+WINDOW = 4096  # sentencex's time grows by the square of a paragraph without spaces: 15 minutes for a Chinese novel
 SHORT_LAST = 5  # the last passage is too short below max_words / SHORT_LAST words
 
 _STOPS = "，、；：。！？」』）"  # end a clause in such scripts, and therefore a word
+_ENDS = ("\n", "。", "！", "？", ". ", "! ", "? ")  # end a sentence, near enough
 _WORD = re.compile(rf"[{_STOPS}]|[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]{{1,{LONGEST_WORD}}}")
 _ASCII_WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
@@ -90,7 +92,8 @@ def _pieces(text: str, max_words: int) -> list[_Piece]:
     """Every sentence of `text`, the long ones cut, with headings marked."""
     cuts = {0, len(text)}
     plain = text if text.isascii() else text.translate(_PLAIN_SPACES)  # of the same length
-    cuts.update(boundary["start_index"] for boundary in get_sentence_boundaries("en", plain))
+    for first, last in _windows(plain):
+        cuts.update(first + boundary["start_index"] for boundary in get_sentence_boundaries("en", plain[first:last]))
     cuts.update(gap.end() for gap in _PARAGRAPH_BREAK.finditer(text))
     pieces: list[_Piece] = []
     for start, end in pairwise(sorted(cuts)):
@@ -106,6 +109,19 @@ def _pieces(text: str, max_words: int) -> list[_Piece]:
             pieces.extend(_cut_sentence(text, start, end, max_words))
     _mark_headings(text, pieces)
     return pieces
+
+
+def _windows(text: str) -> Iterator[tuple[int, int]]:
+    """Spans of the text, one after another, that the sentence splitter gets: all of it where it is ASCII, else at most
+    `WINDOW` characters, cut where a paragraph ends; without one a line or a sentence; without these anywhere.
+    """
+    first = 0
+    while not text.isascii() and len(text) - first > WINDOW:
+        part = text[first : first + WINDOW]
+        paragraph = part.rfind("\n\n") + 1
+        first, before = first + (paragraph or max(map(part.rfind, _ENDS)) + 1 or WINDOW), first
+        yield before, first
+    yield first, len(text)
 
 
 def _mark_headings(text: str, pieces: list[_Piece]) -> None:

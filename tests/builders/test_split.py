@@ -1,11 +1,14 @@
 """Documents into passages: exact spans, rules 1 to 4 of split.py, and what holds for every text."""
 
+from unittest import mock
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memstore.errors import ConfigError
 from memstore.passage import Document, Passage
+from memstore_builders import split
 from memstore_builders.split import count_words, split_document
 
 
@@ -125,6 +128,28 @@ def test_evening_does_not_leave_a_heading_behind() -> None:
     assert texts(f"{nine}\n\nHead.\n\nZero {nine} End.", 20) == [nine, f"Head.\n\nZero {nine} End."]
 
 
+@pytest.mark.parametrize("sentence", ["北京是首都。", "Où est-ce ? ", "é\n", "一行\n\n"])
+def test_the_sentence_splitter_gets_bounded_parts(sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time grows by the square of what it gets; where parts are cut, a sentence ends anyway."""
+    given, find = [], split.get_sentence_boundaries
+    monkeypatch.setattr(split, "get_sentence_boundaries", lambda lang, text: given.append(text) or find(lang, text))
+    text = "字" + sentence * (9000 // len(sentence))
+    document = Document("d", "T", text)
+    windowed = split_document(document)
+    assert "".join(given) == text
+    assert len(given) > 1
+    assert max(map(len, given)) <= split.WINDOW
+    monkeypatch.setattr(split, "WINDOW", len(text))
+    assert windowed == split_document(document)
+
+
+def test_plain_english_is_never_cut_for_the_splitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Dr. No met Mr. X. " * 9
+    expected = split_document(Document("d", "T", text), max_words=7)
+    monkeypatch.setattr(split, "WINDOW", 10)
+    assert split_document(Document("d", "T", text), max_words=7) == expected
+
+
 def test_max_words_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="max_words must be at least 1, not 0"):
         split_document(Document("d", "T", "x"), max_words=0)
@@ -141,13 +166,16 @@ any_text = st.one_of(
 )
 
 
-@given(text=any_text, max_words=st.integers(1, 12))
-@example(text="x" * 45 + " y. " + "日" * 31, max_words=3)
-@example(text="Walter W\u00a0. Wood\u2009. X\u3000. End", max_words=3)  # sentencex panics on "W\u00a0."
+@given(text=any_text, max_words=st.integers(1, 12), window=st.sampled_from([split.WINDOW, 1, 7]))
+@example(text="x" * 45 + " y. " + "日" * 31, max_words=3, window=split.WINDOW)
+@example(
+    text="Walter W\u00a0. Wood\u2009. X\u3000. End", max_words=3, window=split.WINDOW
+)  # sentencex panics on "W\u00a0."
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_passages_cover_the_text_in_order_and_are_bounded(text: str, max_words: int) -> None:
+def test_passages_cover_the_text_in_order_and_are_bounded(text: str, max_words: int, window: int) -> None:
     document = Document("d", "T", text, url="u")
-    passages = split_document(document, max_words=max_words)
+    with mock.patch.object(split, "WINDOW", window):
+        passages = split_document(document, max_words=max_words)
     at = 0
     for ordinal, passage in enumerate(passages):
         assert (passage.id, passage.document_id, passage.title, passage.url) == (
