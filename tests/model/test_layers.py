@@ -54,12 +54,21 @@ def test_relative_bias(bidirectional: bool, queries: int, keys: int) -> None:
     assert made[0, 2].tolist() == want
 
 
+def test_relative_bias_has_the_configs_buckets_and_distance() -> None:
+    config = tiny.config(relative_attention_num_buckets=12, relative_attention_max_distance=20)
+    bias = RelativeBias(config, bidirectional=True)
+    with torch.no_grad():
+        bias.table.weight.copy_(torch.arange(12)[:, None].expand(12, 3))
+        made = bias(1, 30)[0, 0, 0].tolist()
+    assert made == [bucket(k - 29, bidirectional=True, buckets=12, max_distance=20) for k in range(30)]
+
+
 def test_rms_norm_does_not_subtract_the_mean() -> None:
-    norm = RMSNorm(tiny.config(d_model=2))
+    norm = RMSNorm(tiny.config(d_model=2, layer_norm_epsilon=2.5))
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 2.0]))
         y = norm(torch.tensor([[3.0, 4.0]]))
-    torch.testing.assert_close(y, torch.tensor([[3.0, 8.0]]) / math.sqrt(12.5))
+    torch.testing.assert_close(y, torch.tensor([[3.0, 8.0]]) / math.sqrt(12.5 + 2.5))
 
 
 @pytest.mark.parametrize("kind", ["relu", "gated-gelu"])

@@ -41,7 +41,9 @@ def test_pad_fills_with_zeros_and_from_rows_undoes_it(lengths: list[int]) -> Non
     assert torch.equal(layout.from_rows(padded)[: layout.tokens], x)
 
 
-@pytest.mark.parametrize("lengths", [[3, 5, 7, 2], [5, 5, 5], [37], [1], [100, 100, 40, 0, 40], [70] * 3])
+@pytest.mark.parametrize(
+    "lengths", [[3, 5, 7, 2], [5, 5, 5], [37], [1], [100, 100, 40, 0, 40], [70] * 3, [5] * 7 + [6]]
+)
 def test_rows_between_layers_hold_the_tokens_where_padding_would(lengths: list[int]) -> None:
     layout = Layout(lengths)
     x = torch.randn(layout.tokens, 2, generator=torch.Generator().manual_seed(0))
