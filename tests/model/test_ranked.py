@@ -88,3 +88,14 @@ def test_the_order_holds_as_much_of_the_retrievers_as_the_config_says() -> None:
     assert ranked.scores is not None
     place = torch.tensor([1, 2, 3, 1, 1, 2, 3, 4])
     torch.testing.assert_close(ranked.order(), ranked.scores - 0.5 * place.log())
+
+
+@torch.inference_mode()
+def test_no_passages_and_none_kept_are_no_rows() -> None:
+    model, nothing = tiny.model(7), torch.zeros(0, dtype=torch.int64)
+    questions, memories, _ = encoded(model)
+    none = rank(model, questions, memories.take(nothing), nothing)
+    kept = rank(model, *encoded(model)).take(nothing)
+    for rows in (none.take(nothing), kept):
+        assert rows.states.shape == (0, model.config.d_model)
+        assert rows.question_layout().lengths.tolist() == [0, 0, 0]
