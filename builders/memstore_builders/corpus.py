@@ -157,10 +157,12 @@ def detect_format(path: Path) -> str:
         CorpusUnreadable: the file is damaged or closed to us.
     """
     keys: list[str] = []
-    blank = True
+    first: str | RowError = ""  # what is not blank
     with closing(numbered_lines(path)) as lines:
         for number, line in islice(((n, x) for n, x in lines if isinstance(x, RowError) or x.strip()), _LINES_TRIED):
-            blank = False
+            if not first:
+                first = line
+                _refuse_other_files(path, line)
             if isinstance(line, RowError):
                 continue
             if line.startswith("<doc "):
@@ -169,15 +171,28 @@ def detect_format(path: Path) -> str:
                 return "dpr"
             try:
                 record = parse_object(line)
-            except RowError:
+            except RowError as error:
+                first = error if first is line else first
                 continue
             keys = keys or sorted(record)
             if name := _json_format(path, record):
                 return name
-    if blank:
+    if not first:
         return EMPTY
-    seen = f"; its first JSON object has the keys {', '.join(map(repr, keys))}" if keys else ""
+    seen = (
+        f"; its first JSON object has the keys {', '.join(map(repr, keys))}" if keys else f"; its first row is {first}"
+    )
     raise CorpusFormatError(f"{path}: the format of this file is not recognised{seen}. {_known()}")
+
+
+def _refuse_other_files(path: Path, line: str | RowError) -> None:
+    """Files whose first row tells that no row of them can be read, however many are skipped."""
+    if isinstance(line, str) and line.lstrip().startswith("["):
+        raise CorpusFormatError(
+            f"{path}: is one JSON array; write each of its objects on a line of its own (jq -c '.[]')"
+        )
+    if isinstance(line, str) and "\0" in line:
+        raise CorpusFormatError(f"{path}: begins with NUL characters: a tar archive, UTF-16, or a file with a hole?")
 
 
 def _json_format(path: Path, record: Record) -> str | None:

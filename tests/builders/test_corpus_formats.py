@@ -197,7 +197,12 @@ def test_rows_with_an_underscore_id_need_a_named_format(tmp_path: Path, name: st
     ("data", "message"),
     [
         (b"Once upon a time.\n", "not recognised"),
-        (b'[{"id": "a", "text": "x"}]\n', "not recognised"),
+        (b'{\n "id": "a",\n "text": "x"\n}\n', "not recognised; its first row is not valid JSON: Expecting property"),
+        ('{"id": "é", "text": "x"}\n'.encode("latin-1"), "not recognised; its first row is not UTF-8: byte 0xe9"),
+        (b'\n[{"id": "a", "text": "x"}]\n', "is one JSON array; write each"),
+        (b'[\n{"id": "a", "text": "x"},\n{"id": "b", "text": "y"}\n]\n', "is one JSON array; write each"),
+        ('{"id": "a", "text": "x"}\n'.encode("utf-16-le"), "begins with NUL characters"),
+        (b"corpus.jsonl" + b"\0" * 500 + rows({"id": "a", "text": "x"}, {"id": "b", "text": "y"}), "begins with NUL"),
         (rows({"question": "q", "answer": "a"}), "its first JSON object has the keys 'answer', 'question'"),
         (rows({"id": "a", "text": ["x"]}), "its first JSON object has the keys 'id', 'text'"),
         (b"id\ttitle\n1\tx\n", "not recognised"),
