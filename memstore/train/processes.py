@@ -39,17 +39,29 @@ class Processes:
         """Join the processes that `torchrun` started; alone if it did not.
 
         Raises:
-            ConfigError: there are several, and accelerate is not installed; or no such device.
+            ConfigError: there are several, and accelerate is not installed or cannot join them; or no such device.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device is {device}, but torch sees no GPU here; use device = 'cpu'")
+        wanted = int(os.environ.get("WORLD_SIZE", "1"))
+        if wanted > 1:
             try:
                 from accelerate import PartialState
             except ModuleNotFoundError:
                 raise ConfigError("several processes need accelerate: pip install 'memstore[train]'") from None
             state = PartialState(cpu=device == "cpu")
+            if state.num_processes != wanted:  # each would train alone, into the same folder
+                raise ConfigError(
+                    f"{wanted} processes were started, and cannot be joined on device {device}; start one"
+                )
             return cls(rank=state.process_index, world=state.num_processes, device=state.device)
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"device is {device}, but torch sees no GPU here; use device = 'cpu'")
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"device {device!r} cannot be used here ({reason}); use cpu, or cuda with a GPU"
+            ) from None
         return cls(rank=0, world=1, device=torch.device(device))
 
     @property

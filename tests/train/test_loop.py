@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from memstore.train.batch import Batch, DevBatch
 from memstore.train.config import ModelTable, TrainConfig, read_table
 from memstore.train.loop import train
 from memstore.train.metrics import plot
+from memstore.train.processes import Processes
 from memstore.train.start import open_model
 from memstore.train.state import saved_states
 from memstore.train.tokenizer import train_tokenizer
@@ -311,10 +313,26 @@ def test_several_processes_without_accelerate_are_refused(tmp_path: Path, monkey
         train(config(tmp_path), source=ToySource())
 
 
-def test_no_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("world", ["1", "2"])
+def test_no_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no GPU"):
         train(config(tmp_path, device="cuda"), source=ToySource())
+
+
+def test_processes_that_cannot_be_joined_do_not_each_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="several processes need accelerate")
+    alone = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", lambda cpu: alone)
+    with pytest.raises(ConfigError, match="2 processes were started"):
+        Processes.join("cpu")
+
+
+def test_a_device_that_there_is_not_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'gpu' cannot be used here"):
+        train(config(tmp_path, device="gpu"), source=ToySource())
 
 
 COMPILED = """
