@@ -18,12 +18,14 @@ from memstore import decode, flops, rerank
 from memstore.compare.config import CompareConfig, GridTable, Point
 from memstore.compare.systems import ALL_TASKS, dev_sets
 from memstore.config import ModelConfig
+from memstore.errors import ConfigError
 from memstore.evaluate.metrics import accuracy, exact_match, f1
 from memstore.model import MemoryModel
 from memstore.ranked import Ranked, rank
 from memstore.tokens import TextTokenizer
 from memstore.train.batch import DevBatch
 from memstore.train.batches import DataSettings, open_source
+from memstore.train.candidates import read_manifest
 from memstore.train.config import read_table
 
 SCORES = ("em", "f1", "accuracy")
@@ -70,8 +72,19 @@ class System:
 
 
 def data_settings(config: CompareConfig) -> dict[str, Any]:
-    """The `[data]` that all systems are measured on: the base's cache, gold rule and lengths."""
+    """The `[data]` that all systems are measured on: the base's cache, gold rule and lengths.
+
+    Raises:
+        ConfigError: the cache holds fewer candidates of a question than the grid asks for, or no set to measure on.
+        CandidatesNotFound, CandidatesCorrupt: of the cache.
+    """
     whole = read_table(DataSettings, config.base.get("data", {}), where="[base]", name="data")
+    held = read_manifest(whole.cache).fingerprint.k
+    if config.grid.most > held:
+        raise ConfigError(
+            f"grid.retrieve_k asks for {config.grid.most} passages, but {whole.cache} holds {held} of each question: "
+            f"prepare it with k = {config.grid.most}, or ask for fewer"
+        )
     data = {key: value for key, value in config.base["data"].items() if key in _READ_ALIKE}
     return data | {"dev": dev_sets(whole, config.grid.sets), "dev_passages": config.grid.most}
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memstore import checkpoint, cli
+from memstore.compare.config import CompareConfig
 from memstore.compare.run import compare
 from memstore.errors import ConfigError
 from tests import tiny
@@ -147,6 +148,14 @@ def test_every_kind_of_system(cache: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "measured" / "separate.json").read_text())
     assert record["fingerprints"]["reranker"].keys() == {""}
     assert "passages ordered by the scorer of ranker" in (tmp_path / "report.md").read_text()
+
+
+def test_a_grid_beyond_the_caches_candidates_is_refused_before_training(cache: Path, tmp_path: Path) -> None:
+    values = cases.values(cache, tmp_path / "out")
+    values["grid"]["retrieve_k"] = [2, 5]
+    with pytest.raises(ConfigError, match=r"retrieve_k asks for 5 passages, but .* holds 4 of each question"):
+        compare(CompareConfig.from_values(values, where="test"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_reranker_needs_a_scorer(cache: Path, tmp_path: Path) -> None:
