@@ -100,6 +100,8 @@ class LossConfig:
                 shares=("gold_in_reader",),
                 natural=("distill_weight", "distill_passages", "gold_weight", "dense_weight",
                          "dense_distill_weight"))  # fmt: skip
+        if self.distill_weight and self.distill_passages == 1:
+            raise ConfigError("distill_passages = 1 teaches the scorer nothing: to rank takes two; 0 is for all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,11 +187,11 @@ class TrainConfig:
     Attributes:
         out: folder of the run; one that was cut off there goes on.
         steps: optimizer steps in all.
-        seed: of new weights, dropout and batches.
+        seed: of new weights (the scorer and what else a T5 is given begin always the same), dropout and batches.
         device: "cpu", "cuda", ...; under several processes each takes its own GPU.
         dtype: what matrices are multiplied in, "bfloat16" or "float32"; by default what the device is fast at.
             Parameters and the optimizer's state are float32.
-        accumulate: batches per optimizer step (and process).
+        accumulate: batches per optimizer step (and process); each weighs the same.
         compile: compile the blocks; pays off on a GPU and in long runs.
         checkpoint_activations: compute encoder blocks twice instead of keeping what backward needs.
         log_every: steps per line of metrics, each an average over them.

@@ -33,7 +33,7 @@ from memstore.train.measure import measure
 from memstore.train.metrics import ALL, MetricsFile, summarise
 from memstore.train.optim import Optimizer, learning_rate
 from memstore.train.processes import Processes
-from memstore.train.start import check_losses, checkpoint_activations, compile_blocks, open_model
+from memstore.train.start import check_dev, check_losses, checkpoint_activations, compile_blocks, open_model
 from memstore.train.state import RunState, load_state, save_model, save_state
 
 BEST, LAST, METRICS = "best", "last", "metrics.jsonl"
@@ -134,6 +134,7 @@ def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None
     processes = Processes.join(config.device)
     model, tokenizer = open_model(config.model, seed=config.seed)
     check_losses(model, config.loss)
+    check_dev(model, config.dev)
     model.to(processes.device)
     if config.checkpoint_activations:
         checkpoint_activations(model)

@@ -20,7 +20,7 @@ from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.layers import EncoderStack
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
-from memstore.train.config import LossConfig, ModelTable
+from memstore.train.config import DevConfig, LossConfig, ModelTable
 from memstore.train.vectors import read_vectors
 
 _MAY_BE_NEW = (
@@ -71,6 +71,18 @@ def check_losses(model: MemoryModel, config: LossConfig) -> None:
         raise ConfigError(f"gold_weight and dense_distill_weight need a scorer, and {system} has none; leave them 0")
     if model.projection is None and (config.dense_weight or config.dense_distill_weight):
         raise ConfigError("dense_weight and dense_distill_weight need a model with embedding_dim > 0")
+
+
+def check_dev(model: MemoryModel, config: DevConfig) -> None:
+    """Refuse to keep the best model by a score that it does not have.
+
+    Raises:
+        ConfigError: recall of a scorer that is not there.
+    """
+    if model.scorer is None and config.best_by == "recall" and config.every_steps:
+        raise ConfigError(
+            f'best_by = "recall" needs a scorer, and {model.config.system} has none; use em, f1, accuracy'
+        )
 
 
 def compile_blocks(model: MemoryModel) -> None:

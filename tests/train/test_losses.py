@@ -14,8 +14,8 @@ from memstore.model import MemoryModel
 from memstore.packed import Tokens
 from memstore.train import losses
 from memstore.train.batch import Batch
-from memstore.train.config import LossConfig
-from memstore.train.start import check_losses, freeze
+from memstore.train.config import DevConfig, LossConfig
+from memstore.train.start import check_dev, check_losses, freeze
 from tests import tiny
 from tests.train.loop_cases import ToySource
 
@@ -138,6 +138,37 @@ def test_the_whole_is_the_weighted_sum() -> None:
     close(found.total.detach(), want)
     assert all(not p.requires_grad for p in parts.values())
     assert all(float(p) > 0 for p in parts.values())
+
+
+def test_gold_goes_by_scores_over_their_temperature() -> None:
+    model, given = make(dropout_rate=0.0), batch()
+    config = LossConfig(distill_weight=0.0, gold_weight=1.0, score_temperature=0.25)
+    got = losses.training_loss(model, given, config, seed=0).parts["gold"]
+    close(got, losses.gold_loss(scored(model, given) / 0.25, given.gold, given.question_of))
+
+
+def test_the_projection_learns_from_cosines_over_their_temperature_and_scores_over_theirs() -> None:
+    """dense_distill is KL(rerank || dense): its gradient by a logit is dense's share less the scorer's."""
+    model, given = make(dropout_rate=0.0, embedding_dim=8), batch()
+    config = LossConfig(dense_distill_weight=1.0, dense_temperature=0.2, score_temperature=0.25)
+    questions, memories = model.encode_question(given.questions), model.encode_passages(given.passages)
+    logits = model.embed(questions) @ model.embed(memories).T / 0.2  # (B, R)
+    scores = scored(model, given)
+    got = losses.dense_losses(model, questions, memories, scores, given, config)
+    close(got["dense"].detach(), losses.contrast(logits, given).detach())
+    want = 0.0
+    for b in range(given.size):
+        own = given.question_of == b
+        scorer, dense = (scores[own] / 0.25).softmax(0), logits[b, own].detach().softmax(0)
+        want += float((scorer * (scorer / dense).log()).sum()) / given.size
+    close(got["dense_distill"].detach(), want)
+
+
+@torch.no_grad()
+def scored(model: MemoryModel, given: Batch) -> Tensor:
+    """The scorer's scores of a batch, `(R,)`."""
+    questions, memories = model.encode_question(given.questions), model.encode_passages(given.passages)
+    return model.score(model.live_a(questions, memories, given.question_of))
 
 
 # --- the reader's opinion of each passage -------------------------------------------------------------------
@@ -318,6 +349,14 @@ def test_in_bfloat16_every_parameter_has_a_finite_float32_gradient() -> None:
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", ["lumen", "fid"])
+def test_the_best_is_not_kept_by_the_recall_of_a_scorer_that_is_not_there(system: str) -> None:
+    check_dev(make("glimmer"), DevConfig(best_by="recall"))
+    check_dev(make(system), DevConfig(best_by="recall", every_steps=0))
+    with pytest.raises(ValueError, match=f"needs a scorer, and {system} has none"):
+        check_dev(make(system), DevConfig(best_by="recall"))
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_a_config_file(tmp_path: Path) -> None:
         (MINIMAL.replace("steps = 3", 'steps = "3"'), r"train\.toml: steps must be int, not '3'"),
         (MINIMAL.replace("steps = 3", "steps = 0"), r"train\.toml: steps must be above 0"),
         (MINIMAL + "[loss]\ndistill_direction = 'lm'\n", r"loss\.distill_direction must be one of 'lm\|\|rank', "),
+        (MINIMAL + "[loss]\ndistill_passages = 1\n", r"train\.toml: \[loss\] distill_passages = 1 teaches .* nothing"),
         (MINIMAL + "[loss]\ngold_in_reader = 1.5\n", r"train\.toml: \[loss\] gold_in_reader must be between 0 and 1"),
         (MINIMAL + "[dev]\nrecall_at = [0]\n", r"recall_at must be ranks"),
         (MINIMAL.replace('path = "p"', 'tokenizer = "p"'), r"\[model\] source = 't5' needs path"),
