@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.train import data_cases as cases
 
 SETS = cases.QUESTIONS | {
     "zsre.train": [(f"Nile [SEP] number {i}", [f"{i}"], ["Nile"]) for i in range(9)],
+    "long.other": [("which river of Africa is the longest", ["Ra", "river in Africa", "longest river in Africa"], [])],
     "fever.other": [("Berlin has a wall", ["SUPPORTS"], ["Rome"]), ("the Nile is in Cairo", ["REFUTES"], [])],
 }
 Source = Callable[..., MixedBatches]
@@ -92,6 +93,26 @@ def test_short_passages_hold_the_answer_that_is_trained_on(source: Source) -> No
     # "the river Nile" and "Sir Edmund Hillary" stand in no passage
     assert {answer for _, answer in asked} == {"Nile", "Edmund Hillary"}
     assert found == {("Nile", True), ("Edmund Hillary", True)}
+
+
+def test_the_answer_that_is_read_is_the_shortest_that_stands_there_not_of_all(source: Source) -> None:
+    def trained(**data: Any) -> set[str]:
+        targets = plain(source(train=["long.other"], questions=4, **data).batch(0))[3]
+        return {cases.tokenizer().decode(t) for t in targets}
+
+    assert trained(answer="read") == {"river in Africa"}
+    assert trained(answer="shortest") == {"Ra"}
+
+
+def test_an_answer_is_cut_to_its_limit_and_still_ends(source: Source) -> None:
+    _, _, _, targets, _, _ = plain(source(train=["long.other"], answer="read", max_target_tokens=3).batch(0))
+    assert {(len(t), t[-1]) for t in targets} == {(3, 1)}
+
+
+@pytest.mark.parametrize(("wanted", "want"), [(0, range(9)), (2, (0, 4)), (4, (0, 2, 4, 6)), (10, range(9))])
+def test_dev_questions_are_evenly_spread(source: Source, wanted: int, want: Sequence[int]) -> None:
+    ids = [i for batch in source(dev=["zsre.train"], dev_questions=wanted).dev() for i in batch.ids]
+    assert ids == [f"zsre.train-{n}" for n in want]
 
 
 def test_claims_are_trained_on_without_their_page(source: Source) -> None:
@@ -276,7 +297,7 @@ def test_dev_asks_about_held_out_passages_where_pretraining_is_on(source: Source
         ({"more": 1}, "unknown key data.more"),
         ({"pretrain": {"more": 1}}, "unknown key data.pretrain.more"),
         ({"questions": 0}, "questions must be above 0"),
-        ({"train": ["nq.trian"]}, "no question set 'nq.trian'; it has: fever.dev, fever.other, nq.dev"),
+        ({"train": ["nq.trian"]}, "no question set 'nq.trian'; it has: fever.dev, fever.other, long.other"),
         ({"mixture": "given"}, "needs weights"),
         ({"weights": {"nq.train": 1}}, "no other takes them"),
         ({"mixture": "given", "weights": {"webq.train": 1}}, "unknown task"),
