@@ -330,7 +330,7 @@ class Problem(Reply):
     title: str
     status: int
     detail: str = ""
-    instance: str = Field(default="", description="Path of the request.")
+    instance: str = Field(default="", description="Path of the request, escaped as in a URI.")
     request_id: str = ""
     errors: list[FieldProblem] = Field(default=[], description="Each wrong part of a request that was not valid.")
 

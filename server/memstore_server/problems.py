@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +26,7 @@ from memstore_server.service import NotReady
 from memstore_server.translate import InvalidOptions, in_words
 
 log = logging.getLogger(__name__)
+_PLAIN_IN_PATHS = "/:@!$&'()*+,;=~"  # RFC 3986, 3.3
 MAX_ERRORS_TOLD = 20  # a batch may be wrong in thousands of places; the first ones say what to do
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is for the log, where such requests are usually so marked
 
@@ -127,7 +129,7 @@ def problem(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str]]
         title=trouble.kind.title,
         status=trouble.kind.status,
         detail=trouble.detail,
-        instance=path,
+        instance=quote(path, safe=_PLAIN_IN_PATHS),
         request_id=request_id.get(),
         errors=list(trouble.errors),
     )

@@ -210,6 +210,13 @@ async def test_405_keeps_its_allow_header(serving) -> None:
     assert response.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("path", ["/passages/a%20b", "/passages/%3C%22%C3%A9%3E", "/passages/100%25"])
+async def test_the_instance_is_a_uri_reference(serving, path: str) -> None:
+    """RFC 9457, 3.1.5: readers that are strict about it would fail on a space."""
+    async with serving() as http:
+        assert (await http.get(path)).json()["instance"] == path
+
+
 async def test_an_unforeseen_error_is_logged_with_its_cause_and_request_id(serving, caplog) -> None:
     from memstore_server.logs import RequestIdFilter
 
