@@ -248,7 +248,7 @@ class EngineThread:
 
     def _take_questions(self, most: int) -> list[_Job]:
         """Takes waiting questions in order of arrival; calls between them keep their places."""
-        taken = [job for job in self._waiting if job.question is not None][: max(most, 0)]
+        taken = [job for job in self._waiting if job.question is not None][:most]
         if taken:
             self._waiting = deque(job for job in self._waiting if job not in taken)
         return taken

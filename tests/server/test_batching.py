@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -75,6 +76,30 @@ def test_a_question_is_held_back_until_the_batch_is_full(threads: Threads, engin
     assert engine.batches == [["a", "b"]]
 
 
+def until_taken(thread: EngineThread) -> None:
+    """Returns when nothing waits in the queue: what was asked is held back, or runs."""
+    late = time.monotonic() + PATIENCE
+    while thread.waiting:
+        assert time.monotonic() < late
+
+
+def test_what_joins_a_question_held_back_does_not_overfill_the_batch(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads(max_batch=2, max_wait=PATIENCE)
+    (first,) = thread.ask(questions("a"))
+    until_taken(thread)
+    second, _third = thread.ask(questions("b", "c"))
+    wait([first, second], PATIENCE / 2)
+    assert engine.batches == [["a", "b"]]
+
+
+def test_closing_answers_a_question_held_back_at_once(threads: Threads) -> None:
+    thread = threads(max_batch=2, max_wait=2 * PATIENCE)
+    (held,) = thread.ask(questions("a"))
+    until_taken(thread)
+    assert thread.close(timeout=PATIENCE)
+    assert held.result(0).value.text == "a!"
+
+
 def test_a_question_held_back_alone_is_answered_after_max_wait(threads: Threads, engine: FakeEngine) -> None:
     thread = threads(max_batch=2, max_wait=0.001)
     (alone,) = thread.ask(questions("a"))
@@ -125,6 +150,33 @@ def test_a_full_queue_refuses_at_once_and_all_or_nothing(threads: Threads, engin
     assert engine.batches == [["busy"], ["b", "e"]]
 
 
+def test_the_advice_to_come_back_is_the_time_that_the_queue_takes(threads: Threads, engine: FakeEngine) -> None:
+    now, answer = [100.0], engine.answer
+
+    def take(seconds: float) -> None:
+        now[0] += seconds
+
+    def slowly(asked: list[Question]):
+        take(1.5 * len(asked))
+        return answer(asked)
+
+    thread = threads(queue_size=4, clock=lambda: now[0])
+    keep_busy(thread, engine)
+    pair = thread.ask(questions("a", "b"))
+    engine.answer = slowly
+    engine.gate.set()
+    wait(pair, PATIENCE)
+    assert [(one.result().queued, one.result().ran) for one in pair] == [(0.0, 3.0)] * 2
+    assert engine.begun.acquire(timeout=PATIENCE)
+    thread.call(lambda _: take(4.5)).result(PATIENCE)
+    keep_busy(thread, engine)
+    thread.ask(questions("c", "d", "e"))
+    each = 0.8 * 1.5 + 0.2 * 4.5
+    with pytest.raises(Overloaded) as caught:
+        thread.ask(questions("f", "g"))
+    assert caught.value.retry_after == math.ceil(3 * each) == 7
+
+
 def test_a_cancelled_question_is_not_computed_and_gives_up_its_place(threads: Threads, engine: FakeEngine) -> None:
     thread = threads(queue_size=2)
     keep_busy(thread, engine)
@@ -155,6 +207,25 @@ def test_a_bad_question_fails_alone(threads: Threads, engine: FakeEngine, text: 
     assert (good.result(PATIENCE).value.text, other.result(PATIENCE).value.text) == ("good!", "other!")
     assert type(bad.exception(PATIENCE)) is error
     assert engine.batches == [["busy"], ["good", text, "other"], ["good"], [text], ["other"]]
+
+
+def test_a_deadline_that_passes_in_a_batch_that_fails_is_not_run_again(threads: Threads, engine: FakeEngine) -> None:
+    now, answer = [100.0], engine.answer
+
+    def slowly(asked: list[Question]):
+        now[0] += 2.0
+        return answer(asked)
+
+    thread = threads(clock=lambda: now[0])
+    keep_busy(thread, engine)
+    (late,) = thread.ask(questions("late"), deadline=101.0)
+    bad, good = thread.ask(questions("broken", "good"))
+    engine.answer = slowly
+    engine.gate.set()
+    assert isinstance(late.exception(PATIENCE), DeadlineExceeded)
+    assert isinstance(bad.exception(PATIENCE), RuntimeError)
+    assert good.result(PATIENCE).value.text == "good!"
+    assert engine.batches == [["busy"], ["late", "broken", "good"], ["broken"], ["good"]]
 
 
 class Panic(BaseException):
