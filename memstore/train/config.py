@@ -114,6 +114,8 @@ class OptimizerConfig:
         schedule: of the learning rate after warm-up. "linear" and "cosine" hold it, then let it fall to
             `final_lr_share` of itself over the last `decay_share` of all steps; "inverse_sqrt" divides it by
             the square root of steps over warm-up steps.
+        beta1, beta2, eps: of AdamW; Adafactor has its own, and scales the learning rate by each parameter's size.
+        momentum: of Muon.
         weight_decay: of matrices; embeddings, norms, biases and position tables have none.
         clip_norm: the gradient's norm at most; 0 for no limit.
     """

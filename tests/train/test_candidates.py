@@ -20,6 +20,7 @@ from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore.tokens import TextTokenizer
 from memstore.train.candidates import ANSWER, TITLE, Candidates
+from memstore.train.gather import QuestionSetBuilder
 from memstore.train.options import PrepareOptions
 from memstore.train.prepare import model_tokenizer, prepare
 from memstore_builders.build import build
@@ -138,6 +139,14 @@ def test_the_report_counts_answerable_questions(cache: Candidates) -> None:
     assert reports["nq.train"].answerable == round(2 / 3, 4)
     assert (reports["nq.dev"].answerable, reports["nq.dev"].first) == (0.5, 0.5)
     assert (reports["fever.dev"].answerable, reports["fever.dev"].gold) == (1.0, 1.0)
+
+
+def test_shares_are_of_all_questions_by_what_their_hits_are_marked() -> None:
+    built = QuestionSetBuilder(k=2)
+    for marks in ([TITLE, ANSWER], [TITLE], [], [ANSWER]):
+        built.count(marks)
+    report = built.report()
+    assert (report.answerable, report.gold, report.first, report.candidates) == (0.5, 0.75, 0.25, 1.0)
 
 
 def test_unanswerable_training_questions_can_be_left_out(fresh: PrepareOptions, tokenizer: TextTokenizer) -> None:

@@ -222,6 +222,9 @@ def test_accumulating_two_halves_equals_the_whole(tmp_path: Path) -> None:
              "optimizer": {"warmup_steps": 0, "eps": 1e-3}}  # fmt: skip
     train(config(tmp_path / "one", **plain), source=Pair())
     train(config(tmp_path / "two", accumulate=2, **plain), source=Halves())
+    for a, b in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
+        for name in {"loss", "answer", "grad_norm"} & a.keys():  # AdamW alone would not tell a gradient's size
+            assert a[name] == pytest.approx(b[name], rel=1e-3)
     one, two = (checkpoint.load(tmp_path / name / "run" / "last")[0] for name in ("one", "two"))
     for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
