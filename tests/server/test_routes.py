@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import Future
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from memstore.answer import Question
 from memstore.passage import Passage
 from memstore_server.app import create_app
+from memstore_server.batching import Timed
 from memstore_server.service import WARM_UP_QUESTION
 from memstore_server.settings import Settings
 from tests.server.fakes import OTTERS, FakeEngine
@@ -136,6 +138,22 @@ async def test_retrieve(serving) -> None:
         "store": STORE,
     }
     assert nothing["passages"] == []
+
+
+async def test_times_are_told_in_milliseconds(serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as http:
+        thread = http._transport.app.state.service._thread
+
+        def call(function, *, deadline):
+            done = Future()
+            done.set_result(Timed(function(thread._engine), queued=0.5, ran=0.25))
+            return done
+
+        monkeypatch.setattr(thread, "call", call)
+        found = (await http.post("/retrieve", json={"question": "why?"})).json()["milliseconds"]
+        scored = (await http.post("/rerank", json={"question": "why?", "passages": [{"text": "a"}]})).json()
+    assert (found["retrieve"], found["queue"]) == (250.0, 500.0)
+    assert (scored["milliseconds"]["rerank"], scored["milliseconds"]["queue"]) == (250.0, 500.0)
 
 
 async def test_rerank(serving) -> None:

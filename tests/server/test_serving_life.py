@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from memstore_server.app import create_app
-from memstore_server.batching import EngineStopped
-from memstore_server.service import WARM_UP_QUESTION
+from memstore_server.batching import DeadlineExceeded, EngineStopped
+from memstore_server.service import WARM_UP_QUESTION, NotReady
 from memstore_server.settings import Settings
 from tests.server.fakes import PATIENCE, FakeEngine
 
@@ -191,6 +191,28 @@ async def test_a_deadline_that_passes_in_the_queue(serving, engine: FakeEngine, 
     assert engine.batches == [["busy"], ["next"]]
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "name"),
+    [(DeadlineExceeded("too late"), 504, "deadline-exceeded"), (EngineStopped("no more"), 503, "not-ready")],
+)
+async def test_what_ends_a_whole_batch_is_told_once(
+    serving, monkeypatch, error: Exception, status: int, name: str
+) -> None:
+    """Also where the engine's thread says so before the waiting ends, and has answered other questions."""
+    async with serving() as http:
+        thread = http._transport.app.state.service._thread
+        ask = thread.ask
+
+        def ask_and_fail(questions, *, deadline):
+            failed = Future()
+            failed.set_exception(error)
+            return [*ask(questions[1:], deadline=deadline), failed]
+
+        monkeypatch.setattr(thread, "ask", ask_and_fail)
+        response = await http.post("/answer/batch", json={"questions": [{"question": "a"}, {"question": "b"}]})
+    assert told(response) == (status, name)
+
+
 async def test_a_deadline_that_passes_while_the_model_runs(serving, engine: FakeEngine) -> None:
     async with serving() as http:
         engine.gate.clear()
@@ -246,6 +268,23 @@ async def test_stopping_finishes_what_runs_and_refuses_the_rest(engine: FakeEngi
         engine.gate.set()
         await stopping
         assert (await busy).json()["answer"] == "busy!"
+
+
+async def test_a_warm_up_that_ends_while_stopping_makes_nothing_ready(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    service = create_app(engine, Settings.load(store="store", drain_seconds=0)).state.service
+    service.start()
+    await until_begun(engine)
+    service.close()
+    engine.gate.set()
+    await asyncio.wrap_future(service.warm_up)
+    with pytest.raises(NotReady, match="the server is shutting down"):
+        service.require_ready()
+
+
+async def test_a_question_is_held_back_for_milliseconds(serving) -> None:
+    async with serving(max_wait_ms=PATIENCE, max_batch=2) as http:  # a thousandth of the patience of the warm-up
+        assert (await http.post("/answer", json={"question": "alone"})).status_code == 200
 
 
 async def test_stopping_before_the_warm_up_began_is_no_failure(engine: FakeEngine, caplog) -> None:
