@@ -104,6 +104,8 @@ GARDEN_PATH = {
         (GARDEN_PATH, {"max_new_tokens": 1, "num_beams": 3}, [2], 0.5, False),
         ({0: {3: 0.4, 5: 0.4}, 3: {EOS: 1.0}}, {}, [3], 0.4, True),  # of equal tokens the lower
         ({0: {2: 0.6, EOS: 0.3}, 2: {3: 0.5}, 3: {EOS: 0.9}}, {"num_beams": 2}, [2, 3], 0.27, True),
+        # an ending takes no beam from what runs on: 3 is third
+        ({0: {EOS: 0.45, 2: 0.3, 3: 0.25}, 2: {4: 0.1}, 3: {EOS: 1.0}}, {"num_beams": 2}, [3], 0.25, True),
         (  # ranked by the sum alone, the empty answer's 0.3 beats 0.27
             {0: {2: 0.6, EOS: 0.3}, 2: {3: 0.5}, 3: {EOS: 0.9}},
             {"num_beams": 2, "length_penalty": 0.0},
@@ -117,6 +119,14 @@ def test_answers_by_hand(following, options, ids, probability, finished):
     (answer,) = Chain(following).generate(**({"max_new_tokens": 6} | options))
     assert (answer.ids, answer.finished) == (ids, finished)
     assert answer.score == pytest.approx(math.log(probability), abs=1e-5)
+
+
+def test_a_search_is_over_when_what_runs_on_is_no_better_than_the_worst_of_enough_endings():
+    """Not before there are as many as beams; and steps count until then, not to the end of the answer."""
+    (answer,) = Chain({0: {EOS: 0.5, 2: 0.5}, 2: {EOS: 0.4, 3: 0.4}, 3: {EOS: 1.0}}).generate(
+        max_new_tokens=6, num_beams=2, length_penalty=0.0
+    )
+    assert (answer.ids, answer.finished, answer.steps) == ([], True, 2)
 
 
 def test_beams_beyond_the_vocabulary():

@@ -1,5 +1,7 @@
 """The prepared decoder is the plain one, sooner: the same tokens, the same log-probabilities."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -119,6 +121,21 @@ def test_tokens_of_no_probability_are_told_apart(num_beams):
     prepared = decode.generate(made, read, **options, prepared=PreparedDecoder(made))
     assert min(d.score for d in plain) < -150
     assert [d.ids for d in prepared] == [d.ids for d in plain]
+    assert [d.score for d in prepared] == pytest.approx([d.score for d in plain], rel=1e-4)
+
+
+def test_a_token_of_no_probability_has_a_finite_score_beside_a_copy_head():
+    """The mixture is bounded below, where the vocabulary softmax is zero and the token cannot be copied."""
+    made = model(copy_head=True)
+    with torch.no_grad():
+        made.head.weight.mul_(40.0)
+    read = encoded(made, copied=0.0)
+    options = {"max_new_tokens": 5, "phrases": [[100, 101]]}
+    plain = decode.generate(made, read, **options)
+    prepared = decode.generate(made, read, **options, prepared=PreparedDecoder(made))
+    lowest = math.log(torch.finfo(torch.float32).tiny)
+    assert [d.ids for d in prepared] == [d.ids for d in plain] == [[100, 101]] * len(LENGTHS)
+    assert min(d.score for d in plain) < 2 * lowest + 1
     assert [d.score for d in prepared] == pytest.approx([d.score for d in plain], rel=1e-4)
 
 
