@@ -21,6 +21,7 @@ from memstore.errors import ConfigError, TrainingDiverged
 from memstore.packed import Tokens
 from memstore.passage import Passage
 from memstore.tokens import TextTokenizer
+from memstore.train import loop
 from memstore.train.batch import Batch, DevBatch
 from memstore.train.config import ModelTable, TrainConfig, read_table
 from memstore.train.loop import train
@@ -277,6 +278,14 @@ import memstore.train.loop
 def test_it_imports_on_a_bare_machine() -> None:
     done = subprocess.run([sys.executable, "-c", BARE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_processes_share_the_batches_out_and_read_each_once(tmp_path: Path) -> None:
+    settings = config(tmp_path, accumulate=2)  # of 6 steps
+    processes = [Processes(rank=r, world=3, device=torch.device("cpu")) for r in range(3)]
+    read = [list(loop._batch_numbers(settings, p, first=4)) for p in processes]
+    assert read[0] == [24, 27, 30, 33]
+    assert sorted(n for numbers in read for n in numbers) == list(range(4 * 2 * 3, 6 * 2 * 3))
 
 
 SEVERAL = """
