@@ -103,7 +103,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("request_", "status", "name", "detail"), TABLE)
-async def test_every_error_is_a_problem(serving, request_, status: int, name: str, detail: str) -> None:
+async def test_every_error_is_a_problem(serving, caplog, request_, status: int, name: str, detail: str) -> None:
     small = {"max_body_bytes": 4_000} if status == 413 else {}
     async with serving(**small) as http:
         request = http.build_request(**request_)
@@ -120,6 +120,7 @@ async def test_every_error_is_a_problem(serving, request_, status: int, name: st
     assert bool(told["errors"]) == (name == "invalid-request")
     for secret in ("secret", "/srv", "Traceback", "File "):
         assert secret not in response.text
+    assert [record.levelname for record in caplog.records if record.levelname == "ERROR"] == ["ERROR"] * (status == 500)
 
 
 async def test_each_wrong_part_is_pointed_at(serving) -> None:
@@ -186,6 +187,27 @@ async def test_a_thousand_wrong_parts_are_not_all_told(serving) -> None:
         told = (await http.post("/answer", json={"question": "a", **{f"k{i}": 0 for i in range(1_000)}})).json()
     assert len(told["errors"]) == 20
     assert told["detail"].endswith("; and 997 more")
+
+
+async def test_three_wrong_parts_are_all_told(serving) -> None:
+    async with serving() as http:
+        told = (await http.post("/answer", json={"question": "a", "x": 0, "y": 0, "z": 0})).json()
+    assert told["detail"] == "; ".join(f"{key}: this key is not known" for key in "xyz")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize(("size", "status"), [(4_000, 200), (4_001, 413)])
+async def test_a_body_may_have_as_many_bytes_as_info_says(serving, size: int, status: int, announced: bool) -> None:
+    async def in_pieces():
+        for at in range(0, size, 1_000):
+            yield body[at : at + 1_000]
+
+    body = b'{"question": "why?"}'.ljust(size)
+    async with serving(max_body_bytes=4_000) as http:
+        headers = {"Content-Type": "application/json"}
+        response = await http.post("/answer", content=body if announced else in_pieces(), headers=headers)
+        assert (await http.get("/info")).json()["limits"]["body_bytes"] == 4_000
+    assert response.status_code == status
 
 
 async def test_a_body_without_length_is_limited_too(serving) -> None:
