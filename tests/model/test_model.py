@@ -159,6 +159,16 @@ def test_memories_through_a_store_are_memories() -> None:
     assert torch.equal(again.states, direct.states)
 
 
+@torch.no_grad()
+def test_a_row_has_a_vector_by_side_and_match_before_the_live_layers() -> None:
+    model = make("glimmer", match_embedding=True)
+    assert model.match_embedding is not None
+    encoded, memories = (model.encode_question(Tokens.of(ids)) for ids in ([[5, 6]], [[6, 8]]))
+    kinds = torch.tensor([0, 1, 3, 2])  # 5 and 6 of the question, the second one in the passage too; then 6 and 8
+    want = torch.cat([encoded.states, memories.states]) + model.match_embedding.weight[kinds]
+    close(model.join(encoded, memories, torch.tensor([0])).states, want)
+
+
 def encode(model: MemoryModel) -> tuple[Encoded, Tensor]:
     questions, passages, targets = inputs()
     return model.live_b(run(model, questions, passages, QUESTION_OF)), targets
