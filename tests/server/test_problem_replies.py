@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from memstore_server.middleware import RequestContext
 from memstore_server.problems import KINDS
 
 pytestmark = pytest.mark.anyio
@@ -83,7 +84,7 @@ TABLE = [
     (ask(passages=[{"text": "a"}, {"text": "b", "id": "own:0"}]), 422, "invalid-request", "the id 'own:0'"),
     (ask(passages=[{"text": "a"}] * 201), 422, "invalid-request", "passages: 201 is more than 200"),
     (post("/answer/batch", {"questions": []}), 422, "invalid-request", "questions: "),
-    (post("/answer/batch", {"questions": [{"question": "a"}] * 65}), 422, "invalid-request", "65 is more"),
+    (post("/answer/batch", {"questions": [{"question": "a"}] * 65}), 422, "invalid-request", "65 is more than 64"),
     (
         post("/answer/batch", {"questions": [{"question": "a"}, {"question": "b", "num_beams": 9}]}),
         422, "invalid-request", "questions/1/num_beams: 9 is more than 8",
@@ -224,6 +225,38 @@ async def test_a_body_without_length_is_limited_too(serving) -> None:
         response = await http.post("/answer", content=endless(), headers=headers)
     assert response.status_code == 413
     assert sent <= 12_000
+
+
+async def test_a_body_announced_as_too_large_is_not_read(serving) -> None:
+    sent = 0
+
+    async def pieces():
+        nonlocal sent
+        for _ in range(20):
+            sent += 1_000
+            yield b" " * 1_000
+
+    async with serving(max_body_bytes=10_000) as http:
+        headers = {"Content-Type": "application/json", "Content-Length": "20000"}
+        response = await http.post("/answer", content=pieces(), headers=headers)
+    assert (response.status_code, sent) == (413, 0)
+
+
+async def test_an_error_after_the_reply_has_begun_is_left_to_the_server() -> None:
+    """Which closes the connection: a second reply behind half of a first would only confuse."""
+
+    async def half(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("half way")
+
+    async def send(message) -> None:
+        sent.append(message["type"])
+
+    sent: list[str] = []
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with pytest.raises(RuntimeError, match="half way"):
+        await RequestContext(half)(scope, None, send)
+    assert sent == ["http.response.start"]
 
 
 async def test_405_keeps_its_allow_header(serving) -> None:
