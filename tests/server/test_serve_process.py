@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from memstore.answer import Answerer
 from memstore.errors import ConfigError, FingerprintMismatch
@@ -19,6 +21,7 @@ from memstore_client import Client
 from memstore_server import app, logs
 from memstore_server.app import bound_socket, run, url_of
 from memstore_server.settings import Settings
+from tests.server.fakes import FakeEngine
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
@@ -131,6 +134,18 @@ def test_a_taken_port_is_a_mistake_of_the_user() -> None:
             bound_socket("127.0.0.1", port).__enter__()
 
 
+def test_a_restart_finds_its_port_free_though_the_system_remembers_connections() -> None:
+    with bound_socket("127.0.0.1", 0) as listener:
+        listener.listen()
+        address = listener.getsockname()
+        with socket.create_connection(address) as client:
+            served, _ = listener.accept()
+            served.close()  # who closes first is remembered
+            client.recv(1)
+    with bound_socket(*address) as again:
+        assert again.getsockname() == address
+
+
 def test_a_host_that_is_none_is_a_mistake_of_the_user() -> None:
     for host in ("not an address", "a..b", "x" * 64 + ".org"):
         with pytest.raises(ConfigError, match=f"host '{host}' is no address to listen on"):
@@ -159,6 +174,35 @@ def test_run_opens_first_and_serves_nothing_that_does_not_fit(monkeypatch, capsy
         run(Settings.load(store="s", model="m", port=0, log_format="json", log_level="warning"))
     assert asked == [{"style": "json", "level": "warning"}, (Path("s"), "m", "cpu")]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("threads", "set_to"), [(3, [3]), (None, [])])
+def test_threads_are_set_before_the_model_is_opened(monkeypatch, threads: int | None, set_to: list[int]) -> None:
+    done = []
+    monkeypatch.setattr(torch, "set_num_threads", done.append)
+    monkeypatch.setattr(Answerer, "open", lambda *_, **__: done.append("opened"))
+    monkeypatch.setattr(logs, "configure", lambda **style: None)
+    monkeypatch.setattr(app, "serve", lambda *_: True)
+    app.run(Settings.load(store="s", port=0, threads=threads))
+    assert done == [*set_to, "opened"]
+
+
+@pytest.mark.parametrize(("drain", "whole"), [(0, 1), (7.4, 7), (60, 60)])
+def test_connections_get_the_time_to_drain_and_wait_from_the_first_line_on(
+    monkeypatch, drain: float, whole: int
+) -> None:
+    class Server:
+        def __init__(self, config) -> None:
+            asked.append(config.timeout_graceful_shutdown)
+
+        def run(self, *, sockets: list[socket.socket]) -> None:
+            asked.append(sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+    asked: list[int | None] = []
+    monkeypatch.setattr(app.uvicorn, "Server", Server)
+    with bound_socket("127.0.0.1", 0) as listener:
+        assert app.serve(FakeEngine(), Settings.load(store="s", drain_seconds=drain), listener)
+    assert asked == [whole, 1]
 
 
 def test_the_thread_that_opens_has_ended_when_questions_come(monkeypatch) -> None:
