@@ -175,6 +175,14 @@ def encode(model: MemoryModel) -> tuple[Encoded, Tensor]:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_are_scaled_where_the_config_says_so_tied_or_not(tied: bool) -> None:
+    plain, scaled = (make("glimmer", tie_word_embeddings=tied, scale_head=scale) for scale in (False, True))
+    encoded, targets = encode(plain)
+    close(scaled.log_probs(encoded, targets), (plain.log_probs(encoded, targets) * 32**-0.5).log_softmax(-1))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [1, 4]], ids=str)
 def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], parts: dict[str, bool]) -> None:

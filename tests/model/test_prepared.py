@@ -19,7 +19,7 @@ SETTINGS = [
     pytest.param({"copy_head": True}, id="copy"),
     pytest.param({"copy_head": True, "copy_previous": True}, id="copy-previous"),
     pytest.param({"tie_word_embeddings": True, "scale_head": True, "feed_forward": "relu"}, id="tied"),
-    pytest.param({"layer_norm_epsilon": 0.5}, id="epsilon"),
+    pytest.param({"layer_norm_epsilon": 0.5, "scale_head": True}, id="epsilon, scaled"),
 ]
 DTYPES = [torch.float32, torch.bfloat16]
 LENGTHS = (50, 7, 64, 3, 30)  # more and fewer than plain attention begins with; some ask for padding
