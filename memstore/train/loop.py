@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from memstore.train.metrics import ALL, MetricsFile, summarise
 from memstore.train.optim import Optimizer, learning_rate
 from memstore.train.processes import Processes
 from memstore.train.start import check_dev, check_losses, checkpoint_activations, compile_blocks, open_model
-from memstore.train.state import RunState, load_state, save_model, save_state
+from memstore.train.state import RunState, alone, load_state, save_model, save_state
 
 BEST, LAST, METRICS = "best", "last", "metrics.jsonl"
 Tell = Callable[[str], None]
@@ -81,11 +81,17 @@ def train(
             stop at the step at which the first of them is asked.
 
     Raises:
-        ConfigError: settings contradict each other, the model, or the run in the folder.
+        ConfigError: settings contradict each other, the model, or the run in the folder, in which another process may
+            be training.
         CheckpointNotFound, CheckpointError, CheckpointMismatch: of the model to start from, or of a saved state.
         TrainingDiverged: the loss is no longer finite.
     """
-    run = _open(config, progress, source)
+    with ExitStack() as held:
+        return _train(_open(config, progress, source, held), stopping)
+
+
+def _train(run: _Run, stopping: Callable[[], bool]) -> TrainReport:
+    config = run.config
     begin, first = time.monotonic(), run.state.step + 1
     wanted = _batch_numbers(config, run.processes, first=run.state.step)
     with closing(_ahead(run.source.batch, wanted, config)) as batches:
@@ -130,7 +136,7 @@ class _Run:
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
-def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None) -> _Run:
+def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None, held: ExitStack) -> _Run:
     processes = Processes.join(config.device)
     model, tokenizer = open_model(config.model, seed=config.seed)
     check_losses(model, config.loss)
@@ -142,9 +148,10 @@ def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None
         compile_blocks(model)
     optimizer = Optimizer(model, config.optimizer)
     identity = _identity(config, model, tokenizer, processes)
+    if processes.main:
+        held.enter_context(alone(config.out))
     state = load_state(config.out, model, optimizer, identity, steps=config.steps)
     metrics = MetricsFile(config.out / METRICS)
-    config.out.mkdir(parents=True, exist_ok=True)
     if processes.main:
         metrics.cut(state.step)
     run = _Run(

@@ -3,15 +3,18 @@
     out/state/step-00001000/   model.safetensors, optimizer.safetensors, state.json; a folder is renamed into
                                place when it is complete
     out/best/, out/last/       checkpoints that `memstore.checkpoint.load` reads
+    out/lock                   held by the process that trains
 
 Random numbers need no state: every step draws its own from the seed and its number.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from memstore.train.optim import Optimizer
 from memstore.whole import sync
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+LOCK = "lock"
 _PREFIX, _TEMPORARY = "step-", ".tmp-"
 
 
@@ -54,6 +58,24 @@ class RunState:
     window_steps: int = 0
     window_tokens: int = 0
     window_seconds: float = 0.0
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold a run's folder: two runs at once would write over each other's states. A killed process holds nothing.
+
+    Raises:
+        ConfigError: another process trains there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`: processes that load batches would hold it
+        except (BlockingIOError, PermissionError):
+            raise ConfigError(f"another process trains in {out}: wait for it, end it, or name another `out`") from None
+        except OSError:
+            pass  # a file system that has no locks
+        yield
 
 
 def save_state(

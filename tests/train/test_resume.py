@@ -117,6 +117,27 @@ def test_the_command_hears_the_first_signal_and_restores_what_was(tmp_path: Path
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+HOLDS = """
+import sys
+from pathlib import Path
+from memstore.train.state import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process trains in"):
+            train(config(tmp_path), source=ToySource())
+        other.kill()
+    assert train(config(tmp_path), source=ToySource()).finished
+
+
 def test_of_several_processes_only_the_first_tells(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(loop, "train", lambda settings, *_, stopping: train(settings, source=ToySource()))
