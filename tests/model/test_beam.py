@@ -171,7 +171,9 @@ def plain_beams(model, encoded: Encoded, *, limit: int, num_beams: int, length_p
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.3])
-@pytest.mark.parametrize("changes", [{}, {"copy_head": True}, {"copy_head": True, "tie_word_embeddings": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"copy_head": True}, {"copy_head": True, "tie_word_embeddings": True, "decoder_start_token_id": 7}]
+)
 def test_equals_its_plain_twin(changes, length_penalty):
     endings = Counter()
     for seed in range(2):

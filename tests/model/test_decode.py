@@ -19,6 +19,7 @@ SETTINGS = [
     pytest.param({}, id="plain"),
     pytest.param({"copy_head": True}, id="copy"),
     pytest.param({"tie_word_embeddings": True, "scale_head": True, "feed_forward": "relu"}, id="tied"),
+    pytest.param({"decoder_start_token_id": 7}, id="another start"),
 ]
 
 

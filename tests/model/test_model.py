@@ -186,9 +186,9 @@ def test_logits_are_scaled_where_the_config_says_so_tied_or_not(tied: bool) -> N
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [1, 4]], ids=str)
 def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], parts: dict[str, bool]) -> None:
-    model = make("glimmer", **parts)
+    model = make("glimmer", decoder_start_token_id=7, **parts)
     encoded, targets = encode(model)
-    inputs = torch.cat([torch.zeros_like(targets[:, :1]), targets[:, :-1]], 1)  # 0 starts the decoder
+    inputs = torch.cat([torch.full_like(targets[:, :1], 7), targets[:, :-1]], 1)
     generation = model.start(encoded, capacity=8)
     steps = [model.step(part, generation) for part in inputs.split(sizes, dim=1)]
     close(torch.cat(steps, 1), model.log_probs(encoded, targets))
