@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,24 @@ def test_an_extractive_model_answers_with_spans_by_its_own_beams(corpus: Path, t
         greedy = answerer.answer([replace(question, num_beams=1)])[0].usage.flops["decode"]
         assert found.usage.flops["decode"] > greedy
     assert answerer.info()["model"]["num_beams"] == 3  # type: ignore[index]
+
+
+def test_the_retrievers_order_counts_in_what_it_found_and_not_in_what_was_brought(corpus: Path, tmp_path: Path) -> None:
+    model = tiny.save_checkpoint(tmp_path / "model", retrieval_prior=3.0)
+    build(BuildOptions(corpus=(corpus,), out=tmp_path / "store", model=str(model), dtype="float32"))
+    answerer = Answerer.open(tmp_path / "store")
+    asked = Question(text=QUESTIONS[0], retrieve_k=8, keep_k=3, max_new_tokens=2)
+    own = tuple(p.passage for p in answerer.retrieve([asked.text], 5)[0])
+    brought, found = answerer.answer([replace(asked, passages=own), asked])
+    for answer in (brought, found):
+        alone = {
+            p.passage.id: p.rerank_score for p in answerer.rerank(asked.text, [p.passage for p in answer.passages])
+        }
+        less = [(alone[p.passage.id] or 0.0) - (p.rerank_score or 0.0) for p in answer.passages]
+        assert less == pytest.approx([3 * math.log(p.retrieval_rank or 1) for p in answer.passages], abs=1e-3)
+        assert [p.rerank_score for p in answer.passages] == sorted(
+            (p.rerank_score for p in answer.passages), reverse=True
+        )
 
 
 def test_a_batch_equals_singles_whatever_its_questions(answerer: Answerer) -> None:

@@ -260,3 +260,33 @@ def test_in_training_embeddings_and_what_the_decoder_reads_are_dropped(system: s
     rows = run(model.eval(), questions, passages, QUESTION_OF)
     assert rows.states.any()
     assert not model.train().live_b(rows).states.any()
+
+
+@torch.no_grad()
+def test_initialising_follows_t5s_rule_and_a_copy_head_prefers_to_go_on() -> None:
+    model = MemoryModel(tiny.config(system="lumen", **ALL_PARTS))
+    model.initialise(0)
+    block = model.decoder.blocks[0]
+    q, k, v = block.attention.qkv.weight.chunk(3)  # type: ignore[union-attr]
+    want = {
+        (32 * 8) ** -0.5: [q, block.cross.q.weight],
+        32**-0.5: [
+            k,
+            v,
+            block.cross.kv.weight,  # type: ignore[union-attr]
+            block.feed_forward.wi.weight,
+        ],
+        (3 * 8) ** -0.5: [block.attention.o.weight],  # type: ignore[union-attr]
+        64**-0.5: [block.feed_forward.wo.weight],
+        1.0: [model.embedding.weight],
+    }  # type: ignore[union-attr, dict-item]
+    for deviation, weights in want.items():
+        assert [float(w.std()) for w in weights] == pytest.approx([deviation] * len(weights), rel=0.1)
+    assert model.copy_head is not None
+    assert model.copy_head.previous is not None
+    assert (model.copy_head.gate.bias.item(), model.copy_head.previous.bias.item()) == (0.0, 3.0)
+    assert model.memory_embedding is not None
+    assert model.question_encoder is not None
+    pairs = ((model.memory_embedding, model.embedding), (model.question_encoder, model.memory_encoder))
+    for copy, of in pairs:
+        assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), of.parameters(), strict=True))
