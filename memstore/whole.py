@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Within, what TensorStore, Tantivy and faiss raise when the system refuses to write becomes the OSError it was."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        found = re.search(r"os[ _]error(?:_code=')? ?(\d+)", str(error))
+        named = (n for n in errno.errorcode if f"({os.strerror(n)})" in str(error))  # faiss tells no number
+        number = int(found[1]) if found else next(named, None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number)) from error
 
 
 def sync(path: Path) -> None:

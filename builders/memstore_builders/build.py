@@ -78,8 +78,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     Raises:
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
         ConfigError: an option is impossible, `out` lies in a folder of the corpus, or it holds another build, finished
-            or with segments sealed.
-        DiskSpaceError: the store would not fit, or there is no room for the corpus's passages.
+            or with segments sealed; or it cannot be written, any more or at all.
+        DiskSpaceError: the store would not fit, or the disk is full on the way.
     """
     progress = progress or Silent()
     check_place(options.out, options.corpus)
@@ -88,15 +88,14 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         finished = (options.out / "CURRENT").exists()
     if finished:
         return _already_built(job)
-    with lock(job.work):
-        with writing(options.out):
-            same_job(job.work, job.identity)
-            remove_leftovers(options.out)
+    with lock(job.work), writing(options.out):
+        same_job(job.work, job.identity)
+        remove_leftovers(options.out)
         seconds: dict[str, float] = {}
         with _timed(seconds, "spool"):
             spool = _spool(job, progress)
         if not len(spool):
-            shutil.rmtree(job.work)
+            shutil.rmtree(job.work, ignore_errors=True)
             raise ConfigError(f"the corpus holds no passages ({spool.counts.documents} documents were read)")
         with _timed(seconds, "estimate"):
             expected = _estimate(job, spool)
@@ -116,7 +115,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
             sync_tree(options.out / "index")
         publish(options.out, _generation(job, segments, index=index))
     report = _report(job, spool, segments, resumed, seconds, expected)
-    shutil.rmtree(job.work)
+    shutil.rmtree(job.work, ignore_errors=True)  # what stays is removed by the next build
     return report
 
 
@@ -184,7 +183,7 @@ def _already_built(job: Job) -> BuildReport:
         )
     leftovers = job.work
     if leftovers.exists():  # killed between publishing and cleaning up
-        shutil.rmtree(leftovers)
+        shutil.rmtree(leftovers, ignore_errors=True)
     return BuildReport(
         out=str(job.options.out),
         passages=generation.passages,

@@ -19,6 +19,7 @@ from memstore.passage import Passage
 from memstore.store import Codec, SegmentWriter
 from memstore_builders.encode import PassageEncoder
 from memstore_builders.spool import Spool
+from memstore_builders.state import writing
 
 SAMPLE_PASSAGES = 1024
 ENCODED_PASSAGES = 256  # of the sample; encoding is what takes time
@@ -88,7 +89,7 @@ def _write_sample(
     encoder.encode(passages[:32])  # warm up: the first calls choose kernels
     begin = time.perf_counter()
     encoded = encoder.encode(passages)
-    with tempfile.TemporaryDirectory(prefix="memstore-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="memstore-plan-") as folder, writing(Path(folder)):
         config = encoder.model.config
         writer = SegmentWriter(
             Path(folder),

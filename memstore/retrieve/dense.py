@@ -32,6 +32,7 @@ from memstore.errors import ConfigError, IndexCorrupt, InvalidMemory
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.encoders import EncoderRef, QuestionEncoder, TextEncoder, Vectors
 from memstore.retrieve.folder import new_index_folder, read_settings, write_settings
+from memstore.whole import system_errors
 
 __all__ = [
     "DenseRetriever",
@@ -123,8 +124,9 @@ def build_dense(
     Raises:
         IndexCorrupt: there are fewer or more than `count` vectors.
         InvalidMemory: a vector is of another width or not finite.
+        OSError: the system refuses to write.
     """
-    with new_index_folder(folder) as part:
+    with new_index_folder(folder) as part, system_errors():
         if count <= FLAT_LIMIT:
             index = faiss.IndexFlatIP(dim)
             for chunk in _unit_chunks(vectors, count=count, dim=dim):

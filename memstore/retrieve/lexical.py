@@ -50,6 +50,7 @@ from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, scratch_folder, write_settings
 from memstore.retrieve.unspaced import spaced
+from memstore.whole import system_errors
 
 FORMAT_VERSION = 1
 
@@ -111,8 +112,11 @@ def build_bm25(folder: Path, passages: Iterable[Passage]) -> int:
 
     Returns:
         The number of passages indexed.
+
+    Raises:
+        OSError: the system refuses to write.
     """
-    with new_index_folder(folder) as part:
+    with new_index_folder(folder) as part, system_errors():
         count = _write_segments(part, passages)
         _name_segments_by_order(part)
         write_settings(part, {"passages": count} | _KNOWN | _SPACED)

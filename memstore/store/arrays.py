@@ -7,7 +7,7 @@ inside a shard. No TensorStore exception leaves this file.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorstore as ts
 
 from memstore.errors import ChecksumMismatch, MissingData, StoreUnreadable
+from memstore.whole import system_errors
 
 # On int8 states of normal noise, level 3 saved 0.1% over level 1 and wrote 4% slower.
 ZSTD_LEVEL = 1
@@ -77,7 +78,11 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def create_array(path: Path, layout: ArrayLayout) -> Any:
-    """Make an empty array for writing; returns a TensorStore."""
+    """Make an empty array for writing; returns a TensorStore.
+
+    Raises:
+        OSError: the system refuses.
+    """
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": str(path)},
@@ -85,13 +90,25 @@ def create_array(path: Path, layout: ArrayLayout) -> Any:
         # A passage of zeros must be written, or it could not be told from one that was lost.
         "store_data_equal_to_fill_value": True,
     }
-    return ts.open(spec, create=True).result()
+    with system_errors():
+        return ts.open(spec, create=True).result()
 
 
 def write(array: Any, *, start: int, values: npt.NDArray[Any]) -> Any:
-    """Begin to write passages from `start` on; the caller waits on `.result()` and leaves `values` alone."""
+    """Begin to write passages from `start` on; the caller waits by `written` and leaves `values` alone."""
     target = array[start : start + len(values)]
     return target.write(values, can_reference_source_data_indefinitely=True)
+
+
+def written(futures: Iterable[Any]) -> None:
+    """Wait for writes.
+
+    Raises:
+        OSError: the system refuses: no room, say.
+    """
+    with system_errors():
+        for future in futures:
+            future.result()
 
 
 def new_context() -> Any:

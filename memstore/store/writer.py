@@ -141,8 +141,7 @@ class SegmentWriter:
         if embeddings is not None:
             values["embeddings"] = np.ascontiguousarray(embeddings, dtype=np.float32)
         pending = [arrays.write(self._arrays[k], start=self._rows, values=v) for k, v in values.items()]
-        for future in pending:
-            future.result()
+        arrays.written(pending)
         self._passages.extend(passages)
         self._rows += count
         self._tokens += int(lengths.sum())

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memstore import cli
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, MemstoreError
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
+from memstore_builders.progress import Silent
 from memstore_builders.state import describe
+from memstore_builders.verify import verify
 from tests import tiny
 
 
@@ -30,6 +37,12 @@ def options(model: Path, tmp_path: Path) -> BuildOptions:
                 for i, p in enumerate(tiny.passages(3))]  # fmt: skip
         (tmp_path / "data" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return BuildOptions(corpus=(tmp_path / "data",), out=tmp_path / "store", model=str(model), dtype="float32")
+
+
+@pytest.fixture
+def dense_options(options: BuildOptions, tmp_path: Path) -> BuildOptions:
+    """With a model that has vectors, wide enough that no array is small."""
+    return replace(options, model=str(tiny.save_checkpoint(tmp_path / "dense", embedding_dim=256)))
 
 
 @pytest.mark.parametrize("out", ["data", "data/store", "data/more/../new/store", "link/store"])
@@ -85,3 +98,66 @@ def test_a_store_needs_a_folder(
     assert stop.value.code == 2
     assert "choose another" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "kept"
+
+
+class At(Silent):
+    """Does something as a stage begins or ends."""
+
+    def __init__(self, when: str, what: Callable[[], object]) -> None:
+        self._when, self._what, self._stage = when, what, ""
+
+    def begin(self, stage: str, total: int | None, *, done: int = 0) -> None:
+        self._stage = stage
+        self._tell(f"begin {stage}")
+
+    def end(self) -> None:
+        self._tell(f"end {self._stage}")
+
+    def _tell(self, now: str) -> None:
+        if now == self._when:
+            self._what()
+
+
+@contextmanager
+def file_sizes_as_before() -> Iterator[int]:
+    """Gives the hard limit of the process, and takes back what was set below it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("when", "room"),
+    [
+        ("begin encode", 0),
+        ("begin encode", 3000),  # the metadata have room, what TensorStore writes has not
+        ("begin index", 0),  # Tantivy
+        ("begin index", 1500),
+        ("end index", 0),  # the generation
+    ],
+)
+@pytest.mark.parametrize("retriever", ["bm25", "dense"])
+def test_no_room_at_any_stage_is_told_and_the_build_goes_on_where_there_is(
+    dense_options: BuildOptions, when: str, room: int, retriever: Any
+) -> None:
+    options = replace(dense_options, retriever=retriever)
+    with (
+        file_sizes_as_before() as hard,
+        pytest.raises(ConfigError, match=r"store cannot be written \(File too large\)"),
+    ):
+        build(options, At(when, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))))
+    assert build(options).passages == 6
+    assert verify(options.out).sound
+
+
+@pytest.mark.parametrize("when", ["end read", "begin encode", "begin index"])
+def test_a_folder_that_is_removed_while_it_is_built_is_told(options: BuildOptions, when: str) -> None:
+    with pytest.raises(MemstoreError, match=r"store cannot be written \(No such file|segment .* is missing"):
+        build(options, At(when, lambda: shutil.rmtree(options.out)))
+    assert build(options).passages == 6
+
+
+def test_a_finished_store_whose_build_folder_was_removed_is_finished(options: BuildOptions) -> None:
+    assert build(options, At("end index", lambda: shutil.rmtree(options.out / ".build"))).passages == 6
