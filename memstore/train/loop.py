@@ -81,8 +81,7 @@ def train(
             stop at the step at which the first of them is asked.
 
     Raises:
-        ConfigError: settings contradict each other, the model, or the run in the folder, in which another process may
-            be training.
+        ConfigError: settings contradict each other, the model or the run in the folder, or another trains there.
         CheckpointNotFound, CheckpointError, CheckpointMismatch: of the model to start from, or of a saved state.
         TrainingDiverged: the loss is no longer finite.
     """
@@ -307,8 +306,7 @@ def _log_if_due(run: _Run) -> None:
     if not _due(run, run.config.log_every):
         return
     state, config = run.state, run.config
-    means = {name: float(total) / state.window_steps for name, total in run.window.items()}
-    _require_finite(run, means)
+    means = {name: total / state.window_steps for name, total in _sums(run).items()}
     lr = learning_rate(state.step - 1, config.optimizer, steps=config.steps)
     speed = state.window_tokens / max(state.window_seconds, 1e-9)
     record = {"step": state.step} | means | {"lr": lr, "tokens": state.tokens, "tokens_per_s": round(speed, 1)}
@@ -329,6 +327,7 @@ def _measure_if_due(run: _Run) -> None:
     """Dev scores; the best model so far is kept."""
     if not _due(run, run.config.dev.every_steps):
         return
+    _sums(run)  # a model that is no numbers must not become the best
     config, state, processes = run.config, run.state, run.processes
     own = (batch for i, batch in enumerate(run.source.dev()) if i % processes.world == processes.rank)
     run.model.eval()
@@ -361,24 +360,25 @@ def _save_if_due(run: _Run, *, now: bool) -> None:
     by_steps = bool(kept.every_steps) and state.step % kept.every_steps == 0
     if not run.processes.main or not (now or done or by_steps or late):
         return
-    state.window = {name: float(total) for name, total in run.window.items()}
-    _require_finite(run, state.window)
+    state.window = _sums(run)
     save_state(run.config.out, run.model, run.optimizer, state, run.identity, keep_last=kept.keep_last)
     run.saved = time.monotonic()
 
 
-def _require_finite(run: _Run, values: dict[str, float]) -> None:
-    """Stop before parameters that are no numbers are written over good ones.
+def _sums(run: _Run) -> dict[str, float]:
+    """What the next line of metrics averages; asked before parameters that are no numbers are written over good ones.
 
     Raises:
-        TrainingDiverged: says which value, and when.
+        TrainingDiverged: says which value is not finite, and when.
     """
+    values = {name: float(total) for name, total in run.window.items()}
     for name, value in values.items():
         if not abs(value) < float("inf"):
             raise TrainingDiverged(
                 f"{name} is {value} in the steps up to {run.state.step}: training has diverged. Lower optimizer.lr, "
-                f"warm up longer, or clip harder; the last good state is in {run.config.out / 'state'}."
+                f"warm up longer, or clip harder; good states, if any were saved, are in {run.config.out / 'state'}."
             )
+    return values
 
 
 def _end(run: _Run) -> TrainReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from memstore.train import loop
 from memstore.train.batch import Batch, DevBatch
 from memstore.train.config import ModelTable, TrainConfig, read_table
 from memstore.train.loop import train
+from memstore.train.losses import Losses, training_loss
 from memstore.train.metrics import plot
 from memstore.train.processes import Processes
 from memstore.train.start import open_model
@@ -137,7 +140,7 @@ def test_a_run_writes_metrics_states_and_models(tmp_path: Path) -> None:
     lines: list[str] = []
     report = train(config(tmp_path), lines.append, source=ToySource())
     out = tmp_path / "run"
-    assert sorted(p.name for p in out.iterdir()) == ["best", "last", "metrics.jsonl", "state"]
+    assert sorted(p.name for p in out.iterdir()) == ["best", "last", "lock", "metrics.jsonl", "state"]
     assert [p.name for p in saved_states(out)] == ["step-00000004", "step-00000006"]
     found = records(tmp_path)
     assert [(r["step"], "dev" in r) for r in found] == [(2, False), (3, True), (4, False), (6, False), (6, True)]
@@ -253,6 +256,17 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path: Pat
         train(config(tmp_path, optimizer=wild, log_every=6, steps=30, dev={"every_steps": 0}), source=ToySource())
     for state in saved_states(tmp_path / "run"):
         assert json.loads((state / "state.json").read_text())["run"]["step"] < 6
+
+
+def test_a_model_that_is_no_numbers_does_not_become_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **options: Any) -> Losses:
+        found = training_loss(*args, **options)
+        return Losses(found.total * math.nan, found.parts)
+
+    monkeypatch.setattr(loop, "training_loss", broken)
+    with pytest.raises(TrainingDiverged, match="loss is nan in the steps up to 2"):
+        train(config(tmp_path, log_every=50, dev={"every_steps": 2, "max_new_tokens": 4}), source=ToySource())
+    assert not (tmp_path / "run" / "best").exists()
 
 
 def test_a_failing_source_is_heard(tmp_path: Path) -> None:
