@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from memstore.layers import DecoderBlock
 from memstore.model import Encoded, MemoryModel
 from memstore.packed import Packed, Rows, Tokens
 from tests import tiny
@@ -267,19 +268,11 @@ def test_initialising_follows_t5s_rule_and_a_copy_head_prefers_to_go_on() -> Non
     model = MemoryModel(tiny.config(system="lumen", **ALL_PARTS))
     model.initialise(0)
     block = model.decoder.blocks[0]
-    q, k, v = block.attention.qkv.weight.chunk(3)  # type: ignore[union-attr]
-    want = {
-        (32 * 8) ** -0.5: [q, block.cross.q.weight],
-        32**-0.5: [
-            k,
-            v,
-            block.cross.kv.weight,  # type: ignore[union-attr]
-            block.feed_forward.wi.weight,
-        ],
-        (3 * 8) ** -0.5: [block.attention.o.weight],  # type: ignore[union-attr]
-        64**-0.5: [block.feed_forward.wo.weight],
-        1.0: [model.embedding.weight],
-    }  # type: ignore[union-attr, dict-item]
+    assert isinstance(block, DecoderBlock)
+    q, k, v = block.attention.qkv.weight.chunk(3)
+    by_width = [k, v, block.cross.kv.weight, block.feed_forward.wi.weight]
+    want = {(32 * 8) ** -0.5: [q, block.cross.q.weight], 32**-0.5: by_width, (3 * 8) ** -0.5: [block.attention.o.weight],
+            64**-0.5: [block.feed_forward.wo.weight], 1.0: [model.embedding.weight]}  # fmt: skip
     for deviation, weights in want.items():
         assert [float(w.std()) for w in weights] == pytest.approx([deviation] * len(weights), rel=0.1)
     assert model.copy_head is not None
