@@ -270,8 +270,8 @@ def test_initialising_follows_t5s_rule_and_a_copy_head_prefers_to_go_on() -> Non
     block = model.decoder.blocks[0]
     assert isinstance(block, DecoderBlock)
     q, k, v = block.attention.qkv.weight.chunk(3)
-    by_width = [k, v, block.cross.kv.weight, block.feed_forward.wi.weight]
-    want = {(32 * 8) ** -0.5: [q, block.cross.q.weight], 32**-0.5: by_width, (3 * 8) ** -0.5: [block.attention.o.weight],
+    inner, by_width = 3 * 8, [k, v, block.cross.kv.weight, block.feed_forward.wi.weight]
+    want = {(32 * 8) ** -0.5: [q, block.cross.q.weight], 32**-0.5: by_width, inner**-0.5: [block.attention.o.weight],
             64**-0.5: [block.feed_forward.wo.weight], 1.0: [model.embedding.weight]}  # fmt: skip
     for deviation, weights in want.items():
         assert [float(w.std()) for w in weights] == pytest.approx([deviation] * len(weights), rel=0.1)
