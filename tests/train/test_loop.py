@@ -28,7 +28,8 @@ from memstore.train.batch import Batch, DevBatch
 from memstore.train.config import ModelTable, TrainConfig, read_table
 from memstore.train.loop import train
 from memstore.train.losses import Losses, training_loss
-from memstore.train.metrics import plot
+from memstore.train.measure import measure
+from memstore.train.metrics import Measured, plot
 from memstore.train.processes import Processes
 from memstore.train.start import open_model
 from memstore.train.state import saved_states
@@ -165,6 +166,20 @@ def test_the_models_it_leaves_can_be_loaded(tmp_path: Path) -> None:
         assert model.dtype == torch.bfloat16
         assert model.config.trained
         assert tokenizer.fingerprint == tiny.text_tokenizer().fingerprint
+
+
+def test_dev_answers_read_as_many_passages_as_the_reader_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def counted(*args: Any, keep_k: int) -> Iterator[Measured]:
+        read.append(keep_k)
+        return measure(*args, keep_k=keep_k)
+
+    monkeypatch.setattr(loop, "measure", counted)
+    train(config(tmp_path, steps=1, loss={"keep_k": 3}), source=ToySource())
+    assert read == [3]
 
 
 def test_without_dev_batches_there_is_no_best(tmp_path: Path) -> None:

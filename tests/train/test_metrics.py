@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from memstore.errors import CheckpointError
-from memstore.packed import Tokens
+from memstore.model import Encoded
+from memstore.packed import Rows, Tokens
 from memstore.train.batch import DevBatch
-from memstore.train.measure import gold_ranks
+from memstore.train.config import DevConfig
+from memstore.train.measure import gold_ranks, measure
 from memstore.train.metrics import Measured, MetricsFile, read_metrics, summarise
+from tests import tiny
+from tests.train.loop_cases import ToySource
 
 
 def measured(task: str, em: float, **ranks: int) -> Measured:
@@ -51,6 +55,39 @@ def test_the_rank_of_the_best_gold_passage() -> None:
     )
     assert gold_ranks(torch.tensor([0.1, 0.9, 0.5, 0.9, 0.1, 0.2, 0.3]), given) == [2, 2, 0]
     assert gold_ranks(-torch.arange(7).float(), given) == [1, 2, 0]
+
+
+@pytest.mark.parametrize(("own", "most"), [(0, 2), (1, 1), (3, 3)])
+def test_dev_answers_read_as_many_passages_as_training_does_or_as_they_are_told(
+    monkeypatch: pytest.MonkeyPatch, own: int, most: int
+) -> None:
+    model, read = tiny.model(d_model=16).eval(), []
+    live_b = model.live_b
+
+    def counted(rows: Rows) -> Encoded:
+        read.append(int(torch.bincount(rows.question_of).max()))
+        return live_b(rows)
+
+    monkeypatch.setattr(model, "live_b", counted)
+    source, settings = ToySource(), DevConfig(keep_k=own, max_new_tokens=2)
+    list(measure(model, source.tokenizer, source.dev(), settings, keep_k=2))
+    assert read == [most, most]
+
+
+def test_dense_ranks_are_by_cosine_best_first() -> None:
+    model, source = tiny.model(d_model=16, embedding_dim=8).eval(), ToySource()
+    found = list(measure(model, source.tokenizer, source.dev(), DevConfig(max_new_tokens=2), keep_k=2))
+    want = []
+    for given in source.dev():
+        with torch.no_grad():
+            asked, held = (model.embed(m) for m in (model.encode_question(given.questions),
+                                                    model.encode_passages(given.passages)))  # fmt: skip
+        for b in range(given.size):
+            own = given.question_of == b
+            cosines, gold = held[own] @ asked[b], given.gold[own]
+            want.append(1 + int((cosines > cosines[gold].max()).sum()))
+    assert [m.ranks["dense"] for m in found] == want
+    assert set(want) > {1}
 
 
 def test_a_metrics_file_is_cut_where_training_goes_on(tmp_path: Path) -> None:
