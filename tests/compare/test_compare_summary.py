@@ -40,6 +40,13 @@ def test_an_interval_by_hand() -> None:
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
 
 
+def test_tasks_are_drawn_apart() -> None:
+    """Two tasks of the same scores: their mean is surer than either by the square root of two."""
+    scores = np.repeat([1.0, 0.0], [120, 280])[:, None]
+    (one,), (both,) = estimates([scores]), estimates([scores, scores])
+    assert (both.high - both.low) / (one.high - one.low) == pytest.approx(0.5**0.5, abs=0.06)
+
+
 def test_a_paired_difference_is_surer_than_its_parts() -> None:
     """Ninety questions alike for both, ten that only one of them answers: the pairs leave just these ten uncertain."""
     ours = np.array([1.0] * 55 + [0.0] * 45)
