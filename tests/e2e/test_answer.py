@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -15,6 +16,7 @@ from memstore import checkpoint
 from memstore.answer import Answer, Answerer, Question
 from memstore.errors import ChecksumMismatch, FingerprintMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
+from memstore.prepared import PreparedDecoder
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 from tests import tiny
@@ -81,6 +83,21 @@ def test_the_prepared_decoder_answers_as_the_plain_one(answerer: Answerer, monke
     monkeypatch.setattr(answerer, "prepared", None)
     for a, b in zip(prepared, answerer.answer(questions), strict=True):
         same(a, b)
+
+
+@torch.no_grad()
+def test_no_answer_holds_padding(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all tokens are as probable, the first one that may come is eos, not the padding before it."""
+    model = copy.deepcopy(answerer.model)
+    assert model.head is not None
+    model.head.weight.zero_()
+    if model.copy_head is not None:
+        model.copy_head.gate.bias.fill_(1e9)  # the vocabulary alone
+    monkeypatch.setattr(answerer, "model", model)
+    for prepared in (None, PreparedDecoder(model)):
+        monkeypatch.setattr(answerer, "prepared", prepared)
+        (answer,) = answerer.answer([Question(text="river", retrieve_k=3, keep_k=1, max_new_tokens=4)])
+        assert (answer.text, answer.score) == ("", pytest.approx(-math.log(tiny.VOCAB_SIZE), abs=1e-4))
 
 
 def test_an_extractive_model_answers_with_spans_by_its_own_beams(corpus: Path, tmp_path: Path) -> None:
@@ -162,6 +179,16 @@ def test_the_bill_adds_up(answerer: Answerer) -> None:
         assert sum(usage.flops.values()) < usage.fid_flops  # it read 3 of the 10
     else:
         assert 0 < sum(usage.flops.values()) < usage.fid_flops
+
+
+def test_questions_of_a_batch_share_the_bytes_that_were_read(answerer: Answerer) -> None:
+    answers = answerer.answer(
+        [Question(text=t, retrieve_k=k, keep_k=1, max_new_tokens=1) for t, k in (("river", 8), ("lake", 2))]
+    )
+    ids = [p.passage.id for a in answers for p in a.passages]
+    read = answerer.store.load(ids, dtype=torch.float32, device="cpu").bytes_read
+    assert sum(a.usage.bytes_read for a in answers) == pytest.approx(read, abs=2)  # each is rounded
+    assert answers[0].usage.bytes_read > answers[1].usage.bytes_read > 0
 
 
 def test_rerank_scores_as_answering_does(answerer: Answerer) -> None:
