@@ -143,7 +143,10 @@ def test_what_is_returned(ask: Face) -> None:
         (lambda c: c.passage("\ud800"), r"passage_id '\ud800' is no text: surrogates not allowed"),
         (lambda c: c.answer_batch("why?"), "questions must be a list of questions, not one string: `answer` asks one"),
         (lambda c: c.answer_batch([]), "questions: List should have at least 1 item"),
-        (lambda c: c.rerank("a", [PassageInput(text="a", id="x")] * 2), "two passages have the id 'x'"),
+        (
+            lambda c: c.rerank("a", [PassageInput(text="b"), *[PassageInput(text="a", id="x")] * 2]),
+            "two passages have the id 'x'",
+        ),
     ],
 )
 def test_a_wrong_request_is_not_sent(ask: Face, call, message: str) -> None:

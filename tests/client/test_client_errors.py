@@ -25,7 +25,7 @@ from memstore_client import (
     Timeout,
     UnexpectedReply,
 )
-from memstore_client.base import FIRST_BACKOFF
+from memstore_client.base import FIRST_BACKOFF, LONGEST_WAIT
 
 HEALTH = httpx.Response(200, json={"status": "alive"})
 PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1}
@@ -217,6 +217,8 @@ def test_a_retry_that_succeeds_is_the_result(ask) -> None:
 def test_the_servers_advice_is_followed(ask) -> None:
     server = Server(problem(429, **{"Retry-After": "3"}), problem(503, **{"Retry-After": "0"}), HEALTH)
     assert ask(server, health)[1] == [3.0, 0.0]
+    longest = Server(problem(429, **{"Retry-After": str(int(LONGEST_WAIT))}), HEALTH)
+    assert ask(longest, health)[1] == [LONGEST_WAIT]
 
 
 def test_a_server_that_asks_for_too_much_patience_is_not_waited_for(ask) -> None:
@@ -226,7 +228,7 @@ def test_a_server_that_asks_for_too_much_patience_is_not_waited_for(ask) -> None
     assert (server.asked, caught.value.retry_after) == (1, 60.0)
 
 
-@pytest.mark.parametrize("advice", ["soon", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", "²"])
+@pytest.mark.parametrize("advice", ["soon", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", "²", "٣"])
 def test_advice_that_is_no_number_of_seconds_is_ignored(ask, advice: str) -> None:
     server = Server(problem(429, **{"Retry-After": advice.encode()}))
     with pytest.raises(Overloaded) as caught:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from memstore.errors import ConfigError, FingerprintMismatch
 from memstore_client import Client
 from memstore_server import app, logs
 from memstore_server.app import bound_socket, run, url_of
+from memstore_server.batching import EngineStopped
 from memstore_server.settings import Settings
 from tests.server.fakes import FakeEngine
 
@@ -203,6 +205,23 @@ def test_connections_get_the_time_to_drain_and_wait_from_the_first_line_on(
     with bound_socket("127.0.0.1", 0) as listener:
         assert app.serve(FakeEngine(), Settings.load(store="s", drain_seconds=drain), listener)
     assert asked == [whole, 1]
+
+
+@pytest.mark.parametrize(("ended", "raised"), [(EngineStopped("before it began"), False), (OSError("broken"), True)])
+def test_stopped_before_the_warm_up_is_no_failure(monkeypatch, ended: Exception, raised: bool) -> None:
+    class Server:
+        def __init__(self, config) -> None:
+            self.service = config.app.state.service
+
+        def run(self, *, sockets: object) -> None:
+            self.service.warm_up.set_exception(ended)
+
+    monkeypatch.setattr(app.uvicorn, "Server", Server)
+    with (
+        bound_socket("127.0.0.1", 0) as listener,
+        pytest.raises(OSError, match="broken") if raised else nullcontext(),
+    ):
+        assert app.serve(FakeEngine(), Settings.load(store="s"), listener)
 
 
 def test_the_thread_that_opens_has_ended_when_questions_come(monkeypatch) -> None:

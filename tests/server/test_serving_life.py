@@ -236,6 +236,15 @@ async def test_a_client_that_hangs_up_while_waiting_is_not_answered(serving, eng
     assert "POST /answer 499" in caplog.text
 
 
+async def test_nobody_waits_for_a_client_to_hang_up_once_it_has_its_reply(serving) -> None:
+    async with serving() as http:
+        before = asyncio.all_tasks()
+        request, _, sent = ask_without_http(http._transport.app, {"question": "why?"})
+        await request
+        assert sent[0]["status"] == 200
+        await until(lambda: asyncio.all_tasks() == before)
+
+
 async def test_a_request_that_the_server_cancels_is_told_so(serving, engine: FakeEngine, caplog) -> None:
     """As uvicorn does with what is in flight when its time to stop is over."""
     caplog.set_level("INFO")

@@ -53,7 +53,13 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_misspelled_variable_is_noticed_and_a_strange_one_left_alone() -> None:
-    environment = {"MEMSTORE_MAX_BACTH": "1", "MEMSTORE_PORT": "1", "MEMSTORE_CORPUS": "x", "PATH": "y"}
+    environment = {
+        "MEMSTORE_MAX_BACTH": "1",
+        "MEMSTORE_PORT": "1",
+        "memstore_host": "h",
+        "MEMSTORE_CORPUS": "x",
+        "PATH": "y",
+    }
     assert unknown_variables(environment) == {"MEMSTORE_MAX_BACTH": "MEMSTORE_MAX_BATCH"}
 
 
