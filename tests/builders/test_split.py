@@ -118,6 +118,12 @@ def test_a_short_end_is_evened_out() -> None:
     ]
 
 
+def test_an_end_of_a_fifth_is_not_short() -> None:
+    one, two = "One of the five words.", "Two has them as well."
+    assert texts(f"{one} {two} Three too.", 10) == [f"{one} {two}", "Three too."]
+    assert texts(f"{one} {two} Three.", 10) == [one, f"{two} Three."]
+
+
 def test_a_short_end_that_cannot_be_evened_stays() -> None:
     ten = "One two three four five six seven eight nine ten."
     assert texts(f"{ten} End.", 10) == [ten, "End."]
@@ -141,6 +147,11 @@ def test_the_sentence_splitter_gets_bounded_parts(sentence: str, monkeypatch: py
     assert max(map(len, given)) <= split.WINDOW
     monkeypatch.setattr(split, "WINDOW", len(text))
     assert windowed == split_document(document)
+
+
+def test_a_paragraph_s_end_is_where_the_splitter_s_part_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "WINDOW", 33)
+    assert texts("é first.\n\nWe met Dr. Smith at noon today.", 7) == ["é first.", "We met Dr. Smith at noon today."]
 
 
 def test_plain_english_is_never_cut_for_the_splitter(monkeypatch: pytest.MonkeyPatch) -> None:
