@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from memstore import checkpoint
-from memstore.answer import Answer, Answerer, Question
+from memstore.answer import Answer, Answerer, Question, RankedPassage
 from memstore.errors import ChecksumMismatch, FingerprintMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
 from memstore.prepared import PreparedDecoder
+from memstore.tokens import TextTokenizer
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 from tests import tiny
@@ -179,6 +180,29 @@ def test_the_bill_adds_up(answerer: Answerer) -> None:
         assert sum(usage.flops.values()) < usage.fid_flops  # it read 3 of the 10
     else:
         assert 0 < sum(usage.flops.values()) < usage.fid_flops
+
+
+def test_an_answer_is_spelled_as_in_what_was_read_or_as_the_config_says(
+    answerer: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def passage(title: str, text: str, *, kept: bool) -> RankedPassage:
+        return RankedPassage(passage=Passage(id=title, document_id=title, title=title, text=text), kept=kept)
+
+    ranked = [
+        passage("a", "NILE", kept=False),
+        passage("nilE", "the Rhine", kept=True),
+        passage("b", "Nile", kept=True),
+    ]
+    config = answerer.model.config.replace(spellings={"nile": "NiLe"})
+    ids = answerer.tokenizer.encode_answers(["nile"], max_tokens=9)[0].tolist()
+    monkeypatch.setattr(answerer, "tokenizer", TextTokenizer(tiny.tokenizer(), answerer.model.config))
+    assert answerer._text(ids, ranked) == "nile"
+    monkeypatch.setattr(answerer.tokenizer, "folds_case", True)
+    assert answerer._text(ids, ranked) == "Nile"  # what was kept, texts first
+    assert answerer._text(ids, ranked[:2]) == "nilE"
+    monkeypatch.setattr(answerer.tokenizer, "config", config)
+    monkeypatch.setattr(answerer.model, "config", config)
+    assert answerer._text(ids, ranked) == "NiLe"
 
 
 def test_questions_of_a_batch_share_the_bytes_that_were_read(answerer: Answerer) -> None:

@@ -206,7 +206,12 @@ def test_in_training_every_layer_drops_and_the_residual_stream_passes() -> None:
 
 def test_in_training_the_decoder_drops_embeddings_before_its_blocks_and_states_behind_its_norm() -> None:
     decoder, read = Decoder(tiny.config(dropout_rate=1.0)), []
-    decoder.norm.register_forward_hook(lambda norm, args, output: read.append(args[0]))
+
+    def something(norm: RMSNorm, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        read.append(args[0])
+        return torch.ones_like(output)
+
+    decoder.norm.register_forward_hook(something)
     x = torch.ones(1, 2, 32)
     cache = decoder.start(torch.ones(3, 32), Layout([3]), capacity=2)
     assert not decoder(x, cache).any()
