@@ -151,6 +151,13 @@ def test_a_reply_that_is_not_ours(ask, response: httpx.Response, error: type) ->
     assert caught.value.status == response.status_code
 
 
+def test_a_problem_is_known_however_its_type_is_written(ask) -> None:
+    response = problem(422)
+    response.headers["Content-Type"] = "Application/Problem+JSON; charset=utf-8"
+    with pytest.raises(BadRequest, match="422 Title: what"):
+        ask(Server(response), answer)
+
+
 def test_a_body_that_cannot_be_decompressed_is_not_ours(ask) -> None:
     def garble(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=b"no gzip", request=request)
