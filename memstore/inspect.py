@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from memstore.errors import StoreUnreadable
 from memstore.store import index_path, read_generation
 
 
@@ -13,7 +14,8 @@ def inspect(store: Path) -> dict[str, Any]:
     """A store's generation, sizes, settings and fingerprint, as plain values.
 
     Raises:
-        StoreNotFound, StoreCorrupt, StoreFormatError: there is none, or its manifests cannot be read.
+        StoreNotFound, StoreUnreadable, StoreCorrupt, StoreFormatError: there is none, it is closed to us, or its
+            manifests cannot be understood.
     """
     generation = read_generation(store)
     segment_bytes = sum(s.bytes for s in generation.segments)
@@ -30,10 +32,20 @@ def inspect(store: Path) -> dict[str, Any]:
         "retriever": generation.retriever,
         "segments": len(generation.segments),
         "segment_bytes": segment_bytes,
-        "index_bytes": sum((folder / name).stat().st_size for name in files if (folder / name).exists()),
+        "index_bytes": sum(_size(folder / name) for name in files),
         "bytes_per_token": segment_bytes / max(1, generation.tokens),
         "settings": dict(generation.settings),
         "fingerprint": asdict(generation.fingerprint),
         "index": dict(generation.index.parts) if generation.index is not None else {},
         "made_by": dict(generation.made_by),
     }
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if it is lost, which `verify` tells."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise StoreUnreadable(f"{path} cannot be read: {error}") from error

@@ -6,7 +6,9 @@ file, so that opening tells an incomplete folder from a whole one (`memstore ver
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -15,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from memstore.errors import IndexCorrupt
+from memstore.errors import IndexCorrupt, StoreUnreadable
 from memstore.whole import sync
 
 SETTINGS = "settings.json"
@@ -75,7 +77,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
     Raises:
         IndexCorrupt: the folder or a file is absent, a file has another size, or the settings are not ours.
+        StoreUnreadable: the system does not let us read one of them.
     """
+    try:
+        return _read_settings(folder)
+    except IndexCorrupt:  # an OSError too
+        raise
+    except OSError as error:
+        raise StoreUnreadable(f"the index at {folder} cannot be read: {error}") from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -90,4 +102,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
             raise IndexCorrupt(f"the index at {folder} lacks {name}; build it anew")
         if path.stat().st_size != size:
             raise IndexCorrupt(f"{path} has {path.stat().st_size} bytes, not {size}; build the index anew")
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    with os.scandir(folder):  # it is listed to be opened
+        pass
     return settings

@@ -137,7 +137,11 @@ def check_index(store: Path, number: int, index: IndexRef) -> Iterator[Problem]:
     """The files of the search indexes; lock files, which opening an index leaves, are of no account."""
     folder = index_path(store, number)
     where = folder.relative_to(store).as_posix()
-    found = {name for name in list_files(folder) if not name.endswith(".lock")}
+    try:
+        found = {name for name in list_files(folder) if not name.endswith(".lock")}
+    except StoreUnreadable as closed:
+        yield _problem(closed, where)
+        return
     for name in sorted(set(index.files) | found):
         if name not in found:
             yield _problem(MissingData(f"{where}/{name} is missing"), f"{where}/{name}")
@@ -149,7 +153,11 @@ def check_index(store: Path, number: int, index: IndexRef) -> Iterator[Problem]:
 
 def _check_files(folder: Path, where: str, seal: Seal) -> Iterator[Problem]:
     """Each file that SEALED names, and any that it does not."""
-    found = set(list_files(folder)) - {SEALED}
+    try:
+        found = set(list_files(folder)) - {SEALED}
+    except StoreUnreadable as closed:
+        yield _problem(closed, where)
+        return
     for name in sorted(found | set(seal.files)):
         place, sealed = f"{where}/{name}", seal.files.get(name)
         if name not in found:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -110,8 +111,30 @@ def hash_folder(folder: Path) -> dict[str, str]:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Relative paths of all files below `folder`, sorted."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    """Relative paths of all files below `folder`, sorted; none if there is no such folder.
+
+    Raises:
+        StoreUnreadable: a folder is closed to us.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise StoreUnreadable(f"{error.filename} cannot be read: {error}") from error
+
+    walk = os.walk(folder, onerror=refuse)
+    return sorted(Path(place, name).relative_to(folder).as_posix() for place, _, names in walk for name in names)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder.
+
+    Raises:
+        StoreUnreadable: the system does not tell: a folder above is closed to us.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise StoreUnreadable(f"{path} cannot be read: {error}") from error
 
 
 def render(values: Mapping[str, Any]) -> bytes:

@@ -38,6 +38,7 @@ from memstore.store.format import (
     hash_bytes,
     hash_file,
     ids_path,
+    is_folder,
     read_bytes,
 )
 from memstore.store.ids import Uint64, candidates, open_npy, sort_hashes
@@ -284,11 +285,12 @@ def read_generation(store: Path, number: int | None = None) -> Generation:
 
     Raises:
         StoreNotFound: no store is at the path, or it has no such generation.
+        StoreUnreadable: the system does not let us.
         MissingData: CURRENT names a generation whose file is absent.
         ChecksumMismatch, StoreFormatError: a manifest is damaged, or not understood.
     """
     path = store / CURRENT
-    if not store.is_dir():
+    if not is_folder(store):
         raise StoreNotFound(f"there is no store at {store}; `memstore build` makes one")
     try:
         current = Current.from_bytes(read_bytes(path), path=path)

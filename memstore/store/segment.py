@@ -14,7 +14,7 @@ import numpy.typing as npt
 from memstore.errors import ChecksumMismatch, CountMismatch, MissingData, SegmentNotSealed
 from memstore.store import arrays
 from memstore.store.codec import ArraySpec, Codec, codec_from
-from memstore.store.format import MEMORY, SEALED, Seal, SegmentRef, hash_bytes, read_bytes, segment_path
+from memstore.store.format import MEMORY, SEALED, Seal, SegmentRef, hash_bytes, is_folder, read_bytes, segment_path
 from memstore.store.shards import ShardCache, ShardedArray
 from memstore.store.texts import PassageReader
 
@@ -119,11 +119,11 @@ def read_seal(folder: Path, ref: SegmentRef) -> Seal:
     """A segment's SEALED file, which must be the one that `ref` names.
 
     Raises:
-        MissingData, SegmentNotSealed: no folder; no SEALED in it.
+        MissingData, SegmentNotSealed, StoreUnreadable: no folder; no SEALED in it; closed to us.
         ChecksumMismatch, CountMismatch, StoreFormatError: damaged, another one, or of another format version.
     """
     path = folder / SEALED
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise MissingData(f"segment {ref.id!r} is missing: there is no folder {folder}")
     try:
         data = read_bytes(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from memstore.errors import IndexCorrupt
+from memstore.errors import IndexCorrupt, StoreUnreadable
 from memstore.retrieve.folder import new_index_folder, read_settings, scratch_folder, write_settings
 
 
@@ -57,6 +58,25 @@ def test_what_a_killed_build_left_is_discarded(tmp_path: Path) -> None:
 def test_a_file_in_place_of_the_folder_is_no_index(tmp_path: Path) -> None:
     (tmp_path / "ix").write_text("")
     with pytest.raises(IndexCorrupt, match="there is no index"):
+        read_settings(tmp_path / "ix")
+
+
+@pytest.mark.parametrize("closed", ["settings.json", "data", "folder"])
+def test_what_the_system_refuses_is_unreadable_and_not_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    make(tmp_path / "ix", "one")
+    if closed == "settings.json":
+        (tmp_path / "ix" / closed).unlink()
+        (tmp_path / "ix" / closed).mkdir()
+    elif closed == "data":
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != closed)
+    else:
+        monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StoreUnreadable, match=r"ix cannot be read: .*(directory|denied)"):
         read_settings(tmp_path / "ix")
 
 

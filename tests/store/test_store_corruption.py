@@ -1,8 +1,10 @@
 """Every kind of damage is told by its own error: by the check, and by the read that touches it."""
 
 import json
+import os
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from memstore.errors import (
     StoreNotFound,
     StoreUnreadable,
 )
-from memstore.store import IndexRef, SegmentRef, Store, check_generation, hash_folder, publish
+from memstore.store import IndexRef, SegmentRef, Store, check_generation, hash_folder, index_path, publish
 from memstore.store.check import check_index, check_segment
 from memstore.store.format import FileRef, Seal, hash_bytes, parse, render
 
@@ -241,6 +243,26 @@ def test_index_files(tiny):
         ("StoreUnreadable", "index/000001/lexical/c"),
         ("IndexCorrupt", "index/000001/lexical/d"),
     ]
+
+
+@pytest.mark.parametrize("closed", ["segments/000000/memory.zarr", "segments/000000", "index/000001"])
+def test_a_folder_that_is_closed_to_us_is_unreadable_and_not_missing(tiny, monkeypatch, closed):
+    folder = index_path(tiny.path, 1)
+    (folder / "lexical").mkdir(parents=True)
+    (folder / "lexical/x.idx").write_bytes(b"index")
+    republish(tiny, index={"kind": "bm25", "parts": {}, "files": hash_folder(folder)})
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == tiny.path / closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    assert list(check_generation(tiny.path)) == []
+    monkeypatch.setattr(os, "scandir", refuse)
+    [problem] = check_generation(tiny.path)
+    assert problem.kind == "StoreUnreadable"
+    assert f"{closed} cannot be read: [Errno 13] Permission denied" in problem.message
 
 
 def test_links_to_nothing_are_missing_data(tiny):

@@ -12,9 +12,18 @@ import torch
 import zarr
 from hypothesis import strategies as st
 
-from memstore.errors import ConfigError, IndexCorrupt, PassageNotFound, StoreFormatError, StoreNotFound
+from memstore.errors import (
+    ChecksumMismatch,
+    ConfigError,
+    IndexCorrupt,
+    PassageNotFound,
+    StoreFormatError,
+    StoreNotFound,
+    StoreUnreadable,
+)
 from memstore.passage import Passage
 from memstore.store import CODEC_NAMES, Store, codec_from, publish
+from memstore.store import ids as id_index
 from memstore.store.shards import ShardCache
 from memstore.store.texts import from_line, to_line
 
@@ -143,6 +152,28 @@ def test_stores_that_are_not_there(tmp_path, tiny):
         Store.open(tmp_path)
     with pytest.raises(StoreNotFound, match="has no generation 2; 1 is in force"):
         Store.open(tiny.path, generation=2)
+
+
+def test_an_id_that_shares_its_hash_with_another_is_not_that_one(tiny, monkeypatch):
+    store = Store.open(tiny.path)
+    shared = id_index.hash_id(tiny.ids[3])
+    monkeypatch.setattr(id_index, "hash_id", lambda _: shared)
+    assert not store.contains("another id")
+    assert store.contains(tiny.ids[3])
+    with pytest.raises(PassageNotFound, match="another id"):
+        store.load([tiny.ids[3], "another id"])
+
+
+def test_another_generation_of_the_same_number_is_refused(tiny):
+    path = tiny.path / "generations/000001.json"
+    path.write_bytes(dataclasses.replace(tiny.generation, settings={"max_words": 7}).to_bytes())
+    with pytest.raises(ChecksumMismatch, match=r"000001\.json is not the generation that CURRENT names"):
+        Store.open(tiny.path)
+
+
+def test_a_path_that_the_system_refuses_is_unreadable_and_not_missing(tmp_path):
+    with pytest.raises(StoreUnreadable, match=r"cannot be read: .*File name too long"):
+        Store.open(tmp_path / ("x" * 300))
 
 
 def test_a_renamed_generation_is_refused(tiny):
