@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,20 @@ def test_an_id_twice_is_not_published(tmp_path, tiny):
         publish(tmp_path / "twice", generation)
     with pytest.raises(StoreNotFound):
         Store.open(tmp_path / "twice")
+
+
+def test_what_is_renamed_is_on_the_disk_before(make_store, monkeypatch):
+    """A power cut must not leave a final name on what was never flushed: the order of fsync and rename."""
+    flushed, renamed = set(), []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def note(path, target):
+        below = [path, *path.rglob("*")]
+        renamed.append(Path(target).name)
+        assert not [p for p in below if p.stat().st_ino not in flushed], f"{target} was renamed before it was flushed"
+
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.add(os.fstat(handle).st_ino) or fsync(handle))
+    monkeypatch.setattr(Path, "rename", lambda path, target: note(path, target) or rename(path, target))
+    monkeypatch.setattr(Path, "replace", lambda path, target: note(path, target) or replace(path, target))
+    make_store()
+    assert renamed == ["000000", "000001", "000001.ids.npy", "000001.json", "CURRENT"]
