@@ -20,6 +20,7 @@ from tests import tiny
         (12, "glimmer", 1 / 3, 1 / 4, (8, 1, 3)),
         (6, "glimmer", 1 / 3, 1 / 2, (4, 1, 1)),
         (6, "glimmer", 0.01, 0.01, (5, 1, 0)),
+        (10, "glimmer", 0.26, 0.6, (7, 2, 1)),  # rounded: 2.6 live layers, 1.8 of them before the scorer
         (6, "lumen", 1 / 3, 1 / 2, (4, 0, 2)),
         (6, "fid", 1, 1 / 2, (0, 0, 6)),
     ],

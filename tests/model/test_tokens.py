@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers
@@ -9,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers
 from memstore.checkpoint import from_scratch
 from memstore.errors import CheckpointMismatch, ConfigError, RequestError
 from memstore.passage import Passage
-from memstore.tokens import TextTokenizer, fill
+from memstore.tokens import TextTokenizer, canonical, fill, ids_of
 from tests import tiny
 
 EOS = 1
@@ -137,9 +140,22 @@ def test_the_fingerprint_is_the_vocabularys_and_survives_json() -> None:
     assert TextTokenizer(other, tiny.config()).fingerprint != tokens.fingerprint
 
 
+def test_the_fingerprint_of_any_scores_survives_json() -> None:
+    """The library reads some numbers back as their neighbours."""
+    rng = random.Random(0)
+    pieces = [("<unk>", 0.0), *((chr(300 + i), -20 * rng.random()) for i in range(3000))]
+    first = canonical(Tokenizer(models.Unigram(pieces, unk_id=0)))
+    assert canonical(Tokenizer.from_str(first)) == first
+    assert list(json.loads(first)) == sorted(json.loads(first))  # one rendering, whatever order the library writes in
+
+
 def test_a_tokenizer_too_large_for_the_model_is_refused() -> None:
     with pytest.raises(CheckpointMismatch, match="not the model's tokenizer"):
         tiny.text_tokenizer(vocab_size=100)
+    size = ids_of(tiny.tokenizer())
+    assert tiny.text_tokenizer(vocab_size=size).questions(["~"])
+    with pytest.raises(CheckpointMismatch, match=f"ids reach {size - 1}, but the model has only {size - 1} embeddings"):
+        tiny.text_tokenizer(vocab_size=size - 1)
 
 
 def test_ids_count_and_not_tokens() -> None:
