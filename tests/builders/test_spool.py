@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from memstore.errors import ConfigError, CorpusUnreadable, DiskSpaceError, StoreFormatError
+from memstore_builders import spool as spool_module
 from memstore_builders.corpus import open_corpus
 from memstore_builders.spool import Spool, write_spool
 
@@ -46,6 +47,16 @@ def test_the_same_passage_twice_is_a_duplicate_but_one_id_for_two_texts_is_an_er
     assert spool(tmp_path, [row("a", "same"), row("a", "same")]).counts.duplicates == 1
     with pytest.raises(ConfigError, match=r"two different passages have the id 'a' .* passages 1 and 3"):
         spool(tmp_path, [row("a", "one"), row("b", "two"), row("a", "three")])
+
+
+def test_the_same_letters_parted_elsewhere_are_no_duplicate(tmp_path: Path) -> None:
+    assert len(spool(tmp_path, [row("a", "c", title="ab"), row("b", "bc", title="a")])) == 2
+
+
+def test_offsets_are_written_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "_FLUSH_ROWS", 2)
+    found = spool(tmp_path, [row(f"d{i}", f"text {i}") for i in range(5)])
+    assert [p.text for p in found.read(0, 9)] == [f"text {i}" for i in range(5)]
 
 
 def test_duplicates_are_found_across_many_passages(tmp_path: Path) -> None:
