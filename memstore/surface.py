@@ -30,7 +30,7 @@ def spelled(answer: str, texts: Sequence[str]) -> str:
     pattern = re.compile(edges[0] + body + edges[1], re.IGNORECASE)
     for text in searched:
         if match := pattern.search(text):
-            return match[0].strip()
+            return match[0]
     return answer
 
 

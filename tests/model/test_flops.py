@@ -169,6 +169,9 @@ def test_bytes_by_hand():
     step = layer + 2 * 32 * 24 + 96 * 32 + 32 * 32 + 32  # cross q and o, vocabulary, copy query and gate
     assert said.question == 2 * (layer + 2 * 2 * 32)
     assert said.passages == 0
+    live = flops.answer_bytes(config, question_tokens=2, passage_tokens=[3, 4], kept_tokens=[4], new_tokens=2,
+                              precomputed=False)  # fmt: skip
+    assert live.passages == 2 * (layer + 2 * 7 * 32)
     assert said.live_a == 2 * (layer + 32 + 2 * 11 * 32)  # two rows of 5 and 6 tokens in and out
     assert said.live_b == 2 * (layer + 2 * 6 * 32)
     assert said.cross == 2 * (2 * 32 * 24 + 32 * 32 + 6 * 32 + caches)

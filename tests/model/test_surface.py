@@ -29,6 +29,7 @@ TEXTS = [
         ("", ""),
         ("?!", "?!"),
         ("(born in warsaw)", "(born in Warsaw)"),
+        ("(marie curie)", "Marie Curie"),  # signs at its ends may be missing
     ],
 )
 def test_an_answer_is_spelled_as_the_first_passage_that_holds_it(answer: str, expected: str) -> None:
