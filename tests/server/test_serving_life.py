@@ -292,7 +292,7 @@ async def test_a_warm_up_that_ends_while_stopping_makes_nothing_ready(engine: Fa
 
 
 async def test_a_question_is_held_back_for_milliseconds(serving) -> None:
-    async with serving(max_wait_ms=PATIENCE, max_batch=2) as http:  # a thousandth of the patience of the warm-up
+    async with serving(max_wait_ms=2 * PATIENCE, max_batch=2) as http:  # in seconds nobody would wait for it
         assert (await http.post("/answer", json={"question": "alone"})).status_code == 200
 
 
