@@ -120,7 +120,7 @@ class ModelConfig:
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:
                 raise ConfigError(f"{name} must be in [0, {self.vocab_size}), not {getattr(self, name)}")
-        for name in ("embedding_dim", "layer_norm_epsilon"):
+        for name in ("embedding_dim", "layer_norm_epsilon", "retrieval_prior"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.dropout_rate <= 1:

@@ -21,13 +21,8 @@ R = TypeVar("R", bound=BaseModel)
 FIRST_BACKOFF = 0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
 LONGEST_WAIT = 10.0  # seconds; a server that asks for more patience gets its error raised instead
 MOST_SHOWN = 200  # characters of an address in a message
-WITHOUT_PROXY: dict[
-    str, None
-] = {  # HTTP_PROXY and its kin do not reach a server on this machine, as in Go and browsers
-    "all://localhost": None,
-    "all://127.0.0.1": None,
-    "all://[::1]": None,
-}
+# HTTP_PROXY and its kin do not reach a server on this machine, as in Go and browsers
+WITHOUT_PROXY: dict[str, None] = {"all://localhost": None, "all://127.0.0.1": None, "all://[::1]": None}
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _TRY_LATER = (429, 503)

@@ -46,6 +46,7 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
         ({"alpha": 0.0}, "alpha and beta"),
         ({"alpha": math.nan}, "alpha must be finite, not nan"),
         ({"retrieval_prior": math.inf}, "retrieval_prior must be finite, not inf"),
+        ({"retrieval_prior": -0.5}, "retrieval_prior must be at least 0, not -0.5"),
         ({"dropout_rate": 1.5}, r"dropout_rate must be in \[0, 1\], not 1.5"),
         ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon must be at least 0"),
         ({"embedding_dim": -1}, "embedding_dim must be at least 0, not -1"),
