@@ -316,6 +316,7 @@ def assign(model: MemoryModel, tensors: Mapping[str, Tensor], *, dtype: torch.dt
 
     Raises:
         CheckpointMismatch: parameters are missing, misshapen or left over; all are named.
+        CheckpointError: some are no finite numbers.
     """
     shapes = _shapes(model)
     misshapen = [
@@ -325,6 +326,11 @@ def assign(model: MemoryModel, tensors: Mapping[str, Tensor], *, dtype: torch.dt
     ]
     missing, left_over = sorted(set(shapes) - set(tensors)), sorted(set(tensors) - set(shapes))
     t5.require_none({"missing": missing, "misshapen": misshapen, "left over": left_over}, source=source)
+    if lost := [name for name, t in tensors.items() if not torch.stack(torch.aminmax(t)).isfinite().all()]:
+        raise CheckpointError(
+            f"{source}: {len(lost)} parameter(s) hold infinite numbers or none, {min(lost)} first: "
+            "the training that wrote them diverged, take an earlier checkpoint"
+        )
     held = tensors["embedding.weight"].dtype
     dtype = dtype or (held if held in DTYPES else torch.float32)
     model.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, assign=True)

@@ -170,6 +170,16 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         CheckpointMismatch,
         "left over: more$",
     ),
+    "no number": (
+        lambda f: edit_weights(f, lambda t: t["scorer.weight"][0, 3].fill_(torch.nan)),
+        CheckpointError,
+        r"1 parameter\(s\) hold infinite numbers or none, scorer.weight first: .* take an earlier checkpoint$",
+    ),
+    "infinite": (
+        lambda f: edit_weights(f, lambda t: t["embedding.weight"][1, 0].fill_(-torch.inf)),
+        CheckpointError,
+        "embedding.weight first",
+    ),
     "one layer fewer": (lambda f: edit_config(f, num_decoder_layers=3), CheckpointMismatch, "and .* more"),
     "pickle": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
