@@ -24,6 +24,7 @@ from memstore.config import ModelConfig, System
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
 from memstore.fingerprint import Fingerprint
 from memstore.model import MemoryModel
+from memstore.runtime import why_unusable
 from memstore.tokens import TextTokenizer, ids_of
 from memstore.whole import replacing
 
@@ -202,14 +203,11 @@ def fingerprint(model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype
 
 def _require_device(device: torch.device | str) -> None:
     """Raises ConfigError unless a number can be put there and read back."""
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
-        reason = str(error).partition("\n")[0]
+    if reason := why_unusable(device):
         raise ConfigError(
             f"device {str(device)!r} cannot be used on this machine ({reason}). Use cpu, or with a GPU that this torch "
             "can use, cuda or cuda:1."
-        ) from error
+        )
 
 
 def resolve(path_or_id: str | Path) -> Path:

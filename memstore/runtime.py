@@ -1,4 +1,7 @@
-"""Process-wide settings that only a program may choose, never an import: called by commands and benchmarks."""
+"""What the machine offers: its devices, the dtype to compute in, and how memory is given back.
+
+Settings of the whole process are for a program to choose, never for an import.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,15 @@ def tune_allocator() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
+
+
+def why_unusable(device: torch.device | str) -> str:
+    """Why no number can be put on a device and read back, in a line; empty if one can."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+        return str(error).partition("\n")[0] or type(error).__name__
+    return ""
 
 
 def compute_dtype(device: str, name: str | None = None) -> torch.dtype:

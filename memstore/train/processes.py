@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from memstore.errors import ConfigError
+from memstore.runtime import why_unusable
 
 T = TypeVar("T")
 _GRACE = 0.2  # seconds
@@ -55,13 +56,8 @@ class Processes:
                     f"{wanted} processes were started, and cannot be joined on device {device}; start one"
                 )
             return cls(rank=state.process_index, world=state.num_processes, device=state.device)
-        try:
-            torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"device {device!r} cannot be used here ({reason}); use cpu, or cuda with a GPU"
-            ) from None
+        if reason := why_unusable(device):
+            raise ConfigError(f"device {device!r} cannot be used here ({reason}); use cpu, or cuda with a GPU")
         return cls(rank=0, world=1, device=torch.device(device))
 
     @property

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from memstore.train.config import TrainConfig, read_table
 from tests import tiny
 
 EOS = 1
+ROOT = Path(__file__).parents[2]
 
 
 class ToySource:
@@ -93,3 +97,14 @@ def records(folder: Path) -> list[dict[str, Any]]:
     clock = ("seconds", "tokens_per_s")
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def run_two_processes(script: Path, *arguments: str) -> None:
+    """Run a Python file in two processes of `torchrun`; both must end well."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    subprocess.run([*command, *arguments], cwd=ROOT, env=process_env(), check=True, timeout=120)
+
+
+def process_env() -> dict[str, str]:
+    """The environment of a process that imports what this one does, one thread each."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

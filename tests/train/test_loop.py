@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -35,9 +34,16 @@ from memstore.train.start import open_model
 from memstore.train.state import saved_states
 from memstore.train.tokenizer import train_tokenizer
 from tests import tiny
-from tests.train.loop_cases import ToySource, config, records, save_tokenizer
+from tests.train.loop_cases import (
+    ROOT,
+    ToySource,
+    config,
+    process_env,
+    records,
+    run_two_processes,
+    save_tokenizer,
+)
 
-ROOT = Path(__file__).parents[2]
 TASKS = ROOT.parent / "shared" / "data" / "tasks"
 
 
@@ -330,12 +336,11 @@ train(config(Path(sys.argv[1]), steps=4, loss=loss, accumulate=int(sys.argv[2]))
 @pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="several processes need accelerate")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    (tmp_path / "run.py").write_text(SEVERAL)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = str(tmp_path / "run.py")
-    subprocess.run([*command, script, str(tmp_path / "two"), "1"], cwd=ROOT, env=env, check=True, timeout=120)
-    subprocess.run([sys.executable, script, str(tmp_path / "one"), "2"], cwd=ROOT, env=env, check=True, timeout=120)
+    script = tmp_path / "run.py"
+    script.write_text(SEVERAL)
+    run_two_processes(script, str(tmp_path / "two"), "1")
+    alone = [sys.executable, str(script), str(tmp_path / "one"), "2"]
+    subprocess.run(alone, cwd=ROOT, env=process_env(), check=True, timeout=120)
     two, one = (records(tmp_path / name) for name in ("two", "one"))
     assert [r["step"] for r in two] == [r["step"] for r in one]
     for a, b in zip(two, one, strict=True):

@@ -24,9 +24,7 @@ from memstore.train.candidates import MANIFEST, CacheFingerprint, Manifest
 from memstore.train.config import TrainConfig
 from memstore.train.loop import train
 from memstore.train.state import saved_states
-from tests.train.loop_cases import ToySource, config, records
-
-ROOT = Path(__file__).parents[2]
+from tests.train.loop_cases import ROOT, ToySource, config, records, run_two_processes
 
 
 class Cut(Exception):
@@ -174,12 +172,10 @@ assert report.step == (2 if sys.argv[2] == "stop" else 4), report.step
 @pytest.mark.slow
 def test_several_processes_stop_together_when_one_is_asked_and_go_on_as_if_they_had_not(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="several processes need accelerate")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    (tmp_path / "run.py").write_text(SEVERAL)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = tmp_path / "run.py"
+    script.write_text(SEVERAL)
     for name, until in (("whole", "end"), ("cut", "stop"), ("cut", "end")):
-        arguments = [str(tmp_path / "run.py"), str(tmp_path / name), until]
-        subprocess.run([*command, *arguments], cwd=ROOT, env=env, check=True, timeout=120)
+        run_two_processes(script, str(tmp_path / name), until)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
