@@ -2,7 +2,8 @@
 # From plain text to the model that comes with the package. Every step leaves something complete and is skipped when
 # it is run again; training resumes where it was cut off.
 #
-#   DATA=folder with corpus/*.jsonl.zst and tasks/<task>.<split>.jsonl.zst   WORK=folder for everything made
+#   DATA=folder with corpus/simple.jsonl.zst and corpus/english_core.jsonl.zst (documents of Simple English Wikipedia, and
+#   some of English Wikipedia) and tasks/<task>.<split>.jsonl.zst (KILT's form)   WORK=folder for everything made
 #   STEPS=5 tries the whole chain with so many steps a stage (in a WORK of its own); without it a stage has its file's
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
