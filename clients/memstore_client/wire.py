@@ -125,7 +125,9 @@ class RetrieveRequest(Request):
 
     question: QuestionText
     retrieve_k: Count | None = Field(default=None, description="Passages wanted; fewer may match.")
-    deadline_ms: Milliseconds | None = None
+    deadline_ms: Milliseconds | None = Field(
+        default=None, description="Milliseconds after which the reply is of no use; then it is a 504."
+    )
 
 
 class RerankRequest(Request):
@@ -140,8 +142,12 @@ class RerankRequest(Request):
 
     question: QuestionText
     passages: Annotated[list[PassageInput], Field(min_length=1)]
-    task: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
-    deadline_ms: Milliseconds | None = None
+    task: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = Field(
+        default=None, description="Name of the task the question belongs to, for models trained on several."
+    )
+    deadline_ms: Milliseconds | None = Field(
+        default=None, description="Milliseconds after which the reply is of no use; then it is a 504."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -165,13 +171,13 @@ def _require_distinct_ids(passages: Sequence[PassageInput]) -> None:
 
 
 class RankedPassageReply(Reply):
-    """A passage with how it was found and scored. `None` where a step did not take place."""
+    """A passage with how it was found and scored; null where a step did not take place."""
 
     id: str
     title: str
     text: str
     url: str
-    retrieval_rank: int | None
+    retrieval_rank: int | None = Field(description="The retriever's place for it, from 1.")
     retrieval_score: float | None
     rerank_score: float | None
     kept: bool = Field(description="Whether the reader read it.")

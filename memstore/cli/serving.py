@@ -60,10 +60,16 @@ def ask(
     model: Model = None,
     device: Device = "cpu",
     task: Annotated[str | None, typer.Option(help="A task the model was trained on, such as nq or fever.")] = None,
-    retrieve_k: Annotated[int | None, typer.Option(min=1, help="Passages to retrieve and score.")] = None,
-    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, max=4096, help="Length limit of the answer.")] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy.")] = None,
+    retrieve_k: Annotated[
+        int | None, typer.Option(min=1, help="Passages to retrieve and score [40, or the server's].")
+    ] = None,
+    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or the server's].")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Length limit of the answer [32, or the server's].")
+    ] = None,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's, or the server's].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask one question, of a store (--store) or of a running server (--url)."""
