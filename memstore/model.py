@@ -136,7 +136,7 @@ def _mixed(gate: Tensor, vocabulary: Tensor, copied: Tensor) -> Tensor:
 
 
 class MemoryModel(nn.Module):
-    """FiD, LUMEN or GLIMMER, as `config` says (DESIGN section 2). Parameters only; no request state."""
+    """FiD, LUMEN or GLIMMER, as `config` says (ARCHITECTURE.md has a table). Parameters only; no request state."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class ModelTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """`[loss]`: what is minimised (DESIGN section 2). A weight of 0 switches a part off and saves its work.
+    """`[loss]`: what is minimised. A weight of 0 switches a part off and saves its work.
 
     Attributes:
         answer_mean: "token": every answer token weighs the same; "question": every question does.

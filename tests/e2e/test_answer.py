@@ -1,4 +1,4 @@
-"""A question's whole way over a real little store: DESIGN section 6, points 2 and 3."""
+"""A question's whole way over a real little store: precomputed equals computed, and a batch equals its singles."""
 
 from __future__ import annotations
 
