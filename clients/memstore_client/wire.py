@@ -191,7 +191,9 @@ class UsageReply(Reply):
     )
     bytes_read: int = Field(description="Bytes of encoded memory fetched from the store.")
     flops: dict[str, float] = Field(description="Floating-point operations per stage.")
-    fid_flops: float = Field(description="What FiD would have spent on the same passages.")
+    fid_flops: float = Field(
+        description="What FiD, which precomputes nothing, would have spent on the passages retrieved."
+    )
     questions_in_batch: int = Field(description="Questions answered together, this one included.")
 
 

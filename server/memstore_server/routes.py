@@ -39,7 +39,7 @@ async def answer(asked: wire.AnswerRequest, request: Request, service: ServiceOf
     """Answer a question from the store, or from passages of your own.
 
     Retrieves `retrieve_k` passages, reranks them, and reads the best `keep_k`. The reply says what was read,
-    how long each stage took, and what FiD would have computed for the same.
+    how long each stage took, and what FiD, which precomputes nothing, would have computed for the same.
     """
     if asked.stream:
         raise problems.StreamingNotOffered("leave `stream` out: this version does not stream")
