@@ -18,11 +18,15 @@ def temporary_name(path: Path) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to. When the block ends, what is there is flushed to the disk and renamed to
-    `path`; when it fails, it is removed, and what was at `path` before still is.
+    `path`, to be read by whom the umask lets; when it fails, it is removed, and what was at `path` before still is.
     """
     temporary = temporary_name(path)
     try:
+        temporary.unlink(missing_ok=True)  # a killed process's
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner may read
         sync(temporary)
         temporary.replace(path)
     finally:

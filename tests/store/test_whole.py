@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memstore.whole import replacing, system_errors
+from memstore.whole import replacing, system_errors, temporary_name
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -26,6 +26,20 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         temporary.write_text("half\ud800", encoding="utf-8")
     assert path.read_text(encoding="utf-8") == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    """Whoever writes it: some libraries make files for their owner alone."""
+    path = tmp_path / "out.txt"
+    temporary_name(path).touch(mode=0o600)  # left by a killed process
+    before = os.umask(0o027)
+    try:
+        with replacing(path) as temporary:
+            temporary.unlink()
+            temporary.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 REFUSALS = [
