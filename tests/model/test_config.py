@@ -35,6 +35,9 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
     [
         ({"d_model": 0}, "d_model must be at least 1"),
         ({"num_beams": 0}, "num_beams must be at least 1"),
+        ({"d_kv": 0}, "d_kv must be at least 1"),
+        ({"max_question_tokens": 0}, "max_question_tokens must be at least 1"),
+        ({"max_passage_tokens": 0}, "max_passage_tokens must be at least 1"),
         ({"d_model": "32"}, "d_model must be int, not '32'"),
         ({"d_model": True}, "d_model must be int, not True"),
         ({"d_model": 32.0}, "d_model must be int"),
@@ -47,6 +50,7 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
         ({"alpha": math.nan}, "alpha must be finite, not nan"),
         ({"retrieval_prior": math.inf}, "retrieval_prior must be finite, not inf"),
         ({"retrieval_prior": -0.5}, "retrieval_prior must be at least 0, not -0.5"),
+        ({"dropout_rate": -0.1}, r"dropout_rate must be in \[0, 1\], not -0.1"),
         ({"dropout_rate": 1.5}, r"dropout_rate must be in \[0, 1\], not 1.5"),
         ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon must be at least 0"),
         ({"embedding_dim": -1}, "embedding_dim must be at least 0, not -1"),
@@ -57,11 +61,14 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
         ({"relative_attention_max_distance": 16}, r"more than half of .*_buckets \(32\), not 16"),
         ({"spellings": {"yes": True}}, "spellings must hold strings by name"),
         ({"tasks": {"nq": 3}}, "tasks must hold strings by name"),
+        ({"tasks": {3: "{question}"}}, "tasks must hold strings by name"),
         ({"copy_previous": True}, "it needs copy_head"),
         ({"beta": 1.5}, "alpha and beta"),
+        ({"beta": 0.0}, "alpha and beta"),
         ({"system": "fid", "alpha": 0.5}, "alpha must be 1"),
         ({"question_template": "why"}, "question_template must contain {question}"),
         ({"passage_template": "{title}"}, "passage_template must contain {text}"),
+        ({"passage_template": "text"}, "passage_template must contain {text}"),
         ({"tasks": {"nq": "why"}}, "task 'nq'"),
         ({"betta": 1}, "unknown key"),
     ],
@@ -77,6 +84,21 @@ def test_the_least_that_can_be_runs(changes: dict[str, int]) -> None:
     for bidirectional in (True, False):
         bias = RelativeBias(tiny.config(**changes), bidirectional=bidirectional)
         assert bias(70, 70).shape == (1, 3, 70, 70)
+
+
+def test_settings_that_a_config_does_not_name_stay_what_they_were() -> None:
+    """Checkpoints of every age are read with these: another default would be another model."""
+    required = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
+    assert ModelConfig.from_dict(dict.fromkeys(required, 8)).to_dict() == dict.fromkeys(required, 8) | {
+        "system": "glimmer", "alpha": 1 / 3, "beta": 1 / 4, "feed_forward": "gated-gelu",
+        "tie_word_embeddings": False, "scale_head": False, "copy_head": False, "copy_previous": False,
+        "match_embedding": False, "embedding_dim": 0, "retrieval_prior": 0.0, "extractive": False, "num_beams": 1,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6,
+        "dropout_rate": 0.1, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+        "max_question_tokens": 64, "max_passage_tokens": 256, "question_template": "{question}",
+        "passage_template": "title: {title} context: {text}", "tasks": {}, "spellings": {}, "name": "",
+        "trained": True,
+    }  # fmt: skip
 
 
 def test_missing_keys_are_named() -> None:
