@@ -26,6 +26,7 @@ from benchmarks.inputs import questions_of, read_passages
 from benchmarks.serving import built_store, serving
 from memstore import checkpoint
 from memstore.answer import Answerer, Question, Stages
+from memstore.checkpoint_files import read_tokenizer
 from memstore.errors import ConfigError
 from memstore.model import MemoryModel
 from memstore.passage import Passage
@@ -148,7 +149,7 @@ def _small_model(folder: Path) -> Path:
     config = checkpoint.load(default)[0].config.replace(**SMALL)
     model = MemoryModel(config)
     model.initialise(0)
-    checkpoint.save(folder, model, TextTokenizer(checkpoint.read_tokenizer(default), config))
+    checkpoint.save(folder, model, TextTokenizer(read_tokenizer(default), config))
     return folder
 
 

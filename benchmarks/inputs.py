@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.common import Options
 from memstore import checkpoint, t5
+from memstore.checkpoint_files import read_tokenizer
 from memstore.config import ModelConfig
 from memstore.model import MemoryModel
 from memstore.passage import Passage
@@ -71,7 +72,7 @@ def glimmer_of(stock: Any) -> MemoryModel:
 
 def glimmer_checkpoint(options: Options, folder: Path) -> Path:
     """A checkpoint of `glimmer_of` with the default model's tokenizer."""
-    tokenizer = checkpoint.read_tokenizer(checkpoint.resolve("default"))
+    tokenizer = read_tokenizer(checkpoint.resolve("default"))
     model = glimmer_of(stock_t5(replace(options, device="cpu"), torch.bfloat16))
     checkpoint.save(folder, model, TextTokenizer(tokenizer, model.config))
     return folder

@@ -1,6 +1,6 @@
 """Checkpoints on disk: a folder of `config.json`, `model.safetensors` and `tokenizer.json`. Never pickle.
 
-Knows files, hub ids and the names of parameters; refuses to know how a model computes. Missing is
+Knows folders, hub ids and the names of parameters; refuses to know how a model computes. Missing is
 `CheckpointNotFound`, unreadable `CheckpointError`, and parts that do not fit each other `CheckpointMismatch`.
 """
 
@@ -14,30 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from memstore import t5
+from memstore.checkpoint_files import (
+    CONFIG,
+    PIECES,
+    TOKENIZER,
+    WEIGHTS_INDEX,
+    has_weights,
+    read_json,
+    read_tensors,
+    read_tokenizer,
+    stock_tokenizer,
+    write,
+)
 from memstore.config import ModelConfig, System
-from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
+from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError
 from memstore.fingerprint import Fingerprint
 from memstore.model import MemoryModel
 from memstore.runtime import why_unusable
 from memstore.tokens import TextTokenizer, ids_of
-from memstore.whole import replacing
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-WEIGHTS_INDEX = "model.safetensors.index.json"  # stock checkpoints in several files: parameter name -> file
-FILES = (
-    "config.json",
-    "*.safetensors",
-    WEIGHTS_INDEX,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "spiece.model",
-)
+FILES = (CONFIG, "*.safetensors", WEIGHTS_INDEX, TOKENIZER, "tokenizer_config.json", PIECES)
 DEFAULT = "default"  # the model that comes with the package
 DTYPES = (torch.float32, torch.bfloat16)  # T5 activations overflow float16
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -76,7 +76,7 @@ def load(
         raise ConfigError(f"dtype must be float32 or bfloat16, not {dtype}: T5 activations overflow float16")
     _require_device(device)
     folder = resolve(path_or_id)
-    config = _config(folder)
+    config = read_config(folder)
     tokenizer = TextTokenizer(read_tokenizer(folder), config)
     if not config.trained and not has_weights(folder):
         model = MemoryModel(config)
@@ -93,16 +93,12 @@ def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer) -> No
     """Write a checkpoint: parameters in the dtype they have, `config.json` last.
 
     No file is ever half there.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full. What was there before still is.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    config = json.dumps(model.config.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    for name, text in ((TOKENIZER, tokenizer.json), (CONFIG, config)):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write(Path(folder), tensors, tokenizer=tokenizer.json, config=model.config.to_dict())
 
 
 def from_scratch(values: Mapping[str, Any], *, tokenizer: Tokenizer, seed: int) -> tuple[MemoryModel, TextTokenizer]:
@@ -152,15 +148,18 @@ def from_t5(
     Raises:
         CheckpointNotFound: nothing is there, or a file is missing.
         CheckpointError: a file is broken, a pickle, or not a T5's.
-        CheckpointMismatch: parameters are missing, misshapen or left over.
+        CheckpointMismatch: parameters are missing, misshapen or left over, or the tokenizer is another model's.
         ConfigError: a setting is unknown or impossible.
     """
     folder = resolve(path_or_id)
     stock = read_json(folder / CONFIG)
+    t5.require_t5(stock, source=folder)
     tensors, tied = t5.merge_embeddings(read_tensors(folder), stock, source=folder)
+    shape = t5.settings(stock, tied=tied, source=folder)
+    _checked(shape, folder)  # so that what is wrong in the file is told apart from what is wrong in the arguments
     config = ModelConfig.from_dict(
         {
-            **t5.settings(stock, tied=tied, source=folder),
+            **shape,
             "system": system,
             "alpha": alpha if alpha is not None else 1.0 if system == "fid" else 1 / 3,
             "beta": beta,
@@ -173,7 +172,9 @@ def from_t5(
     with torch.device("meta"):
         model = MemoryModel(config)
     assign(model, t5.convert(tensors, _shapes(model), config, source=folder), dtype=None, source=folder)
-    return model.eval(), TextTokenizer(_stock_tokenizer(folder), config)
+    tokenizer = stock_tokenizer(folder)
+    _require_end(tokenizer, config, source=folder)
+    return model.eval(), TextTokenizer(tokenizer, config)
 
 
 def fingerprint(model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype | None = None) -> Fingerprint:
@@ -198,6 +199,23 @@ def fingerprint(model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype
     )
 
 
+def read_config(folder: Path) -> ModelConfig:
+    """The settings of a checkpoint of ours.
+
+    Raises:
+        CheckpointNotFound: `config.json` is missing.
+        CheckpointError: it is broken, or a stock T5 checkpoint's.
+        ConfigError: it has unknown keys or impossible values.
+    """
+    values = read_json(folder / CONFIG)
+    if "model_type" in values or "architectures" in values:
+        raise CheckpointError(
+            f"{folder} is a stock checkpoint (model_type {values.get('model_type')!r}), not memstore's own. "
+            "Turn it into one with `memstore convert`, or with memstore.checkpoint.from_t5 in Python."
+        )
+    return _checked(values, folder)
+
+
 # --- pieces of both ----------------------------------------------------------------------------
 
 
@@ -217,13 +235,18 @@ def resolve(path_or_id: str | Path) -> Path:
 
     Raises:
         CheckpointNotFound: neither a folder nor a hub id that can be had.
+        CheckpointError: the system does not let us look.
     """
     if path_or_id == DEFAULT:
         return default_checkpoint()
     path = Path(path_or_id)
-    if path.is_dir():
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    if folder:
         return path
-    if path.exists():
+    if there:
         raise CheckpointNotFound(f"{path} is a file; a checkpoint is a folder that holds {CONFIG}")
     name = str(path_or_id)
     if not isinstance(path_or_id, str) or not _HUB_ID.fullmatch(name):
@@ -238,75 +261,6 @@ def resolve(path_or_id: str | Path) -> Path:
             f"({type(error).__name__}: {str(error).partition('.')[0]}). "
             "Offline, give the path of a folder."
         ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        CheckpointNotFound: the file is missing.
-        CheckpointError: it cannot be read, or is not a JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointNotFound(f"{path.parent} is no checkpoint: it has no {path.name}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is broken: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is broken: it holds a {type(values).__name__}, not an object")
-    return values
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `tokenizer.json`.
-
-    Raises:
-        CheckpointNotFound: the file is missing.
-        CheckpointError: it is broken.
-    """
-    path = folder / TOKENIZER
-    if not path.is_file():
-        raise CheckpointNotFound(f"{folder} has no {TOKENIZER}")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
-        raise CheckpointError(f"{path} is broken: {error}") from None
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a folder holds safetensors weights, in one file or several."""
-    return (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file()
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All parameters in `model.safetensors`, or in the files that its index names.
-
-    Raises:
-        CheckpointNotFound: there are none, or a file that the index names is missing.
-        CheckpointError: a file is broken, or only a pickle is there.
-    """
-    if not has_weights(folder):
-        if (folder / "pytorch_model.bin").exists() or (folder / "pytorch_model.bin.index.json").exists():
-            raise CheckpointError(
-                f"{folder} has its weights only as a pickle (pytorch_model.bin), and reading one runs code. "
-                "If you trust it, convert it once: `T5ForConditionalGeneration.from_pretrained(folder)"
-                ".save_pretrained(new_folder)` with transformers writes model.safetensors."
-            )
-        raise CheckpointNotFound(f"{folder} has no {WEIGHTS}")
-    if (folder / WEIGHTS).is_file():
-        return _read_file(folder / WEIGHTS)
-    files = read_json(folder / WEIGHTS_INDEX).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(f, str) and "/" not in f for f in files.values()):
-        raise CheckpointError(f"{folder / WEIGHTS_INDEX} is broken: it has no weight_map of names to files")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(files.values())):
-        tensors |= _read_file(folder / name)
-    absent = sorted(set(files) - set(tensors))
-    t5.require_none({"missing": absent}, source=folder)
-    return tensors
 
 
 def assign(model: MemoryModel, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, source: object) -> None:
@@ -338,28 +292,21 @@ def _shapes(model: MemoryModel) -> dict[str, torch.Size]:
     return {name: p.shape for name, p in model.state_dict().items()}
 
 
-def _config(folder: Path) -> ModelConfig:
-    values = read_json(folder / CONFIG)
-    if "model_type" in values or "architectures" in values:
-        raise CheckpointError(
-            f"{folder} is a stock checkpoint (model_type {values.get('model_type')!r}), not memstore's own. "
-            "Turn it into one with `memstore convert`, or with memstore.checkpoint.from_t5 in Python."
-        )
+def _checked(values: Mapping[str, Any], folder: Path) -> ModelConfig:
     try:
         return ModelConfig.from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG}: {error}") from None
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointNotFound(f"{path.parent} has no {path.name}, which its index names") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is broken: {error}. Fetch or write it again.") from None
+def _require_end(tokenizer: Tokenizer, config: ModelConfig, *, source: object) -> None:
+    """Raises CheckpointMismatch unless answers end in a special token, as they do with each T5's own tokenizer."""
+    eos = tokenizer.get_added_tokens_decoder().get(config.eos_token_id)
+    if eos is None or not eos.special:
+        raise CheckpointMismatch(
+            f"{source}: the config ends answers with the token of id {config.eos_token_id}, which to the tokenizer is "
+            f"{tokenizer.id_to_token(config.eos_token_id)!r}, no special token: this is another model's tokenizer."
+        )
 
 
 def _memory_parameters(model: MemoryModel) -> Iterator[tuple[str, Tensor]]:
@@ -375,19 +322,3 @@ def _hash(settings: Mapping[str, object], parameters: Iterator[tuple[str, Tensor
         digest.update(f"{name} {tuple(p.shape)}\n".encode())
         digest.update(p.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _stock_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer, converted from sentencepiece if there is no `tokenizer.json`."""
-    if (folder / TOKENIZER).is_file():
-        return read_tokenizer(folder)
-    if not (folder / "spiece.model").is_file():
-        raise CheckpointNotFound(f"{folder} has neither {TOKENIZER} nor spiece.model")
-    from transformers import T5Tokenizer  # slow to import, and only old checkpoints need it
-
-    try:
-        tokenizer = T5Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
-    except Exception as error:  # noqa: BLE001 - sentencepiece, protobuf and tokenizers each raise their own
-        raise CheckpointError(f"{folder / 'spiece.model'} is broken: {error}") from None
-    assert isinstance(tokenizer, Tokenizer)
-    return tokenizer

@@ -60,6 +60,20 @@ _WHOLE: dict[str, str] = {
 }
 
 
+def require_t5(stock: Mapping[str, Any], *, source: object) -> None:
+    """Refuse what is no T5's `config.json`.
+
+    Raises:
+        CheckpointError: it is another model's, or memstore's own.
+    """
+    kind = stock.get("model_type")
+    if kind in ("t5", "mt5"):
+        return
+    if "system" in stock and kind is None:
+        raise CheckpointError(f"{source} is not a T5 checkpoint but memstore's own already: it can be used as it is")
+    raise CheckpointError(f"{source} is not a T5 checkpoint: its model_type is {kind!r}, not t5 or mt5")
+
+
 def settings(stock: Mapping[str, Any], *, tied: bool, source: object) -> dict[str, Any]:
     """Our settings from a stock `config.json`.
 
@@ -71,8 +85,8 @@ def settings(stock: Mapping[str, Any], *, tied: bool, source: object) -> dict[st
     Raises:
         CheckpointError: the feed-forward is of an unknown kind.
     """
-    feed_forward = stock.get("feed_forward_proj", "relu")
-    if feed_forward not in _WI:
+    feed_forward = stock.get("feed_forward_proj", "gated-gelu" if stock.get("model_type") == "mt5" else "relu")
+    if not isinstance(feed_forward, str) or feed_forward not in _WI:
         raise CheckpointError(f"{source}: feed_forward_proj is {feed_forward!r}; known: relu, gated-gelu")
     same = {name: stock[name] for name in _SAME_SETTINGS if stock.get(name) is not None}
     return same | {
@@ -97,11 +111,8 @@ def merge_embeddings(
 
     Raises:
         CheckpointMismatch: there is no embedding, or no head where the config wants its own.
-        CheckpointError: the checkpoint is not a T5's, or encoder and decoder have different embeddings.
+        CheckpointError: encoder and decoder have different embeddings.
     """
-    kind = stock.get("model_type")
-    if kind not in ("t5", "mt5"):
-        raise CheckpointError(f"{source} is not a T5 checkpoint: its model_type is {kind!r}, not t5 or mt5")
     merged = dict(tensors)
     may_tie = stock.get("tie_word_embeddings") is not False
     names = [n for n in (_SHARED, *_COPIES, *([_HEAD] if may_tie else [])) if n in merged]

@@ -106,9 +106,11 @@ def convert(
 ) -> None:
     """Turn a stock T5 checkpoint into a FiD, LUMEN or GLIMMER; what T5 has not begins small and untrained."""
     from memstore import checkpoint
+    from memstore.checkpoint_files import check_folder
 
     if system not in ("fid", "lumen", "glimmer"):
         raise ConfigError(f"--system must be fid, lumen or glimmer, not {system!r}")
+    check_folder(out, inputs=[t5])
     model, tokenizer = checkpoint.from_t5(
         t5,
         system=cast("Any", system),

@@ -118,7 +118,7 @@ def tokenizer(
     """Train a tokenizer for a model from scratch, from the passages of a corpus."""
     from itertools import islice
 
-    from memstore.checkpoint import TOKENIZER
+    from memstore.checkpoint_files import TOKENIZER
     from memstore.tokens import canonical
     from memstore.train.tokenizer import train_tokenizer
     from memstore.whole import replacing
@@ -137,18 +137,25 @@ def tokenizer(
 
 @app.command()
 def new(
-    config: Annotated[Path, typer.Option(help="The model's config.json; vocab_size may be left out.")],
-    tokenizer: Annotated[Path, typer.Option(help="Folder of its tokenizer.json.")],
+    config: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="The model's config.json; vocab_size may be left out.")
+    ],
+    tokenizer: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of its tokenizer.json.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the weights.")] = 0,
 ) -> None:
     """Make a model with random weights: something to build a first store with, whose passages training reads."""
     from memstore import checkpoint
+    from memstore.checkpoint_files import CONFIG, check_folder, has_weights, read_json, read_tokenizer
 
-    values = checkpoint.read_json(config)
-    model, tokens = checkpoint.from_scratch(
-        values | {"trained": False}, tokenizer=checkpoint.read_tokenizer(tokenizer), seed=seed
-    )
+    check_folder(out)
+    if has_weights(out) and (out / CONFIG).is_file() and read_json(out / CONFIG).get("trained") is not False:
+        raise ConfigError(f"{out} holds a trained model, which random weights would replace: name another folder")
+    values, pieces = read_json(config), read_tokenizer(tokenizer)
+    try:
+        model, tokens = checkpoint.from_scratch(values | {"trained": False}, tokenizer=pieces, seed=seed)
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from None
     checkpoint.save(out, model, tokens)
     typer.echo(f"wrote {out}: {sum(p.numel() for p in model.parameters()):,} parameters, untrained")
 
@@ -215,11 +222,13 @@ def average(
     dtype: Annotated[str, typer.Option(help="What to write: bfloat16 or float32.")] = "bfloat16",
 ) -> None:
     """Average the parameters of checkpoints: two stages of a training, or runs with other seeds."""
+    from memstore.checkpoint_files import check_folder
     from memstore.runtime import compute_dtype
     from memstore.train.average import average as run
     from memstore.train.state import save_model
 
     written = compute_dtype("cpu", dtype)
+    check_folder(out, inputs=models)
     model, tokens = run(models, weight)
     save_model(out, model, tokens, written)
     typer.echo(f"wrote {out}: the average of {len(models)} checkpoints, {dtype}")

@@ -83,8 +83,7 @@ def costs(path_or_id: str, lengths: Lengths) -> Costs:
     Raises:
         CheckpointNotFound, CheckpointError, ConfigError: of the checkpoint's `config.json`.
     """
-    folder = checkpoint.resolve(path_or_id)
-    config = ModelConfig.from_dict(checkpoint.read_json(folder / checkpoint.CONFIG))
+    config = checkpoint.read_config(checkpoint.resolve(path_or_id))
     every, few = (lengths.retrieve_k, lengths.retrieve_k), (lengths.keep_k, lengths.keep_k)
     wanted = [("fid", every), ("fid", few), ("lumen", every), ("lumen", few)]
     wanted += [("glimmer", (lengths.retrieve_k, lengths.keep_k))]

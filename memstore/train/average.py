@@ -4,6 +4,7 @@ better than each of them, and has not forgotten what the earlier one knew. Knows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,8 +33,10 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
         CheckpointNotFound, CheckpointError: see `memstore.checkpoint.load`.
     """
     shares = [1.0] * len(sources) if weights is None else [float(w) for w in weights]
-    if not sources or len(shares) != len(sources) or min(shares) < 0 or not sum(shares) > 0:
-        raise ConfigError(f"{len(sources)} checkpoints need as many weights, not negative and not all 0; got {shares}")
+    if not sources or len(shares) != len(sources) or min(shares) < 0 or not 0 < sum(shares) < math.inf:
+        raise ConfigError(
+            f"{len(sources)} checkpoints need as many weights, finite, not negative and not all 0; got {shares}"
+        )
     shares = [share / sum(shares) for share in shares]
     model, tokenizer = checkpoint.load(sources[0], dtype=torch.float32)
     first = model.state_dict()

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from memstore import checkpoint
-from memstore.config import ModelConfig
+from memstore.checkpoint_files import read_tokenizer
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import CandidatesMismatch, ConfigError
 from memstore.origin import model_of
@@ -90,8 +90,8 @@ def model_tokenizer(path_or_id: str | Path) -> TextTokenizer:
         CheckpointNotFound, CheckpointError, ConfigError: see `memstore.checkpoint.load`.
     """
     folder = checkpoint.resolve(path_or_id)
-    config = ModelConfig.from_dict(checkpoint.read_json(folder / checkpoint.CONFIG))
-    return TextTokenizer(checkpoint.read_tokenizer(folder), config)
+    config = checkpoint.read_config(folder)
+    return TextTokenizer(read_tokenizer(folder), config)
 
 
 def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = lambda *_: None) -> PrepareReport:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from memstore import checkpoint
+from memstore.checkpoint_files import TOKENIZER, read_tokenizer
 from memstore.config import ModelConfig
 from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.layers import EncoderStack
@@ -108,10 +109,10 @@ def _stacks(model: MemoryModel) -> list[EncoderStack]:
 
 def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
     path = Path(table.tokenizer)
-    if path.is_file() and path.name != checkpoint.TOKENIZER:
-        raise ConfigError(f"model.tokenizer must be a {checkpoint.TOKENIZER} or a folder that holds one, not {path}")
+    if path.is_file() and path.name != TOKENIZER:
+        raise ConfigError(f"model.tokenizer must be a {TOKENIZER} or a folder that holds one, not {path}")
     folder = path.parent if path.is_file() else checkpoint.resolve(table.tokenizer)
-    model, tokenizer = checkpoint.from_scratch(table.config, tokenizer=checkpoint.read_tokenizer(folder), seed=seed)
+    model, tokenizer = checkpoint.from_scratch(table.config, tokenizer=read_tokenizer(folder), seed=seed)
     if table.vectors:
         _begin_with(read_vectors(Path(table.vectors)), model, source=table.vectors)
     return model, tokenizer

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from memstore import checkpoint
+from memstore.checkpoint_files import read_json
 from memstore.config import ModelConfig
 from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError
 from memstore.model import MemoryModel
@@ -119,7 +120,7 @@ def load_state(
     if not found:
         return RunState()
     folder = found[-1]
-    values = checkpoint.read_json(folder / STATE)
+    values = read_json(folder / STATE)
     differing = differences(_with_defaults(values.get("identity", {})), json.loads(json.dumps(dict(identity))))
     if differing:
         raise ConfigError(

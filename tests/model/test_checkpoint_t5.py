@@ -181,6 +181,36 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         CheckpointError,
         "gated-silu",
     ),
+    "a list of activations": (
+        lambda f: edit_config(f, feed_forward_proj=["relu"]),
+        CheckpointError,
+        r"feed_forward_proj is \['relu'\]; known: relu, gated-gelu",
+    ),
+    "impossible size": (
+        lambda f: edit_config(f, d_kv="8"),
+        ConfigError,
+        r"t5/config\.json: d_kv must be int, not '8'",
+    ),
+    "several ends": (
+        lambda f: edit_config(f, eos_token_id=[1, 2]),
+        ConfigError,
+        r"config\.json: eos_token_id must be int",
+    ),
+    "end is a word": (
+        lambda f: edit_config(f, eos_token_id=4),
+        CheckpointMismatch,
+        "token of id 4, which to the tokenizer is '▁the', no special token: this is another model's tokenizer",
+    ),
+    "end unknown": (
+        lambda f: edit_config(f, eos_token_id=tiny.VOCAB_SIZE - 1),
+        CheckpointMismatch,
+        "is None, no special token",
+    ),
+    "pickle of another model": (
+        lambda f: (edit_config(f, model_type="bart"), (f / "model.safetensors").rename(f / "pytorch_model.bin")),
+        CheckpointError,
+        "not a T5 checkpoint",
+    ),
     "pickle": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
         CheckpointError,
@@ -211,8 +241,24 @@ def test_each_way_of_being_broken_has_its_error(folder: Path, how: str) -> None:
 
 
 def test_one_of_ours_is_not_stock(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="not a T5 checkpoint"):
+    with pytest.raises(CheckpointError, match="not a T5 checkpoint but memstore's own already"):
         from_t5(tiny.save_checkpoint(tmp_path))
+
+
+def test_a_config_that_leaves_things_out_means_its_kind_s_defaults(tmp_path: Path) -> None:
+    for flavour, left_out in (
+        ("v1.0", "feed_forward_proj"),
+        ("mt5", "feed_forward_proj"),
+        ("v1.1", "num_decoder_layers"),
+    ):
+        folder = tiny.save_stock_t5(tmp_path / flavour, flavour, num_decoder_layers=6)
+        want, _ = from_t5(folder)
+        values = json.loads((folder / "config.json").read_text())
+        del values[left_out]
+        (folder / "config.json").write_text(json.dumps(values | {"dropout_rate": None}))
+        found, _ = from_t5(folder)
+        assert found.config == want.config
+        assert same_parameters(found, want)
 
 
 def test_an_unknown_setting_is_refused(folder: Path) -> None:

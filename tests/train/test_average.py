@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         ([tmp_path / "one"], [1, 2]),
         ([tmp_path / "one"], [-1]),
         ([tmp_path / "one"], [0]),
+        ([tmp_path / "one"], [math.inf]),
+        ([tmp_path / "one"], [math.nan]),
     ):
         with pytest.raises(ConfigError, match="weights"):
             average(sources, weights)
@@ -88,3 +91,13 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["average", names[0], "--out", str(tmp_path / "x"), "--dtype", "int8"])
     assert isinstance(refused.exception, ConfigError)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_command_writes_over_none_that_it_reads(tmp_path: Path) -> None:
+    write(tmp_path / "one", 1)
+    two = write(tmp_path / "two", 2)
+    names = [str(tmp_path / n) for n in ("one", "two")]
+    refused = CliRunner().invoke(app, ["average", *names, "--out", str(tmp_path / "one" / ".." / "two")])
+    assert isinstance(refused.exception, ConfigError)
+    assert "name another folder" in str(refused.exception)
+    assert torch.equal(checkpoint.load(tmp_path / "two")[0].embedding.weight, two.embedding.weight)
