@@ -22,6 +22,7 @@ from memstore.checkpoint_files import (
     CONFIG,
     PIECES,
     TOKENIZER,
+    TOKENIZER_CONFIG,
     WEIGHTS_INDEX,
     has_weights,
     read_json,
@@ -37,7 +38,7 @@ from memstore.model import MemoryModel
 from memstore.runtime import why_unusable
 from memstore.tokens import TextTokenizer, ids_of
 
-FILES = (CONFIG, "*.safetensors", WEIGHTS_INDEX, TOKENIZER, "tokenizer_config.json", PIECES)
+FILES = (CONFIG, "*.safetensors", WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, PIECES)
 DEFAULT = "default"  # the model that comes with the package
 DTYPES = (torch.float32, torch.bfloat16)  # T5 activations overflow float16
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -172,7 +173,7 @@ def from_t5(
     with torch.device("meta"):
         model = MemoryModel(config)
     assign(model, t5.convert(tensors, _shapes(model), config, source=folder), dtype=None, source=folder)
-    tokenizer = stock_tokenizer(folder)
+    tokenizer = stock_tokenizer(folder, vocab_size=config.vocab_size)
     _require_end(tokenizer, config, source=folder)
     return model.eval(), TextTokenizer(tokenizer, config)
 

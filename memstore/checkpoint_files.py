@@ -24,7 +24,9 @@ from memstore.whole import replacing
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # stock checkpoints in several files: parameter name -> file
+TOKENIZER_CONFIG = "tokenizer_config.json"
 PIECES = "spiece.model"  # sentencepiece's, in stock checkpoints without a tokenizer.json
+_EXTRA_IDS = 100  # that transformers adds to a sentencepiece model
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the files begin that git keeps in place of large ones
 
@@ -70,8 +72,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise _broken(path, error) from None
 
 
-def stock_tokenizer(folder: Path) -> Tokenizer:
+def stock_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer:
     """The folder's tokenizer, converted from sentencepiece if there is no `tokenizer.json`.
+
+    Where no `tokenizer_config.json` says how many `<extra_id_N>` follow the pieces, they are T5's 100, or mT5's none if
+    a model of `vocab_size` has no room for them.
 
     Raises:
         CheckpointNotFound: there is neither.
@@ -86,8 +91,9 @@ def stock_tokenizer(folder: Path) -> Tokenizer:
     from transformers import T5Tokenizer
 
     try:  # first by sentencepiece itself: transformers takes what it cannot read for a file of yet another kind
-        SentencePieceProcessor(model_proto=path.read_bytes())
-        tokenizer = T5Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+        pieces = SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
+        extra = {} if (folder / TOKENIZER_CONFIG).is_file() or pieces + _EXTRA_IDS <= vocab_size else {"extra_ids": 0}
+        tokenizer = T5Tokenizer.from_pretrained(folder, local_files_only=True, **extra).backend_tokenizer
     except OSError as error:
         raise _unreadable(path, error) from error
     except Exception as error:  # noqa: BLE001 - sentencepiece, protobuf and tokenizers each raise their own
@@ -114,7 +120,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{folder} has its weights only as a pickle (pytorch_model.bin), and reading one runs code. "
                 "If you trust it, convert it once: `T5ForConditionalGeneration.from_pretrained(folder)"
-                ".save_pretrained(new_folder)` with transformers writes model.safetensors."
+                ".save_pretrained(new_folder)` with transformers writes model.safetensors; the tokenizer's files are "
+                "to be copied beside it."
             )
         raise CheckpointNotFound(f"{folder} has no {WEIGHTS}")
     if (folder / WEIGHTS).is_file():
@@ -166,9 +173,9 @@ def _broken(path: Path, reason: object) -> CheckpointError:
 
 
 def check_folder(out: Path, *, inputs: Iterable[str | Path] = ()) -> None:
-    """See, before work begins, that its checkpoint can be written to a folder, over none that is read and no stock one.
+    """See that a checkpoint can be written to a folder, and over none that is read nor a stock one.
 
-    Nothing is made yet, so that work that fails leaves nothing behind.
+    For before the work begins. Nothing is made yet, so that work that fails leaves nothing behind.
 
     Raises:
         ConfigError: it is one of the inputs, or holds a stock checkpoint.

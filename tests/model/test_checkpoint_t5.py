@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -266,8 +267,7 @@ def test_an_unknown_setting_is_refused(folder: Path) -> None:
         from_t5(folder, alphas=1)
 
 
-@pytest.fixture
-def pieces(tmp_path: Path) -> Path:
+def save_pieces(folder: Path, **changes: Any) -> Path:
     """A stock folder with a sentencepiece model and no tokenizer.json, as T5 checkpoints once came."""
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -281,10 +281,15 @@ def pieces(tmp_path: Path) -> Path:
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    folder = tiny.save_stock_t5(tmp_path / "t5")
+    tiny.save_stock_t5(folder, **changes)
     (folder / "tokenizer.json").unlink()
     (folder / "spiece.model").write_bytes(made.getvalue())
     return folder
+
+
+@pytest.fixture
+def pieces(tmp_path: Path) -> Path:
+    return save_pieces(tmp_path / "t5")
 
 
 def test_a_sentencepiece_tokenizer_is_converted(pieces: Path, tmp_path: Path) -> None:
@@ -296,6 +301,18 @@ def test_a_sentencepiece_tokenizer_is_converted(pieces: Path, tmp_path: Path) ->
         assert tokens.decode(row) == " ".join(text.split())
     save(tmp_path / "ours", model, tokens)
     assert load(tmp_path / "ours")[1].fingerprint == tokens.fingerprint
+
+
+def test_extra_ids_follow_a_sentencepiece_model_where_there_is_room(tmp_path: Path) -> None:
+    """T5 has room for 100; mT5 has none, and its folder may have lost the file that says so."""
+    _, roomy = from_t5(save_pieces(tmp_path / "t5"))
+    _, tight = from_t5(folder := save_pieces(tmp_path / "mt5", flavour="mt5", vocab_size=100))
+    size = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model")).get_piece_size()
+    assert roomy.encode_answers(["<extra_id_0>"], max_tokens=64)[0].tolist() == [size + 99, 1]
+    assert max(tight.encode_answers(["<extra_id_0>"], max_tokens=64)[0]) < size
+    (folder / "tokenizer_config.json").write_text('{"extra_ids": 9}')
+    _, told = from_t5(folder)
+    assert told.encode_answers(["<extra_id_0>"], max_tokens=64)[0].tolist() == [size + 8, 1]
 
 
 def test_a_broken_sentencepiece_model_is_told(pieces: Path) -> None:
