@@ -62,8 +62,13 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     changed = tiny.tokenizer()
     changed.add_special_tokens(["<extra_id_0>"])
     checkpoint.save(tmp_path / "other", other, TextTokenizer(Tokenizer.from_str(changed.to_str()), other.config))
-    with pytest.raises(CheckpointMismatch, match="d_ff"):
-        average([tmp_path / "one", tmp_path / "wide"])
+    write(tmp_path / "copying", 1, copy_head=True)
+    write(tmp_path / "untitled", 1, passage_template="{text}")
+    for name, setting in (("wide", "d_ff"), ("copying", "copy_head"), ("untitled", "passage_template")):
+        with pytest.raises(
+            CheckpointMismatch, match=f"{name} differs from .*one in {setting}: they cannot be averaged"
+        ):
+            average([tmp_path / "one", tmp_path / name])
     with pytest.raises(CheckpointMismatch, match="tokenizer"):
         average([tmp_path / "one", tmp_path / "other"])
     for sources, weights in (
