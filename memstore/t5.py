@@ -93,13 +93,15 @@ def settings(stock: Mapping[str, Any], *, tied: bool, source: object) -> dict[st
         "num_decoder_layers": stock.get("num_decoder_layers") or stock.get("num_layers"),
         "feed_forward": feed_forward,
         "tie_word_embeddings": tied,
-        "scale_head": stock.get("scale_decoder_outputs", _scales(stock)),
+        "scale_head": _scales(stock),
     }
 
 
-def _scales(stock: Mapping[str, Any]) -> bool:
-    """Whether the head is scaled, for a config that does not say: an old T5's where it ties, an mT5's never."""
-    return stock.get("model_type") != "mt5" and stock.get("tie_word_embeddings") is not False
+def _scales(stock: Mapping[str, Any]) -> Any:
+    """Whether the head is scaled: an mT5's never, a T5's as its config says or, if that is too old to say, if it ties."""
+    if stock.get("model_type") == "mt5":
+        return False
+    return stock.get("scale_decoder_outputs", stock.get("tie_word_embeddings") is not False)
 
 
 def merge_embeddings(

@@ -70,6 +70,8 @@ def test_settings_follow_the_stock_config(folder: Path) -> None:
         ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, True, True, False),
         ({"tie_word_embeddings": True, "scale_decoder_outputs": True}, False, False, True),
         ({}, True, True, True),
+        ({"model_type": "mt5"}, True, True, False),
+        ({"model_type": "mt5", "scale_decoder_outputs": True}, True, True, False),  # its class does not look
     ],
 )
 def test_flags_of_the_head(folder: Path, stock: dict[str, bool], tied_file: bool, tied: bool, scaled: bool) -> None:
