@@ -38,6 +38,16 @@ def test_every_parameter_is_the_weighted_mean(tmp_path: Path) -> None:
     torch.testing.assert_close(alike.embedding.weight, (one.embedding.weight + two.embedding.weight) / 2)
 
 
+def test_a_mean_of_three_in_bfloat16_is_taken_in_float32(tmp_path: Path) -> None:
+    models = [write(tmp_path / name, seed).bfloat16() for seed, name in enumerate("abc")]
+    for name, model in zip("abc", models, strict=True):
+        checkpoint.save(tmp_path / name, model, tiny.text_tokenizer())
+    made, _ = average([tmp_path / name for name in "abc"], [1, 2, 5])
+    for name, p in made.state_dict().items():
+        parts = [model.state_dict()[name].float() for model in models]
+        torch.testing.assert_close(p, (parts[0] + 2 * parts[1] + 5 * parts[2]) / 8, rtol=1e-5, atol=1e-6, msg=name)
+
+
 def test_what_all_have_alike_stays_so_to_the_bit(tmp_path: Path) -> None:
     for name in "abc":
         write(tmp_path / name, 1, system="lumen")
