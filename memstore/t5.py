@@ -98,7 +98,7 @@ def settings(stock: Mapping[str, Any], *, tied: bool, source: object) -> dict[st
 
 
 def _scales(stock: Mapping[str, Any]) -> Any:
-    """Whether the head is scaled: an mT5's never, a T5's as its config says or, if that is too old to say, if it ties."""
+    """Whether the head is scaled: an mT5's never, a T5's as its config says, an old one's if it ties."""
     if stock.get("model_type") == "mt5":
         return False
     return stock.get("scale_decoder_outputs", stock.get("tie_word_embeddings") is not False)
