@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import memstore.checkpoint
-from memstore.checkpoint import default_checkpoint, fingerprint, load, save
+from memstore.checkpoint import default_checkpoint, fingerprint, from_scratch, load, save
 from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError
 from memstore.model import MemoryModel
 from memstore.packed import Tokens
@@ -86,6 +86,31 @@ def test_an_untrained_model_needs_no_weights_and_is_always_the_same(tmp_path: Pa
     for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), name
     assert first.embedding.weight.std() > 0.5
+
+
+def test_an_untrained_model_that_has_weights_keeps_them(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path, seed=5, trained=False)
+    want = load_file(folder / "model.safetensors")
+    for name, p in load(folder)[0].state_dict().items():
+        assert torch.equal(p, want[name]), name
+
+
+def test_weights_that_are_drawn_have_the_dtype_asked_for(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path, trained=False)
+    (folder / "model.safetensors").unlink()
+    assert load(folder)[0].dtype == torch.float32
+    assert {p.dtype for p in load(folder, dtype=torch.bfloat16)[0].parameters()} == {torch.bfloat16}
+
+
+def test_a_model_from_scratch_is_of_its_seed_and_as_large_as_its_tokenizer_or_larger() -> None:
+    values = {name: value for name, value in tiny.config().to_dict().items() if name != "vocab_size"}
+    drawn = [from_scratch(values, tokenizer=tiny.tokenizer(), seed=seed)[0] for seed in (3, 3, 4)]
+    assert torch.equal(drawn[0].embedding.weight, drawn[1].embedding.weight)
+    assert not torch.equal(drawn[0].embedding.weight, drawn[2].embedding.weight)
+    assert not drawn[0].training
+    assert drawn[0].config.vocab_size == tiny.tokenizer().get_vocab_size()
+    larger, _ = from_scratch(values | {"vocab_size": 512}, tokenizer=tiny.tokenizer(), seed=3)
+    assert larger.embedding.weight.shape == (512, 32)
 
 
 def test_the_default_is_the_packages_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

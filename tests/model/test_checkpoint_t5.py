@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import sentencepiece
 import torch
@@ -17,6 +19,7 @@ from transformers import T5ForConditionalGeneration
 from memstore.checkpoint import fingerprint, from_t5, load, save
 from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError
 from memstore.model import MemoryModel
+from memstore.t5 import require_none
 from tests import tiny
 
 
@@ -43,6 +46,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 
 def test_settings_follow_the_stock_config(folder: Path) -> None:
     edit_config(folder, relative_attention_max_distance=64, dropout_rate=0.25, layer_norm_epsilon=1e-5)
+    edit_config(folder, pad_token_id=3, decoder_start_token_id=4)
     model, tokens = from_t5(folder, alpha=1 / 2, beta=1 / 3, max_passage_tokens=99, name="mine")
     c = model.config
     assert (c.d_model, c.d_kv, c.d_ff, c.num_heads, c.num_layers, c.num_decoder_layers) == (
@@ -57,8 +61,26 @@ def test_settings_follow_the_stock_config(folder: Path) -> None:
     assert (c.relative_attention_max_distance, c.dropout_rate, c.layer_norm_epsilon) == (64, 0.25, 1e-5)
     assert (c.num_memory_layers, c.num_live_a_layers, c.num_live_b_layers) == (3, 1, 2)
     assert (c.system, c.name, c.trained, c.copy_head, c.embedding_dim) == ("glimmer", "mine", True, False, 0)
+    assert (c.pad_token_id, c.decoder_start_token_id) == (3, 4)
     assert tokens.config == c
     assert from_t5(folder)[0].config.name == "t5"
+
+
+def test_a_model_is_named_as_its_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[str] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str]) -> str:
+        wanted.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert from_t5("someone/t5-small")[0].config.name == "someone/t5-small"
+    known = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    known += ["tokenizer.json", "tokenizer_config.json", "spiece.model"]
+    fetched = [name for name in [*known, "pytorch_model.bin", "run.py"] if any(fnmatch(name, p) for p in wanted)]
+    assert fetched == known
+    monkeypatch.chdir(folder)
+    assert from_t5(".")[0].config.name == "t5"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +186,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         CheckpointMismatch,
         "misses shared.weight",
     ),
+    "only a head": (
+        lambda f: (
+            edit_config(f, tie_word_embeddings=False),
+            edit_weights(f, lambda t: t.update({"lm_head.weight": t.pop("shared.weight")})),
+        ),
+        CheckpointMismatch,
+        "misses shared.weight",
+    ),
     "no head": (
         lambda f: edit_config(f, tie_word_embeddings=False),
         CheckpointMismatch,
@@ -241,6 +271,15 @@ def test_each_way_of_being_broken_has_its_error(folder: Path, how: str) -> None:
     with pytest.raises(error, match=message) as caught:
         from_t5(folder)
     assert type(caught.value) is error
+
+
+def test_eight_parameters_of_each_complaint_are_named() -> None:
+    names = list("abcdefghi")
+    require_none({"missing": []}, source="x")
+    with pytest.raises(
+        CheckpointMismatch, match=r"missing: a, b, c, d, e, f, g, h and 1 more; left over: a, b, c, d, e, f, g, h$"
+    ):
+        require_none({"missing": names, "misshapen": [], "left over": names[:8]}, source="x")
 
 
 def test_one_of_ours_is_not_stock(tmp_path: Path) -> None:
