@@ -121,6 +121,7 @@ def test_the_default_is_the_packages_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     assert load("default")[0].config.name == "mine"
     assert load("./default")[0].config.name == "another"
+    assert load(Path("default"))[0].config.name == "another"
 
 
 # --- every way of being broken ----------------------------------------------------------------------
@@ -212,6 +213,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         "save_pretrained",
     ),
     "stock": (lambda f: tiny.save_stock_t5(f), CheckpointError, r"memstore convert.*from_t5"),
+    "stock of old": (lambda f: edit_config(f, model_type="t5"), CheckpointError, "memstore convert"),
+    "stock of no type": (lambda f: edit_config(f, architectures=["T5Model"]), CheckpointError, "memstore convert"),
     "smaller vocabulary": (
         lambda f: edit_config(f, vocab_size=100),
         CheckpointMismatch,
@@ -229,8 +232,8 @@ def test_each_way_of_being_broken_has_its_error(folder: Path, how: str) -> None:
     assert type(caught.value) is error
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "../x"])
-def test_no_such_folder(name: str) -> None:
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "../x", Path("someone/model")])
+def test_no_such_folder(name: str | Path) -> None:
     with pytest.raises(CheckpointNotFound, match="no checkpoint folder"):
         load(name)
 

@@ -138,6 +138,7 @@ def test_the_dtype_is_kept_unless_t5_overflows_it(folder: Path, dtype: torch.dty
 def test_each_system_survives_its_own_checkpoint(folder: Path, tmp_path: Path, system: str) -> None:
     model, tokens = from_t5(folder, system=system, copy_head=True, embedding_dim=8)
     assert model.config.alpha == (1 if system == "fid" else 1 / 3)
+    assert not model.training
     save(tmp_path / "ours", model, tokens)
     loaded, loaded_tokens = load(tmp_path / "ours")
     assert same_parameters(loaded, model)
