@@ -86,6 +86,8 @@ def test_an_untrained_model_needs_no_weights_and_is_always_the_same(tmp_path: Pa
     for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), name
     assert first.embedding.weight.std() > 0.5
+    drawn, _ = from_scratch(first.config.to_dict(), tokenizer=tiny.tokenizer(), seed=0)
+    assert torch.equal(first.embedding.weight, drawn.embedding.weight)
 
 
 def test_an_untrained_model_that_has_weights_keeps_them(tmp_path: Path) -> None:
@@ -212,6 +214,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         CheckpointError,
         "save_pretrained",
     ),
+    "pickles": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin.index.json"),
+        CheckpointError,
+        "only as a pickle",
+    ),
     "stock": (lambda f: tiny.save_stock_t5(f), CheckpointError, r"memstore convert.*from_t5"),
     "stock of old": (lambda f: edit_config(f, model_type="t5"), CheckpointError, "memstore convert"),
     "stock of no type": (lambda f: edit_config(f, architectures=["T5Model"]), CheckpointError, "memstore convert"),
@@ -309,11 +316,25 @@ def test_the_fingerprint_names_what_differs() -> None:
     assert fingerprint(tiny.model(alpha=1 / 2), tokens).memory_layers == 3
 
 
-@pytest.mark.parametrize("change", [{"relative_attention_max_distance": 64}, {"layer_norm_epsilon": 1e-5}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"relative_attention_max_distance": 64}, {"layer_norm_epsilon": 1e-5}, {"eos_token_id": 2}], ids=str
+)
 def test_the_fingerprint_sees_settings_that_shapes_do_not_show(change: dict[str, float]) -> None:
     tokens = tiny.text_tokenizer()
     before, after = fingerprint(tiny.model(), tokens), fingerprint(tiny.model(**change), tokens)
     assert set(after.differences(before)) == {"encoder"}
+
+
+def test_the_fingerprint_stays_what_it_was() -> None:
+    """Of any change to it, every store that was ever built would have to be built again."""
+    model = tiny.model()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_((torch.arange(p.numel()) % 7 / 4).view(p.shape))
+    assert (
+        fingerprint(model, tiny.text_tokenizer()).encoder
+        == "e15ac106a07159804860f49ccb5b5efe7dea54851ce9a69b1ff44b825de650c7"
+    )
 
 
 def test_loaded_parameters_can_be_trained_without_touching_the_file(folder: Path) -> None:

@@ -235,6 +235,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         CheckpointMismatch,
         "token of id 4, which to the tokenizer is '▁the', no special token: this is another model's tokenizer",
     ),
+    "end an ordinary token": (
+        lambda f: (f / "tokenizer.json").write_text(
+            tiny.tokenizer().to_str().replace('"special":true', '"special":false')
+        ),
+        CheckpointMismatch,
+        "which to the tokenizer is '</s>', no special token",
+    ),
     "end unknown": (
         lambda f: edit_config(f, eos_token_id=tiny.VOCAB_SIZE - 1),
         CheckpointMismatch,
@@ -350,7 +357,9 @@ def test_extra_ids_follow_a_sentencepiece_model_where_there_is_room(tmp_path: Pa
     _, roomy = from_t5(save_pieces(tmp_path / "t5"))
     _, tight = from_t5(folder := save_pieces(tmp_path / "mt5", flavour="mt5", vocab_size=100))
     size = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model")).get_piece_size()
-    assert roomy.encode_answers(["<extra_id_0>"], max_tokens=64)[0].tolist() == [size + 99, 1]
+    _, full = from_t5(save_pieces(tmp_path / "full", vocab_size=size + 100))
+    for tokens in (roomy, full):
+        assert tokens.encode_answers(["<extra_id_0>"], max_tokens=64)[0].tolist() == [size + 99, 1]
     assert max(tight.encode_answers(["<extra_id_0>"], max_tokens=64)[0]) < size
     (folder / "tokenizer_config.json").write_text('{"extra_ids": 9}')
     _, told = from_t5(folder)
