@@ -184,7 +184,7 @@ def check_folder(out: Path, *, inputs: Iterable[str | Path] = ()) -> None:
     try:
         if out.is_dir() and any(Path(i).is_dir() and out.samefile(i) for i in inputs):
             raise ConfigError(f"{out} is read from, and would be written over: name another folder to write")
-        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        there = next(folder for folder in (out, *out.parents) if folder.exists())
     except OSError as error:
         raise OutputUnwritable(f"{out} cannot be written: {error.strerror or error}") from error
     with suppress(CheckpointError, CheckpointNotFound):

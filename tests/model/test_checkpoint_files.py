@@ -11,13 +11,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from memstore import checkpoint, checkpoint_files
 from memstore.checkpoint_files import check_folder
 from memstore.cli import app
-from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, MemstoreError, OutputUnwritable
+from memstore.errors import (
+    CheckpointError,
+    CheckpointMismatch,
+    CheckpointNotFound,
+    ConfigError,
+    MemstoreError,
+    OutputUnwritable,
+)
 from tests import tiny
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 290544\n"
@@ -88,6 +96,22 @@ def test_quantised_parameters_are_refused(
         read(source)
 
 
+@pytest.mark.parametrize("files", [None, ["model"], {"scorer.weight": 1}, {"scorer.weight": "../part.safetensors"}])
+def test_an_index_that_names_no_files_of_its_folder_is_broken(folder: Path, files: object) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    with pytest.raises(CheckpointError, match=r"index.json is broken: it has no weight_map of names to files"):
+        checkpoint.load(folder)
+
+
+def test_what_an_index_promises_has_to_be_there(folder: Path) -> None:
+    part = (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": dict.fromkeys([*load_file(part), "more"], part.name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointMismatch, match=r"missing: more$"):
+        checkpoint.load(folder)
+
+
 # --- writing ----------------------------------------------------------------------------------------
 
 
@@ -113,11 +137,19 @@ def test_a_failure_to_write_leaves_what_was_there(
     before = contents(folder)
     other = tiny.model(seed=5, name="other")
     monkeypatch.setattr(checkpoint_files, "save_file", failure)
-    for target in (folder, tmp_path / "new"):
+    (tmp_path / "empty").mkdir()
+    for target in (folder, tmp_path / "empty", tmp_path / "new"):
         with pytest.raises(OutputUnwritable, match=f"{target.name} cannot be written: .*{reason}"):
             checkpoint.save(target, other, tiny.text_tokenizer())
     assert contents(folder) == before
+    assert list((tmp_path / "empty").iterdir()) == []
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "a" / "b")
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}  # without it, transformers refuses a file
 
 
 def test_the_config_gets_its_name_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +165,11 @@ def test_the_config_gets_its_name_last(folder: Path, monkeypatch: pytest.MonkeyP
     assert named == ["model.safetensors", "tokenizer.json", "config.json"]
 
 
-def test_a_folder_to_write_is_only_looked_at(tmp_path: Path) -> None:
+def test_a_folder_to_write_is_only_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_folder(tmp_path / "a" / "b", inputs=[tmp_path / "c", "owner/name"])
     check_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    check_folder(Path("a/b"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +181,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(
             check_folder(folder / below)
     with pytest.raises(OutputUnwritable, match="File name too long"):
         check_folder(tmp_path / ("a" * 300))
-    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
     check_folder(folder)
     with pytest.raises(OutputUnwritable, match=f"no permission to write to {tmp_path}$"):
         check_folder(tmp_path / "new" / "model")

@@ -19,6 +19,20 @@ def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flushed = tmp_path / "out.txt", os.fsync
+    named: list[bool] = []
+
+    def note(handle: int) -> None:
+        named.append(path.exists())
+        flushed(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with replacing(path) as temporary:
+        temporary.write_text("new", encoding="utf-8")
+    assert named == [False]
+
+
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text("old", encoding="utf-8")
