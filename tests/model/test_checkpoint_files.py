@@ -207,6 +207,13 @@ def test_convert_writes_over_no_stock_checkpoint(stock: Path, tmp_path: Path) ->
     assert checkpoint.load(tmp_path / "ours")[0].config.system == "fid"
 
 
+def test_options_of_convert_are_settings_of_the_model(stock: Path, tmp_path: Path) -> None:
+    options = ["--alpha", "0.5", "--beta", "0.75", "--copy-head", "--embedding-dim", "8"]
+    assert run("convert", stock, "--out", tmp_path / "ours", *options) is None
+    c = checkpoint.load(tmp_path / "ours")[0].config
+    assert (c.alpha, c.beta, c.copy_head, c.embedding_dim) == (0.5, 0.75, True, 8)
+
+
 def test_new_writes_over_no_trained_model(folder: Path, tmp_path: Path) -> None:
     before = contents(folder)
     command = ("new", "--config", folder / "config.json", "--tokenizer", folder, "--out")
