@@ -45,6 +45,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def denied(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "somewhere")
+
+
 # --- reading ----------------------------------------------------------------------------------------
 
 
@@ -76,9 +80,12 @@ def test_a_file_without_permission_is_not_missing(folder: Path, name: str, monke
         checkpoint.load(folder)
 
 
-def test_a_folder_that_the_system_does_not_look_for_is_told() -> None:
-    with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
-        checkpoint.load("a" * 300)
+def test_a_folder_that_may_not_be_looked_for_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", denied)  # some versions of Python say no instead
+    with pytest.raises(CheckpointError, match=r"model cannot be read: Permission denied$"):
+        checkpoint.load(folder)
+    with pytest.raises(OutputUnwritable, match=r"model cannot be written: Permission denied$"):
+        check_folder(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
@@ -122,10 +129,6 @@ def test_all_files_may_be_read_by_whom_the_umask_lets(folder: Path) -> None:
 
 def full(*_: object, **__: object) -> None:
     raise checkpoint_files.SafetensorError("I/O error: No space left on device (os error 28)")
-
-
-def denied(*_: object, **__: object) -> None:
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "somewhere")
 
 
 @pytest.mark.parametrize(
@@ -179,8 +182,6 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(
     for below in ("config.json", "config.json/model"):
         with pytest.raises(OutputUnwritable, match=r"config.json is a file; name a folder"):
             check_folder(folder / below)
-    with pytest.raises(OutputUnwritable, match="File name too long"):
-        check_folder(tmp_path / ("a" * 300))
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
     check_folder(folder)
     with pytest.raises(OutputUnwritable, match=f"no permission to write to {tmp_path}$"):
