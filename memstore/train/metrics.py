@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memstore.errors import CheckpointError, ConfigError
+from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
 from memstore.whole import replacing
 
 ALL = "all"  # the mean over tasks, beside the tasks in a dev record
@@ -73,9 +73,18 @@ class MetricsFile:
         self.path = path
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a record.
+
+        Raises:
+            OutputUnwritable: the system refuses, or the disk is full; half a line is forgotten when training goes on.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OutputUnwritable(
+                f"{self.path} cannot be written: {error.strerror or error}. Make room, and run the same command again."
+            ) from error
 
     def last_dev(self) -> dict[str, dict[str, float]]:
         """The latest dev scores; empty if there are none."""

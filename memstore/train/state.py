@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from memstore import checkpoint
 from memstore.checkpoint_files import read_json
 from memstore.config import ModelConfig
-from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError
+from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError, OutputUnwritable
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.config import LossConfig, OptimizerConfig
@@ -67,9 +67,14 @@ def alone(out: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another process trains there.
+        OutputUnwritable: there can be no such folder, or none that may be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = (out / LOCK).open("w")
+    except OSError as error:
+        raise OutputUnwritable(f"{out} cannot be written: {error.strerror or error}; name another `out`") from error
+    with held as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`: processes that load batches would hold it
         except (BlockingIOError, PermissionError):
@@ -82,20 +87,33 @@ def alone(out: Path) -> Iterator[None]:
 def save_state(
     out: Path, model: MemoryModel, optimizer: Optimizer, run: RunState, identity: Mapping[str, Any], *, keep_last: int
 ) -> Path:
-    """Write a state under a temporary name, flush it, rename it, and remove all but the `keep_last` newest."""
+    """Write a state under a temporary name, flush it, rename it, and remove all but the `keep_last` newest.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full. The states from before are as they were.
+    """
     states = out / "state"
-    states.mkdir(parents=True, exist_ok=True)
     final = states / f"{_PREFIX}{run.step:08d}"
     temporary = states / (_TEMPORARY + final.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    parameters = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
-    save_file(parameters, temporary / MODEL)
-    save_file(optimizer.state(), temporary / OPTIMIZER)
-    values = {"run": asdict(run), "identity": dict(identity)}
-    (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
-    for path in (*temporary.iterdir(), temporary):
-        sync(path)
+    try:
+        states.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        parameters = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+        save_file(parameters, temporary / MODEL)
+        save_file(optimizer.state(), temporary / OPTIMIZER)
+        values = {"run": asdict(run), "identity": dict(identity)}
+        (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
+        for path in (*temporary.iterdir(), temporary):
+            sync(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # what there is of it takes the space that is missing
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        earlier = saved_states(out)
+        begins = f"from {earlier[-1].name}" if earlier else "from the beginning"
+        raise OutputUnwritable(
+            f"{final} cannot be written: {reason}. Make room, and run the same command again: it goes on {begins}."
+        ) from error
     shutil.rmtree(final, ignore_errors=True)  # the same step once more: a run that had already ended
     temporary.rename(final)
     sync(states)
@@ -133,8 +151,10 @@ def load_state(
     try:
         model.load_state_dict(load_file(folder / MODEL, device=str(model.device)))
         optimizer.load(load_file(folder / OPTIMIZER))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, FileNotFoundError) as error:
         raise CheckpointError(f"{folder} is broken: {error}. Remove it to resume from the one before.") from None
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from None
     except RuntimeError as error:
         raise CheckpointMismatch(f"{folder} does not fit the model: {error}") from None
     return run

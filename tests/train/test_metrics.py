@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memstore.errors import CheckpointError
+from memstore.errors import CheckpointError, OutputUnwritable
 from memstore.model import Encoded
 from memstore.packed import Rows, Tokens
 from memstore.train.batch import DevBatch
@@ -100,3 +100,9 @@ def test_a_metrics_file_is_cut_where_training_goes_on(tmp_path: Path) -> None:
         read_metrics(file.path)
     file.cut(2)
     assert read_metrics(file.path) == [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told() -> None:
+    with pytest.raises(OutputUnwritable, match=r"/dev/full cannot be written: No space left on device\. Make room"):
+        MetricsFile(Path("/dev/full")).append({"step": 1})

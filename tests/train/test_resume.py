@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from memstore.cli import app
 from memstore.cli.training import _asked_to_stop
-from memstore.errors import CheckpointError, ConfigError
-from memstore.train import loop
+from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
+from memstore.train import loop, state
 from memstore.train.batch import Batch
 from memstore.train.candidates import MANIFEST, CacheFingerprint, Manifest
 from memstore.train.config import TrainConfig
@@ -290,6 +292,58 @@ def test_a_broken_state_is_told(tmp_path: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=str(path.parent)):
         train(config(tmp_path, steps=8), source=ToySource())
+
+
+def test_a_state_that_cannot_be_read_is_not_called_broken(tmp_path: Path, monkeypatch: Any) -> None:
+    train(config(tmp_path), source=ToySource())
+
+    def denied(path: Path, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(state, "load_file", denied)
+    with pytest.raises(CheckpointError, match=r"step-00000006 cannot be read: .*Permission denied"):
+        train(config(tmp_path, steps=8), source=ToySource())
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")],
+    ids=["system", "safetensors"],
+)
+def test_a_full_disk_is_told_and_costs_no_more_than_the_steps_since_the_last_state(
+    tmp_path: Path, monkeypatch: Any, refusal: Exception
+) -> None:
+    train(config(tmp_path / "whole"), source=ToySource())
+    plain, written = state.save_file, []
+
+    def full(tensors: Any, path: Path) -> None:
+        plain(tensors, path)
+        written.append(path.name)
+        if len(written) == 4:  # the second state's optimizer
+            raise refusal
+
+    monkeypatch.setattr(state, "save_file", full)
+    folder = tmp_path / "cut"
+    with pytest.raises(OutputUnwritable, match=r"step-00000004 cannot be .*No space left.* goes on from step-00000002"):
+        train(config(folder), source=ToySource())
+    assert [p.name for p in (folder / "run" / "state").iterdir()] == ["step-00000002"]
+    assert train(config(folder), source=ToySource()).finished
+    assert outcome(folder) == outcome(tmp_path / "whole")
+
+
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(OutputUnwritable, match=r"run cannot be written: .*; name another `out`"):
+        train(config(tmp_path), source=ToySource())
+
+
+def test_a_full_disk_before_the_first_state_says_that_nothing_is_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(tensors: Any, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(OutputUnwritable, match=r"No space left on device\. .* goes on from the beginning"):
+        train(config(tmp_path), source=ToySource())
 
 
 def test_batches_of_processes_are_those_of_threads(tmp_path: Path) -> None:
