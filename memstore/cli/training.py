@@ -214,7 +214,9 @@ def train(
 
 @app.command()
 def average(
-    models: Annotated[list[Path], typer.Argument(help="Folders of checkpoints, trained from the same start.")],
+    models: Annotated[
+        list[str], typer.Argument(help='Folders of checkpoints, hub ids, or "default", trained from the same start.')
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
     weight: Annotated[
         list[float] | None, typer.Option(help="Of each checkpoint, in their order; else all alike.")

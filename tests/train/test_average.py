@@ -116,3 +116,10 @@ def test_the_command_writes_over_none_that_it_reads(tmp_path: Path) -> None:
     assert isinstance(refused.exception, ConfigError)
     assert "name another folder" in str(refused.exception)
     assert torch.equal(checkpoint.load(tmp_path / "two")[0].embedding.weight, two.embedding.weight)
+
+
+def test_the_command_knows_the_packages_own_model(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["average", "default", "default", "--out", str(tmp_path / "made")])
+    assert result.exit_code == 0, result.output
+    made, own = (checkpoint.load(source)[0].state_dict() for source in (tmp_path / "made", "default"))
+    assert all(torch.equal(made[name], own[name]) for name in own)
