@@ -23,5 +23,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("memstore", "memstore_client"):
             raise
-        print(f"memstore: this command needs {error.name}: pip install 'memstore[all]'", file=sys.stderr)  # noqa: T201
+        print(f"memstore: this command needs {error.name}: pip install '.[all]' in memstore's folder", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -35,7 +35,7 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ConfigError(
-                "a sentence encoder needs the package sentence-transformers: pip install 'memstore[dense]'"
+                "a sentence encoder needs sentence-transformers: pip install '.[dense]' in memstore's folder"
             ) from error
         self.name, self._batch_size = name, batch_size
         try:

@@ -49,7 +49,9 @@ class Processes:
             try:
                 from accelerate import PartialState
             except ModuleNotFoundError:
-                raise ConfigError("several processes need accelerate: pip install 'memstore[train]'") from None
+                raise ConfigError(
+                    "several processes need accelerate: pip install '.[train]' in memstore's folder"
+                ) from None
             state = PartialState(cpu=device == "cpu")
             if state.num_processes != wanted:  # each would train alone, into the same folder
                 raise ConfigError(

@@ -152,7 +152,7 @@ def test_a_package_that_is_not_installed_is_named(
     monkeypatch.setattr(stores, "_build_options", missing)
     code, error = main(monkeypatch, capsys, "build", "--corpus", "sample", "--out", "/tmp/never")
     assert code == 2
-    assert error == "memstore: this command needs torch: pip install 'memstore[all]'\n"
+    assert error == "memstore: this command needs torch: pip install '.[all]' in memstore's folder\n"
 
 
 def test_a_stock_t5_is_converted_and_builds(tmp_path: Path) -> None:
