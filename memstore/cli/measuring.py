@@ -107,7 +107,13 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train or load several systems, measure quality and cost over a grid, and write one report."""
+    """Train or load several systems, measure quality and cost over a grid, and write one report.
+
+    Asked to stop while it trains (control-C, SIGTERM), it saves the training's state first; run again, it goes on.
+    """
+    from functools import partial
+
+    from memstore.cli.stopping import asked_to_stop
     from memstore.compare.config import CompareConfig
     from memstore.compare.run import compare as run
     from memstore.report import show_comparison
@@ -115,5 +121,6 @@ def compare(
 
     tune_allocator()
     settings = CompareConfig.from_file(config)
-    found = run(settings, lambda line: typer.echo(line, err=True), only=tuple(only or ()))
+    listen = partial(asked_to_stop, telling=True)
+    found = run(settings, lambda line: typer.echo(line, err=True), only=tuple(only or ()), listen=listen)
     tell(found | {"out": str(settings.out)}, as_json, show_comparison)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +18,8 @@ def prepare(
     store: Annotated[Path, typer.Option(help="The store whose retriever finds the candidates.")],
     out: Annotated[Path, typer.Option(help="Folder of the cache, for `memstore train`.")],
     task: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE: questions in KILT's form, such as nq.train=nq.jsonl.")
+        list[str] | None,
+        typer.Option(help="NAME=FILE: questions in KILT's form, such as nq.train=nq.jsonl; repeat for several."),
     ] = None,
     model: BuildModel = "default",
     k: Annotated[int, typer.Option(min=1, help="Passages per question.")] = 20,
@@ -192,6 +189,7 @@ def train(
     each reads batches of its own, and one writes and tells. What the file may hold is in `memstore/train/config.py`
     and, of [data], `memstore/train/batches.py`.
     """
+    from memstore.cli.stopping import asked_to_stop
     from memstore.train.config import TrainConfig
 
     settings = TrainConfig.from_file(config)
@@ -206,7 +204,7 @@ def train(
     from memstore.train.processes import first
 
     tune_allocator()
-    with _asked_to_stop(telling=first()) as asked:
+    with asked_to_stop(telling=first()) as asked:
         report = run(settings, lambda line: typer.echo(line, err=True), stopping=asked)
     if first():
         tell(asdict(report), as_json, show_training)
@@ -234,30 +232,6 @@ def average(
     model, tokens = run(models, weight)
     save_model(out, model, tokens, written)
     typer.echo(f"wrote {out}: the average of {len(models)} checkpoints, {dtype}")
-
-
-@contextmanager
-def _asked_to_stop(*, telling: bool) -> Iterator[Callable[[], bool]]:
-    """Whether a signal has asked the program to end; the second one ends it at once.
-
-    Says so, if `telling`; not in processes that load batches, which control-C reaches too.
-    """
-    asked, own = threading.Event(), os.getpid()
-    before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(number: int, _: object) -> None:
-        asked.set()
-        signal.signal(number, before[number])
-        if telling and os.getpid() == own:
-            typer.echo("stopping after this step; once more ends it at once, without saving", err=True)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_output(out: Path, *, inputs: Iterable[Path]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,14 @@ from memstore.model import MemoryModel
 from memstore.runtime import compute_dtype
 from memstore.tokens import TextTokenizer
 from memstore.train.candidates import content_of, read_manifest
-from memstore.train.loop import train
+from memstore.train.loop import TrainReport, train
 from memstore.train.state import differences
 
 TRAINED, MEASURED, TIMES, REPORT = "trained.json", "measured", "times.json", "report.json"
 _TELL_EVERY = 15.0  # seconds
 Json = dict[str, Any]
 Tell = Callable[[str], None]
+Listen = Callable[[], AbstractContextManager[Callable[[], bool]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,16 @@ class _Work:
     plans: Mapping[str, Plan]
     data: Json
     tell: Tell
+    listen: Listen
 
     def file(self, name: str) -> Path:
         """Where a system's answers are kept."""
         return self.config.out / MEASURED / f"{name}.json"
 
 
-def compare(config: CompareConfig, tell: Tell | None = None, *, only: tuple[str, ...] = ()) -> Json:
+def compare(
+    config: CompareConfig, tell: Tell | None = None, *, only: tuple[str, ...] = (), listen: Listen | None = None
+) -> Json:
     """Train or load every system, measure each over the grid, time them in turns, and write the report.
 
     What an earlier run finished is not done again.
@@ -62,6 +67,7 @@ def compare(config: CompareConfig, tell: Tell | None = None, *, only: tuple[str,
         config: the comparison.
         tell: gets a line of text now and then.
         only: train and measure these alone (and the rerankers they need), and time nothing.
+        listen: entered around each training; what it gives says whether to stop, once the training's state is saved.
 
     Returns:
         What report.json holds.
@@ -69,8 +75,10 @@ def compare(config: CompareConfig, tell: Tell | None = None, *, only: tuple[str,
     Raises:
         ConfigError: settings contradict each other, or a result that is there.
         MemstoreError: of training, checkpoints and the cache, see there.
+        KeyboardInterrupt: a training stopped because it was asked to.
     """
-    work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None))
+    deaf: Listen = lambda: nullcontext(lambda: False)  # noqa: E731
+    work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None), listen or deaf)
     names = config.names(only)
     _refuse_other_settings(work)
     finished = [name for name in names if _train(work, name)]
@@ -115,15 +123,26 @@ def _train(work: _Work, name: str) -> bool:
         if _trained(run) is not None:
             work.tell(f"{label}: is trained already")
             continue
-        report = train(run.config, lambda line, label=label: work.tell(f"{label}: {line}"))  # type: ignore[misc]
-        if not report.finished:
+        with work.listen() as asked:
+            report = train(run.config, lambda line, label=label: work.tell(f"{label}: {line}"), stopping=asked)  # type: ignore[misc]
+            stopped = asked()
+        if report.finished:
+            record.write(run.config.out / TRAINED, record.kept(run.settings, _told(report, run)))
+        else:
             work.tell(f"{label}: stopped at step {report.step:,} of {run.config.steps:,}; run it again to go on")
+        if stopped:
+            raise KeyboardInterrupt
+        if not report.finished:
             return False
-        told = {"step": report.step, "tokens": report.tokens, "seconds": report.seconds, "best_step": report.best_step,
-                "best_score": report.best_score, "checkpoint": report.checkpoint.name,
-                "config": json.loads(json.dumps(run.config.to_dict(), default=str))}  # fmt: skip
-        record.write(run.config.out / TRAINED, record.kept(run.settings, told))
     return True
+
+
+def _told(report: TrainReport, run: Run) -> Json:
+    return {
+        "step": report.step, "tokens": report.tokens, "seconds": report.seconds, "best_step": report.best_step,
+        "best_score": report.best_score, "checkpoint": report.checkpoint.name,
+        "config": json.loads(json.dumps(run.config.to_dict(), default=str)),
+    }  # fmt: skip
 
 
 def _load(work: _Work, names: list[str]) -> dict[str, System]:

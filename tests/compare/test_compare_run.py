@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memstore import checkpoint, cli
+from memstore.compare import run
 from memstore.compare.config import CompareConfig
 from memstore.compare.run import compare
 from memstore.errors import ConfigError
@@ -84,6 +89,45 @@ def test_a_run_that_is_cut_off_goes_on(cache: Path, done: Path, tmp_path: Path) 
     compare(cases.config(cache, tmp_path))
     mine, theirs = (json.loads((out / "measured" / "glimmer.json").read_text()) for out in (tmp_path, done))
     assert mine["fingerprints"] == theirs["fingerprints"]
+
+
+def test_asked_to_stop_a_training_saves_and_nothing_else_begins(cache: Path, done: Path, tmp_path: Path) -> None:
+    def asked_after(steps: int) -> Callable[[], AbstractContextManager[Callable[[], bool]]]:
+        questions = iter([False] * steps)
+        return lambda: nullcontext(lambda: next(questions, True))
+
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        compare(cases.config(cache, tmp_path), lines.append, listen=asked_after(1))
+    assert lines[-1] == "glimmer: stopped at step 2 of 4; run it again to go on"
+    assert [p.name for p in (tmp_path / "runs" / "glimmer" / "state").iterdir()] == ["step-00000002"]
+    with pytest.raises(KeyboardInterrupt):  # and in the last step: what is trained stays trained
+        compare(cases.config(cache, tmp_path), listen=asked_after(1))
+    assert (tmp_path / "runs" / "glimmer" / "trained.json").exists()
+    assert not (tmp_path / "runs" / "lumen").exists()
+    compare(cases.config(cache, tmp_path))
+    mine, theirs = (json.loads((out / "measured" / "glimmer.json").read_text()) for out in (tmp_path, done))
+    assert mine["fingerprints"] == theirs["fingerprints"]
+
+
+def test_the_command_hears_signals_while_it_trains(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "compare.toml"
+    config.write_text(_toml(cases.values(cache, tmp_path / "out")))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def pretend(*_: object, stopping: Callable[[], bool], **__: object) -> None:
+        assert not stopping()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping()
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(run, "train", pretend)
+    result = CliRunner().invoke(cli.app, ["compare", "--config", str(config)])
+    assert isinstance(result.exception, ConfigError)
+    assert "stopping after this step" in result.stderr
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

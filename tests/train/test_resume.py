@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from memstore.cli import app
-from memstore.cli.training import _asked_to_stop
+from memstore.cli.stopping import asked_to_stop
 from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
 from memstore.train import loop, state
 from memstore.train.batch import Batch
@@ -142,7 +142,7 @@ def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
 def test_processes_that_load_batches_do_not_say_that_training_stops(monkeypatch: Any, capsys: Any) -> None:
     own, said = os.getpid(), []
     for process in (own, own + 1):  # a forked one has the handler too
-        with _asked_to_stop(telling=True) as asked, monkeypatch.context() as other:
+        with asked_to_stop(telling=True) as asked, monkeypatch.context() as other:
             other.setattr(os, "getpid", lambda process=process: process)
             signal.raise_signal(signal.SIGINT)
             assert asked()
