@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -161,3 +162,19 @@ def test_a_folder_that_is_removed_while_it_is_built_is_told(options: BuildOption
 
 def test_a_finished_store_whose_build_folder_was_removed_is_finished(options: BuildOptions) -> None:
     assert build(options, At("end index", lambda: shutil.rmtree(options.out / ".build"))).passages == 6
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_every_file_of_a_store_may_be_read_by_whom_the_umask_lets(
+    dense_options: BuildOptions, umask: int, mode: int
+) -> None:
+    """A server is often another user than who built; Tantivy makes a file for its owner alone."""
+    before = os.umask(umask)
+    try:
+        build(replace(dense_options, retriever="hybrid"))
+    finally:
+        os.umask(before)
+    found = {p.relative_to(dense_options.out).as_posix(): p.stat().st_mode & 0o777
+             for p in dense_options.out.rglob("*") if p.is_file()}  # fmt: skip
+    assert "index/000001/lexical/meta.json" in found
+    assert {name: oct(m) for name, m in found.items() if m != mode} == {}
