@@ -75,8 +75,13 @@ def read_gold(path: Path, *, page_key: PageKey | None = None) -> Gold:
     return Gold(path=path, page_key=key, questions=tuple(_question(row, key) for row in rows))
 
 
-def read_predictions(path: Path, *, page_key: PageKey) -> tuple[Prediction, ...]:
+def read_predictions(path: Path, *, page_key: PageKey, with_evidence: bool = True) -> tuple[Prediction, ...]:
     """Reads predictions, exactly one answer each. Provenance is optional; pages named by another key are left out.
+
+    Args:
+        path: the file.
+        page_key: how the questions name their pages.
+        with_evidence: whether they name any; if not, it is all the same how these do.
 
     Raises:
         DataNotFound, DataUnreadable: the file is not there, or cannot be read.
@@ -85,7 +90,7 @@ def read_predictions(path: Path, *, page_key: PageKey) -> tuple[Prediction, ...]
     rows = list(_rows(path))
     predictions = tuple(_prediction(row, page_key) for row in rows)
     named = [row.place for row in rows if _provenance(row.outputs[0], row.place)]
-    if named and not any(prediction.pages for prediction in predictions):
+    if with_evidence and named and not any(prediction.pages for prediction in predictions):
         raise named[0].error(f"no provenance in this file has `{page_key}`, by which the questions' pages are named")
     return predictions
 

@@ -96,7 +96,9 @@ def score_files(
         ConfigError: a `k` is below 1.
     """
     asked = read_gold(gold, page_key=page_key)
-    given = align(asked, read_predictions(predictions, page_key=asked.page_key), path=predictions)
+    proven = any(any(question.evidence) for question in asked.questions)
+    read = read_predictions(predictions, page_key=asked.page_key, with_evidence=proven)
+    given = align(asked, read, path=predictions)
     scores = score_questions(asked.questions, given, ks=ks)
     means = scores.means()
     return ScoreReport(

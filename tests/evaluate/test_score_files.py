@@ -58,7 +58,7 @@ BY_HAND = {
 
 def test_by_hand(tmp_path: Path) -> None:
     gold, guess = write(tmp_path / "gold.jsonl", GOLD), write(tmp_path / "guess.jsonl", GUESSES)
-    report = score_files(gold, guess, ks=(2, 1))
+    report = score_files(gold, guess, ks=(2, 1, 2))
     found = {"kilt": report.kilt, "downstream": report.downstream, "retrieval": report.retrieval}
     for group, expected in BY_HAND.items():
         assert {name: e.value for name, e in found[group].items()} == pytest.approx(expected, abs=1e-12)
@@ -83,14 +83,25 @@ def test_plain_values_for_json(tmp_path: Path) -> None:
     }
 
 
+def test_how_predictions_name_pages_is_all_the_same_where_the_questions_name_none(tmp_path: Path) -> None:
+    gold = write(tmp_path / "gold.jsonl", [row("a", ("Mars", None)), row("b", ("Nile", ""))])
+    output = [{"answer": "Mars", "provenance": [{"title": "Mars"}]}]
+    guess = write(tmp_path / "guess.jsonl", [{"id": name, "output": output} for name in "ab"])
+    report = score_files(gold, guess)
+    assert (report.downstream["em"].value, report.retrieval["Rprec"].value) == (1 / 2, 0)
+    assert report.questions_with_evidence == 0
+
+
 def test_some_of_the_questions() -> None:
-    gold = [GoldQuestion(id=name, input="", answers=(name,), evidence=()) for name in "abc"]
+    page = frozenset({"p"})
+    gold = [GoldQuestion(id=n, input="", answers=(n,), evidence=(page,) if n == "b" else ()) for n in "abc"]
     guesses = [Prediction(id=name, answer=answer, pages=()) for name, answer in zip("abc", "axc", strict=True)]
     scores = score_questions(gold, guesses)
     assert scores.means()["em"].value == pytest.approx(2 / 3)
     some = scores.select(np.array([True, False, True]))
     assert some.ids == ("a", "c")
     assert some.means()["em"] == Estimate(1.0, 1.0, 1.0)
+    assert (scores.with_evidence.tolist(), some.with_evidence.tolist()) == ([False, True, False], [False, False])
     assert scores.select(np.zeros(3, dtype=np.bool_)).means() == {}
 
 
