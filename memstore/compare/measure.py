@@ -109,7 +109,7 @@ class PointResults:
     Attributes:
         answers: their texts.
         em, f1, accuracy: of the answers.
-        kept_gold: 1 where a passage that holds the answer was among those read.
+        kept_gold: 1 where a passage that is gold, by the rule `data.gold`, was among those read.
         flops, bytes: counted by `memstore.flops`, with the real lengths.
         store_bytes: of memories, as an int8 store holds them: a byte per value, uncompressed.
     """
@@ -132,7 +132,7 @@ class Results:
 
     Attributes:
         ids, tasks: of the questions.
-        answerable: 1 where any candidate holds the answer: the same for every system and point.
+        answerable: 1 where any candidate is gold, by the same rule: the same for every system and point.
         points: by place.
     """
 

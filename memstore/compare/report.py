@@ -18,6 +18,11 @@ from memstore.report import duration
 PAGE, READING = "report.md", "reading.md"
 PICTURES = {"flops": "quality-flops.png", "ms": "quality-milliseconds.png"}
 _STAR = " \\*"
+_GOLD = {  # what a candidate is by which a question is answerable: the rule `data.gold`
+    "answer": "holds the answer (a verdict: is of its page)",
+    "title": "is of a page that the answer comes from",
+    "either": "holds the answer or is of a page that it comes from",
+}
 Json = Mapping[str, Any]
 
 
@@ -100,8 +105,9 @@ def _head(summary: Json) -> str:
     lines.append(
         "\nQuality is the mean over tasks, each weighing the same, of accuracy (fever) or exact match (the "
         "others), in per cent; brackets are 95% bootstrap intervals over questions, and say nothing of what another "
-        "seed of training would give. *Answerable* counts only questions of which some candidate holds the answer; "
-        "*recall* is the share of these of which one that does was read. `20→5` means 20 passages retrieved and 5 "
+        "seed of training would give. *Answerable* counts only questions of which some candidate "
+        f"{_GOLD[summary['gold']]}; "
+        "*recall* is the share of these of which such a one was read. `20→5` means 20 passages retrieved and 5 "
         "read; `5` that all retrieved ones were read. Answers are decoded greedily, whatever number of beams a model "
         "serves with. Operations and bytes are counted (`memstore flops`), with the questions' real lengths; "
         "\\* marks the Pareto front over all systems."

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memstore.compare.config import CompareConfig
 from memstore.compare.measure import SCORES, headline
 from memstore.errors import ConfigError
-from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED, Estimate, resampled_means
+from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED, Estimate, intervals, resampled_means
 
 Json = dict[str, Any]
 Values = NDArray[np.float64]
@@ -37,10 +37,8 @@ def estimates(by_task: Sequence[Values]) -> list[Estimate]:
         by_task: `(questions, columns)` of each task, none of them empty.
     """
     drawn = [resampled_means(v, resamples=RESAMPLES, seed=SEED + i) for i, v in enumerate(by_task)]  # (resamples, c)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.mean(drawn, axis=0), [tail, 1 - tail], axis=0)
     means = np.mean([v.mean(axis=0) for v in by_task], axis=0)
-    return [Estimate(*map(float, row)) for row in zip(means, low, high, strict=True)]
+    return intervals(means, np.mean(drawn, axis=0))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -93,6 +91,7 @@ def summarise(config: CompareConfig, measured: Mapping[str, Json], times: Json |
         "timed_by": None if times is None else times["made_by"],
         "timed_questions": 0 if times is None else len(times["times"]["tasks"]),
         "repeats": config.grid.repeats,
+        "gold": config.base.get("data", {}).get("gold", "answer"),
         "tasks": {
             task: {"questions": len(rows), "answerable": int(answerable[rows].sum()), "headline": headline(task)}
             for task, rows in tasks.items()

@@ -37,10 +37,20 @@ def estimates(
         seed: of the draws.
     """
     means = values.mean(axis=0)
-    drawn = resampled_means(values, resamples=resamples, seed=seed)
+    return intervals(means, resampled_means(values, resamples=resamples, seed=seed), confidence=confidence)
+
+
+def intervals(
+    means: NDArray[np.float64], drawn: NDArray[np.float64], *, confidence: float = CONFIDENCE
+) -> list[Estimate]:
+    """Means `(metrics,)` with the percentiles of resampled ones, `(resamples, metrics)`.
+
+    An interval always holds its mean: where all draws are alike, rounding alone would put them apart.
+    """
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    return [Estimate(*map(float, row)) for row in zip(means, low, high, strict=True)]
+    ends = (means, np.minimum(low, means), np.maximum(high, means))
+    return [Estimate(*map(float, row)) for row in zip(*ends, strict=True)]
 
 
 def resampled_means(values: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:

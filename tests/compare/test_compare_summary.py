@@ -57,6 +57,12 @@ def test_a_paired_difference_is_surer_than_its_parts() -> None:
     assert difference.high - difference.low < 0.7 * (own.high - own.low)
 
 
+def test_an_interval_holds_its_mean_in_spite_of_rounding() -> None:
+    for questions in range(1, 40):
+        (found,) = estimates([np.full((questions, 1), score) for score in (0.1, 0.3, 0.7)])
+        assert found.low <= found.value <= found.high
+
+
 def test_the_widest_point_of_each_number_read() -> None:
     points = [{"retrieve_k": r, "keep_k": k} for r, k in ((2, 1), (4, 1), (2, 2))]
     assert [(p["retrieve_k"], k) for k, p in sorted(widest(points).items())] == [(4, 1), (2, 2)]
@@ -111,6 +117,26 @@ def test_figures(cache: Path, tmp_path: Path) -> None:
     assert (line["system"], line["keep_k"], line["retrieve_k"], line["reference_retrieve_k"]) == ("lumen", 1, 1, 4)
     assert line["difference"]["value"] == pytest.approx(-1 / 6)
     assert line["tasks"]["fever"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (None, "holds the answer (a verdict: is of its page);"),
+        ("title", "is of a page that the answer comes from;"),
+        ("either", "holds the answer or is of a page that it comes from;"),
+    ],
+)
+def test_the_page_says_by_which_rule_a_question_is_answerable(
+    cache: Path, tmp_path: Path, rule: str | None, told: str
+) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    base = cases.base(cache)
+    del base["data"]["gold"]
+    base["data"] |= {} if rule is None else {"gold": rule}
+    summary = summarise(cases.config(cache, tmp_path, base=base), MEASURED, None)
+    assert summary["gold"] == (rule or "answer")
+    assert f"counts only questions of which some candidate {told}" in write_report(tmp_path, summary).read_text()
 
 
 def test_other_questions_are_refused(cache: Path, tmp_path: Path) -> None:
