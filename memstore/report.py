@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -256,9 +257,11 @@ def _show_task(console: Console, name: str, task: Values) -> None:
             name, figures = label + metric.replace("_rate", ""), [_percent(one.get(metric)) for one in found]
             table.add_row(name, _percent(value), _percent(after[metric]), _interval(gain[metric], 0), *figures)
     console.print(table)
-    console.print(f"majority answer: {task['majority_answer']['answer']!r}; wrong: "
-                  + ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items()),
-                  markup=False)  # fmt: skip
+    majority = task["majority_answer"]
+    of = f"{majority['answer']!r}, of {Path(majority['file']).name}"
+    console.print(f"majority answer: {of}; pages by {task['page_key']}", markup=False)
+    wrong = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items())
+    console.print(f"wrong: {wrong}", markup=False)
     if task["predictions"]:
         console.print(f"predictions: {task['predictions']}", markup=False)
 

@@ -18,6 +18,7 @@ from memstore.evaluate.rouge import rouge_l_pair
         ("1992–1998", "1992–1998"),  # only ASCII punctuation is known
         ("Škoda\tÉ\n", "škoda é"),
         ("A.B. the C", "ab c"),
+        ("Straße", "straße"),  # lower case is not case folding: "strasse" is another answer
         ("", ""),
     ],
 )

@@ -13,7 +13,7 @@ from memstore import cli
 from memstore.answer import Answer, Question
 from memstore.errors import ConfigError, DataError, DataNotFound, MemstoreError, OutputUnwritable, RequestError
 from memstore.evaluate import GoldQuestion, score_files
-from memstore.evaluate.mistakes import as_markdown, mistakes
+from memstore.evaluate.mistakes import as_json_lines, as_markdown, mistakes
 from memstore.evaluate.outcome import Outcome, outcome
 from memstore.evaluate.outputs import named_files
 from memstore.evaluate.run import evaluate
@@ -113,18 +113,22 @@ def wrong(name: str, retrieved: list[str], places: list[int], score: float, *tit
 def test_the_most_instructive_come_first() -> None:
     outcomes = [
         wrong("second place", ["Lake", "Nile"], [1, 2], -1),
+        wrong("reranked second", ["Nile", "Lake"], [2, 1], -1),
+        wrong("reranked first", ["Lake", "Nile"], [2, 1], -9),
         wrong("unsure", ["Nile", "Lake"], [1, 2], -3),
         wrong("sure", ["Nile", "Lake"], [1, 2], -2),
         wrong("dropped late", ["Lake", "Lake", "Nile"], [1, 2, 3], -1),
         wrong("dropped first", ["Nile", "Lake", "Lake"], [2, 3, 1], -9),
-        wrong("no page", ["Lake"], [1], -1),
+        wrong("dropped furthest", ["Nile", "Lake", "Lake", "Lake"], [2, 3, 4, 1], -9),
+        wrong("no page", ["Lake"], [1], -2),
+        wrong("no page, surer", ["Lake"], [1], -1),
         wrong("page but no answer", ["Lake", "Everest"], [1, 2], -9, "Everest"),
     ]
     found = {kind: [one.question.id for one in of_kind] for kind, of_kind in mistakes(outcomes).items()}
     assert found == {
-        "misread": ["sure", "unsure", "second place"],
-        "dropped": ["dropped first", "dropped late"],
-        "not_retrieved": ["page but no answer", "no page"],
+        "misread": ["sure", "unsure", "reranked first", "reranked second", "second place"],
+        "dropped": ["dropped furthest", "dropped first", "dropped late"],
+        "not_retrieved": ["page but no answer", "no page, surer", "no page"],
     }
 
 
@@ -141,6 +145,12 @@ def test_the_list_to_read() -> None:
         "   - known pages: River Nile",
         "   - id: a",
     ]
+
+
+def test_a_question_shows_its_best_passages() -> None:
+    one = wrong("a", ["Lake", "Cairo", "Egypt", "Lake", "Lake", "Lake"], [3, 2, 1, 4, 5, 6], -1)
+    found = json.loads(as_json_lines({"t": mistakes([one])}))["best_passages"]
+    assert [seen["retrieval_rank"] for seen in found] == [3, 2, 1, 4, 5]
 
 
 def test_a_long_list_to_read_says_that_it_is_cut() -> None:
@@ -276,7 +286,7 @@ def test_the_commands_report_for_people(store: Path, tmp_path: Path) -> None:
         "answerable:",
         "KILT-em",
         "answer recall@5",
-        "majority answer: 'river'",
+        "majority answer: 'river', of gold.jsonl; pages by title",
     ):
         assert expected in text
     assert max(map(len, text.splitlines()[3:])) <= 80

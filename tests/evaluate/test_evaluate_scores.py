@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def test_answers_in_the_passages_before_and_after_reranking(task: dict[str, Any]
         assert found == pytest.approx({name: total / questions for name, total in expected.items()}), order
 
 
+def test_the_mean_reciprocal_rank_looks_further_than_the_ranks_scored_at(tmp_path: Path) -> None:
+    """Three retrieved: recall is taken at 1 alone, though answers stand in second and third place."""
+    task = evaluate(options(tmp_path, retrieve_k=3), answerer=Scripted())["tasks"]["rivers"]
+    for order, expected in ANSWERS.items():
+        found = values(task["groups"]["all"]["orders"][order]["answers"])
+        assert found == pytest.approx({name: expected[name] / 4 for name in ("recall@1", "mrr")})
+
+
 def test_pages_before_and_after_reranking_where_pages_are_known(task: dict[str, Any]) -> None:
     orders = task["groups"]["all"]["orders"]
     assert values(orders["retrieved"]["pages"])["Rprec"] == pytest.approx(1 / 3)  # Everest
@@ -99,6 +108,7 @@ def question(*answers: str, titles: tuple[str, ...] = ()) -> GoldQuestion:
         ([question("b"), question("a")], "b"),  # the first of equals
         ([question("x", "X", "the x"), question("y"), question("Y")], "y"),  # once a question; spellings are one
         ([question("The Y"), question("y"), question("y"), question("x")], "y"),  # its most frequent spelling
+        ([question("x", "X")], "x"),  # a question's first spelling
     ],
 )
 def test_majority_answer(questions: list[GoldQuestion], expected: str) -> None:
@@ -113,11 +123,13 @@ def test_a_verdict_is_looked_for_by_its_page() -> None:
     evidence = (frozenset({"x"}), frozenset({"nile", "y"}))  # ids alone, no titles
     by_id = GoldQuestion(id="a", input="?", answers=("SUPPORTS",), evidence=evidence)
     assert [seen.holds for seen in outcome(by_id, asked).reranked] == [seen.holds for seen in found.reranked]
+    other_ids = replace(by_id, titles=("Nile",), evidence=(frozenset({"lake"}),))  # titles go before another wiki's ids
+    assert outcome(other_ids, asked).rank("retrieved") == 2
     assert not outcome(question("water level", titles=("Lake",)), asked).answerable  # words: the page is not enough
     assert outcome(question("yes", "WATER!"), asked).rank("retrieved") == 1
 
 
-@pytest.mark.parametrize("text", ["", " ", "...", " . "])
+@pytest.mark.parametrize("text", ["", " ", "...", " . ", ". ."])
 def test_an_answer_that_kilts_script_would_stop_at_is_replaced(text: str) -> None:
     assert outcome(question("x"), answer(text, [], [])).answer == NO_ANSWER
 
