@@ -83,10 +83,10 @@ def questions(
     """Make questions from the sentences of a corpus: training data where real questions are few."""
     from itertools import islice
 
+    from memstore.evaluate.outputs import writing_whole
     from memstore.train.candidates import json_lines, write_gzip_lines
     from memstore.train.classes import Classes
     from memstore.train.synthetic import QuestionMaker, make_questions
-    from memstore.whole import replacing
     from memstore_builders.corpus import open_corpus
 
     passages, classes = open_corpus(corpora(corpus)), Classes()
@@ -95,7 +95,7 @@ def questions(
     maker = QuestionMaker(classes, most=most, seed=seed)
     asked = islice(iter(passages), 0, None, every)
     made = list(make_questions(asked, maker, most_per_answer=most_per_answer))
-    with replacing(out) as temporary:
+    with writing_whole(out) as temporary:
         rows = (question.row(number) for number, question in enumerate(made))
         if out.suffix == ".gz":
             write_gzip_lines(temporary, rows)
@@ -116,18 +116,19 @@ def tokenizer(
     from itertools import islice
 
     from memstore.checkpoint_files import TOKENIZER
+    from memstore.evaluate.outputs import writing_whole
     from memstore.tokens import canonical
     from memstore.train.tokenizer import train_tokenizer
-    from memstore.whole import replacing
     from memstore_builders.corpus import open_corpus
 
+    _refuse_trained(out, "a new tokenizer would make useless")
     opened = open_corpus(corpora(corpus))
     _check_output(out / TOKENIZER, inputs=opened.formats)
     passages = islice(iter(opened), 0, None, every)
     made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
     if not opened.counts.passages:
         raise ConfigError(f"the corpus holds no passages to learn from ({opened.counts.documents} documents were read)")
-    with replacing(out / TOKENIZER) as temporary:
+    with writing_whole(out / TOKENIZER) as temporary:
         temporary.write_text(canonical(made), encoding="utf-8")
     typer.echo(f"wrote {out / TOKENIZER}: {made.get_vocab_size():,} pieces")
 
@@ -143,11 +144,10 @@ def new(
 ) -> None:
     """Make a model with random weights: something to build a first store with, whose passages training reads."""
     from memstore import checkpoint
-    from memstore.checkpoint_files import CONFIG, check_folder, has_weights, read_json, read_tokenizer
+    from memstore.checkpoint_files import check_folder, read_json, read_tokenizer
 
     check_folder(out)
-    if has_weights(out) and (out / CONFIG).is_file() and read_json(out / CONFIG).get("trained") is not False:
-        raise ConfigError(f"{out} holds a trained model, which random weights would replace: name another folder")
+    _refuse_trained(out, "random weights would replace")
     values, pieces = read_json(config), read_tokenizer(tokenizer)
     try:
         model, tokens = checkpoint.from_scratch(values | {"trained": False}, tokenizer=pieces, seed=seed)
@@ -166,12 +166,13 @@ def vectors(
     seed: Annotated[int, typer.Option(min=0, help="Of noise and of rare tokens.")] = 0,
 ) -> None:
     """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
-    from memstore.train.candidates import read_manifest
+    from memstore.train.candidates import MANIFEST, read_manifest
     from memstore.train.ragged import Ragged
     from memstore.train.vectors import cooccurrences, token_vectors, write_vectors
 
-    size, passages = read_manifest(cache).vocab_size, Ragged.load(cache, "passages")
-    _check_output(out, inputs=(cache / "passages.npy", cache / "passages.lengths.npy"))
+    manifest, passages = read_manifest(cache), Ragged.load(cache, "passages")
+    size = manifest.vocab_size
+    _check_output(out, inputs=[cache / name for name in (MANIFEST, *manifest.files)])
     write_vectors(out, token_vectors(cooccurrences(passages, vocab_size=size, window=window), width=width, seed=seed))
     typer.echo(f"wrote {out}: {size:,} tokens, width {width}, from {len(passages.values):,} tokens of passages")
 
@@ -232,6 +233,18 @@ def average(
     model, tokens = run(models, weight)
     save_model(out, model, tokens, written)
     typer.echo(f"wrote {out}: the average of {len(models)} checkpoints, {dtype}")
+
+
+def _refuse_trained(folder: Path, harm: str) -> None:
+    """See that no trained model is in a folder whose files are to be replaced; `harm` says what that would do to it.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    from memstore.checkpoint_files import CONFIG, has_weights, read_json
+
+    if has_weights(folder) and (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("trained") is not False:
+        raise ConfigError(f"{folder} holds a trained model, which {harm}: name another folder")
 
 
 def _check_output(out: Path, *, inputs: Iterable[Path]) -> None:

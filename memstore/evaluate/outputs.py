@@ -2,48 +2,83 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from memstore.errors import ConfigError, OutputUnwritable
+from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
 from memstore.whole import replacing, temporary_name
+
+_DEVICES = Path("/dev")  # /dev/stdout may lead to a file, but to write there whole would be to replace the link
 
 
 def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
     """Make sure that every output can be written, so that no work is lost to a wrong path.
 
+    Args:
+        outputs: files to write.
+        inputs: files that are read, and folders in which nothing may be written.
+
     Raises:
-        ConfigError: an output is also an input, or two outputs are one file.
-        OutputUnwritable: a folder is missing, or the system refuses.
+        ConfigError: an output is also an input, or lies in one, or two outputs are one file.
+        OutputUnwritable: a folder is missing, what is there is no file, or the system refuses.
     """
-    taken = {path.resolve(): "is read from" for path in inputs}
+    taken = {_real(path): "is read from" for path in inputs}
     for path in outputs:
-        if path.resolve() in taken:
-            raise ConfigError(f"{path} {taken[path.resolve()]} in this run: name another file to write")
-        taken[path.resolve()] = "is written already"
-        if path.is_dir():
-            raise OutputUnwritable(f"{path} is a folder: name a file to write")
-        temporary = temporary_name(path)
-        try:
+        with _told(path):
+            place = _real(path)
+            if place in taken:
+                raise ConfigError(f"{path} {taken[place]} in this run: name another file to write")
+            if folder := next((p for p in place.parents if p in taken), None):
+                raise ConfigError(f"{path} lies in {folder}, which {taken[folder]} in this run: name a file elsewhere")
+            taken[place] = "is written already"
+            if path.is_dir():
+                raise OutputUnwritable(f"{path} is a folder: name a file to write")
+            if path.exists() and (not path.is_file() or _real(path.parent) == _DEVICES):
+                raise OutputUnwritable(f"{path} is a device or a pipe, which cannot be replaced: name a file to write")
+            temporary = temporary_name(path)
             with temporary.open("wb"):
                 pass
             temporary.unlink()
-        except OSError as error:
-            raise OutputUnwritable(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[Path]:
+    """`memstore.whole.replacing`, whose refusals by the system are told.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full; nothing is left behind, and what was at the path
+            before still is.
+    """
+    with _told(path), replacing(path) as temporary:
+        yield temporary
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
     Raises:
-        OutputUnwritable: the system refuses; nothing is left behind, and what was at the path before still is.
+        OutputUnwritable: see `writing_whole`.
     """
+    with writing_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        yield
+    except MemstoreError:  # some are OSErrors too, and know better
+        raise
     except OSError as error:
         raise OutputUnwritable(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; `Path.resolve` raises a RuntimeError of its own on links in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def file_of_task(path: Path, task: str, *, tasks: int) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memstore.answer import KEEP_K, MAX_NEW_TOKENS, RETRIEVE_K, Answer, Answerer, Question
+from memstore.checkpoint_files import CONFIG, TOKENIZER, WEIGHTS
 from memstore.errors import ConfigError, DataError, OutputUnwritable
 from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED
 from memstore.evaluate.kilt import Gold, GoldQuestion, read_gold
@@ -25,6 +26,7 @@ from memstore.evaluate.mistakes import Kind, as_json_lines, as_markdown, mistake
 from memstore.evaluate.outcome import Outcome, majority_answer, outcome
 from memstore.evaluate.outputs import check_outputs, file_of_task, write_text
 from memstore.evaluate.summary import summarise
+from memstore.store.format import CURRENT
 
 
 class Answers(Protocol):
@@ -139,9 +141,8 @@ def evaluate(
     files = {task: _read(path) for task, path in options.data.items()}
     majorities = {task: _majority(task, gold, options) for task, gold in files.items()}
     wanted = [options.errors, *map(options.predictions_of, files)]
-    check_outputs(
-        [path for path in wanted if path is not None], inputs=[*options.data.values(), *options.train_data.values()]
-    )
+    read = [*options.data.values(), *options.train_data.values(), *_files_of(options.store, options.model)]
+    check_outputs([path for path in wanted if path is not None], inputs=read)
     answerer = answerer or Answerer.open(options.store, model=options.model, device=options.device)
     run = _Run(options, answerer, progress)
     tasks = {task: run.task(task, gold, majorities[task]) for task, gold in files.items()}
@@ -247,6 +248,12 @@ def _read(path: Path) -> Gold:
         if not question.input:
             raise DataError("the row has no `input` to ask", path=path, line=question.line)
     return gold
+
+
+def _files_of(store: Path, model: str | None) -> list[Path]:
+    """What no result may be written over: the parts of the store, and the files of a checkpoint that is a folder."""
+    parts = [store / name for name in (CURRENT, "generations", "segments", "index")]
+    return parts + ([Path(model) / name for name in (CONFIG, WEIGHTS, TOKENIZER)] if model is not None else [])
 
 
 def _majority(task: str, gold: Gold, options: EvaluateOptions) -> tuple[str, Path]:

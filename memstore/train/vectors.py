@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memstore.errors import CheckpointError, CheckpointNotFound
+from memstore.evaluate.outputs import writing_whole
 from memstore.train.ragged import Ragged
-from memstore.whole import replacing
 
 _SMOOTHING = 0.75
 _POWER = 0.5
@@ -68,9 +68,13 @@ def token_vectors(table: NDArray[np.float32], *, width: int, seed: int) -> Tenso
 
 
 def write_vectors(path: Path, vectors: Tensor) -> None:
-    """Write vectors `(V, D)` as a .npy file, whole or not at all."""
+    """Write vectors `(V, D)` as a .npy file, whole or not at all.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with writing_whole(path) as temporary, temporary.open("wb") as file:
         np.save(file, vectors.numpy())
 
 

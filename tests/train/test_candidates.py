@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from memstore import checkpoint
+from memstore import checkpoint, cli
 from memstore.embedding import MemoryTextEncoder
 from memstore.errors import CandidatesCorrupt, CandidatesMismatch, CandidatesNotFound, ConfigError, CorpusError
 from memstore.retrieve.open import open_retriever
@@ -308,6 +308,21 @@ def test_impossible_options_are_refused(tmp_path: Path, tokenizer: TextTokenizer
     with pytest.raises(CorpusError, match=r"bad.jsonl:2: another passage has the id '1'"):
         prepare(PrepareOptions(out=tmp_path / "new", corpus=(path,)), tokenizer)
     assert not list(tmp_path.glob("new*"))  # nothing half made stays
+
+
+@pytest.mark.parametrize("name", ["names.jsonl.gz", "manifest.json", "passages.npy", "sets/nq.dev/marks.npy"])
+def test_vectors_are_not_written_over_a_file_of_their_cache(
+    cache: Candidates, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cache.folder / name
+    before = path.read_bytes()
+    monkeypatch.setattr(
+        "sys.argv", ["memstore", "vectors", "--cache", str(cache.folder), "--width", "4", "--out", str(path)]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert path.read_bytes() == before
 
 
 def test_a_cache_is_read_without_stores_and_retrievers(cache: Candidates) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError
+from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError, OutputUnwritable
 from memstore.train.config import ModelTable
 from memstore.train.ragged import Ragged
 from memstore.train.start import open_model
@@ -69,3 +71,13 @@ def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path) -> None:
         read_vectors(tmp_path / "flat.npy")
     with pytest.raises(ConfigError, match="a checkpoint has its own"):
         ModelTable(source="checkpoint", path="p", vectors="v.npy")
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputUnwritable, match=r"v\.npy cannot be written: No space left on device"):
+        write_vectors(tmp_path / "v.npy", torch.zeros(2, 3))
+    assert list(tmp_path.iterdir()) == []
