@@ -3,7 +3,7 @@
     1. question sets   each question's candidates, marked where an answer or its page is found
     2. more passages   of the store, evenly spread, or of a corpus of ready passages: for pretraining
     3. sentences       salient spans of all passages; lexical neighbours of each, by a BM25 index over these passages
-    4. files           under a temporary name, checksums, manifest last, renamed
+    4. files           in a folder of their own, checksums, moved up, manifest last
 
 The one file of training that knows stores and retrievers; what it writes needs neither.
 """
@@ -11,7 +11,6 @@ The one file of training that knows stores and retrievers; what it writes needs 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,15 +24,15 @@ import numpy as np
 from memstore import checkpoint
 from memstore.checkpoint_files import read_tokenizer
 from memstore.embedding import MemoryTextEncoder
-from memstore.errors import CandidatesMismatch, ConfigError
+from memstore.errors import CandidatesMismatch
 from memstore.origin import model_of
 from memstore.passage import Passage
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, hash_file
 from memstore.store.format import list_files
-from memstore.store.publish import sync_tree
 from memstore.tokens import TextTokenizer
+from memstore.train.cache_folder import check_place, new_cache
 from memstore.train.candidates import (
     MANIFEST,
     CacheFingerprint,
@@ -104,6 +103,7 @@ def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = l
 
     Raises:
         CandidatesMismatch: a cache is there that was made from something else.
+        ConfigError, OutputUnwritable: something else is there, or the system refuses to write there.
         CorpusError, CorpusNotFound, CorpusUnreadable: of question files and corpora.
         StoreNotFound, StoreCorrupt: of the store.
         CheckpointNotFound, CheckpointError, FingerprintMismatch: the encoder of a dense index is not to be found, or
@@ -113,21 +113,11 @@ def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = l
     fingerprint = cache_fingerprint(options, tokenizer, store)
     if (options.out / MANIFEST).exists():
         return _already(options.out, fingerprint)
-    if options.out.exists() and any(options.out.iterdir()):
-        raise ConfigError(f"{options.out} is not empty and no cache of training data: name another folder")
+    check_place(options.out)
     retriever = _retriever(store) if store is not None and options.tasks else None
     work = _Work(options, tokenizer, store, retriever, tick)
-    part = options.out.with_name(options.out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with new_cache(options.out) as part:
         manifest = work.write(part, fingerprint)
-        sync_tree(part)
-        if options.out.exists():
-            options.out.rmdir()
-        part.rename(options.out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return _report(options.out, manifest, work.seconds)
 
 

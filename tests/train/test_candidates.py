@@ -201,7 +201,8 @@ def test_preparing_again_does_nothing_and_elsewhere_gives_the_same_bytes(
         return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
     assert content(fresh.out) == content(options.out)
-    assert not fresh.out.with_name("cache.part").exists()
+    assert {p.name for p in fresh.out.parent.iterdir()} == {"cache"}
+    assert not (fresh.out / ".part").exists()
 
 
 def test_passages_count_without_pretraining_too(fresh: PrepareOptions, tokenizer: TextTokenizer) -> None:
