@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from memstore.compare import clock
+from memstore.compare.config import CompareConfig
 from memstore.compare.measure import Results, System, answer_cost, data_settings, dev_batches, headline, measure
 from memstore.flops import answer_bytes, answer_flops, ranking_flops
 from memstore.packed import Layout
@@ -20,6 +21,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "fid": {"system": "fid", "alpha": 1.0},
     "lumen": {"system": "lumen"},
     "glimmer": {},
+    "extractive": {"extractive": True, "spellings": {"supports": "SUPPORTS"}},
 }
 
 
@@ -36,7 +38,7 @@ def answered(of: System, cache: Path, tmp_path: Path, *, batch: int) -> Results:
     return found
 
 
-@pytest.mark.parametrize("name", ["fid", "lumen", "glimmer", "separate"])
+@pytest.mark.parametrize("name", ["fid", "lumen", "glimmer", "separate", "extractive"])
 def test_the_plain_way_gives_the_same_answers(cache: Path, tmp_path: Path, name: str) -> None:
     """All points at once in batches, against one question and one point at a time."""
     ranker = system(cache, "glimmer")
@@ -72,6 +74,10 @@ def test_reranked_passages_are_those_the_scorer_prefers(cache: Path, tmp_path: P
         lengths = batch.passages.layout.lengths.tolist()
         steps = one.flops[i] - _flops(made, batch.questions.layout, lengths, [lengths[best]], 0)
         assert steps in {_decoding(made, batch.questions.layout, lengths, [lengths[best]], n) for n in (1, 2, 3)}
+        given: dict[str, Any] = {"passage_tokens": lengths, "kept_tokens": [lengths[best]], "bytes_per_value": 4}
+        given["question_tokens"] = batch.questions.layout.tokens
+        assert one.bytes[i] in {answer_bytes(model.config, **given, new_tokens=n).total for n in (1, 2, 3)}  # float32
+        assert one.store_bytes[i] == sum(lengths) * model.config.d_model
 
 
 def _flops(made: System, questions: Layout, passages: list[int], kept: list[int], new_tokens: int) -> int:
@@ -108,6 +114,28 @@ def test_each_task_is_answered_by_its_model(cache: Path, tmp_path: Path) -> None
                 assert of != task or mine.answers[i] == its.answers[i]
 
 
+@pytest.mark.parametrize(
+    ("text", "right", "em", "f1", "accuracy"),
+    [("Nile", "Nile", 1, 1, 1), ("the Nile!", "Nile", 1, 1, 0), ("Mozart", "Wolfgang Mozart", 0, 0.6667, 0)],
+)
+def test_answers_are_scored_by_each_metric(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    right: str,
+    em: int,
+    f1: float,
+    accuracy: int,
+) -> None:
+    made = system(cache, "fid")
+    monkeypatch.setattr(TextTokenizer, "decode", lambda *_: text)
+    found = answered(made, cache, tmp_path, batch=2)
+    at = {"Nile": found.tasks.index("nq") + 1, "Wolfgang Mozart": found.tasks.index("nq")}[right]
+    for point in found.points:
+        assert (point.answers[at], point.em[at], point.f1[at], point.accuracy[at]) == (text, em, f1, accuracy)
+
+
 def test_headlines() -> None:
     assert {task: headline(task) for task in ("nq", "fever", "zsre", "trex", "hotpotqa")} == {
         "nq": "em", "fever": "accuracy", "zsre": "em", "trex": "em", "hotpotqa": "em",
@@ -125,3 +153,26 @@ def test_every_system_and_point_is_timed_once_per_question(cache: Path, tmp_path
         for p in own:
             assert len(p["ms"]) == len(p["ms_encode"]) == 2
             assert all(before < whole for before, whole in zip(p["ms_encode"], p["ms"], strict=True))
+
+
+def test_the_clock_keeps_the_median_without_the_first_turn(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = cases.values(cache, tmp_path)
+    values["grid"] |= {"retrieve_k": [1], "keep_k": [1], "repeats": 3}
+    grid = CompareConfig.from_values(values, where="test").grid
+    made = system(cache, "glimmer")
+    turns = iter([(1000.0, 900.0), (5.0, 4.0), (1.0, 0.5), (3.0, 2.0)])
+    monkeypatch.setattr(clock, "_timed", lambda *_: next(turns))
+    (batch, *_) = dev_batches(data_settings(cases.config(cache, tmp_path)), made.tokenizer, questions=1, batch=1)
+    (found,) = clock.take_times([made], [batch], grid)
+    assert found["systems"]["glimmer"] == [{"retrieve_k": 1, "keep_k": 1, "ms": [3.0], "ms_encode": [2.0]}]
+
+
+def test_fid_has_no_memories_before_it_is_asked(cache: Path, tmp_path: Path) -> None:
+    config = cases.config(cache, tmp_path)
+    for name, there in (("fid", []), ("lumen", [1, 2]), ("glimmer", [2, 4])):
+        made = system(cache, name)
+        (batch, *_) = dev_batches(data_settings(config), made.tokenizer, questions=1, batch=1)
+        ready = clock.prepare(made, batch, config.grid.points(reranks=made.reranks))
+        assert list(ready.reader.memories) == there
