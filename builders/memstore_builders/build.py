@@ -37,6 +37,7 @@ from memstore.store import (
     remove_leftovers,
     sync_tree,
 )
+from memstore.whole import replacing
 from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.index import build_index
@@ -142,9 +143,8 @@ def _estimate(job: Job, spool: Spool) -> Estimate:
         return Estimate(**json.loads(kept.read_text(encoding="utf-8")))
     expected = estimate(spool, job.encoder, job.codec, retriever=job.options.retriever, dim=job.embedding_dim)
     check_disk(job.options.out, expected.total_bytes)
-    part = kept.with_suffix(".part")
-    part.write_text(json.dumps(asdict(expected)), encoding="utf-8")
-    part.rename(kept)
+    with replacing(kept) as part:
+        part.write_text(json.dumps(asdict(expected)), encoding="utf-8")
     return expected
 
 

@@ -12,7 +12,7 @@ from memstore.retrieve.sentence import SentenceEncoder
 from memstore.runtime import compute_dtype
 from memstore.store import Codec, Fingerprint, get_codec
 from memstore_builders.encode import PassageEncoder
-from memstore_builders.state import absolute, describe
+from memstore_builders.state import WORK, absolute, describe
 
 Retriever = Literal["bm25", "dense", "hybrid"]
 
@@ -66,7 +66,7 @@ class Job:
     @property
     def work(self) -> Path:
         """The folder of what only an unfinished build needs."""
-        return self.options.out / ".build"
+        return self.options.out / WORK
 
     @property
     def identity(self) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from memstore.errors import ConfigError, StoreFormatError
 from memstore.passage import Passage
+from memstore.whole import replacing, sync
 from memstore_builders.corpus import Corpus
 from memstore_builders.state import writing
 
@@ -102,9 +103,10 @@ def write_spool(corpus: Corpus, folder: Path, *, tick: Callable[[int], None] = l
             errors=tuple(counts.errors),
             formats=tuple(sorted(set(corpus.formats.values()))),
         )
-        part = folder / "spool.json.part"
-        part.write_text(json.dumps(asdict(summary)), encoding="utf-8")
-        part.rename(folder / "spool.json")  # written last: its existence means complete
+        for name in ("spool.jsonl", "spool.offsets.npy"):
+            sync(folder / name)
+        with replacing(folder / "spool.json") as part:  # written last: its existence means complete
+            part.write_text(json.dumps(asdict(summary)), encoding="utf-8")
     return Spool(folder)
 
 

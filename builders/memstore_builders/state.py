@@ -6,34 +6,59 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from memstore.errors import ConfigError, DiskSpaceError, MemstoreError
-from memstore.store.format import TEMPORARY
+from memstore.store.format import CURRENT, TEMPORARY
+from memstore.whole import replacing
 from memstore_builders.corpus import files_below
 
-LOCK = "lock"
+WORK, LOCK, JOB = ".build", "lock", "job.json"
+_WORK_FILE = re.compile(
+    r"lock|\.?(job|estimate|spool)\.(json|part|json\.part)|spool\.(jsonl|offsets\.npy)|offsets\.raw|hashes\.\d\d"
+)
 
 
 def check_place(out: Path, corpus: Sequence[Path]) -> None:
-    """Refuse a store that would become a part of its own corpus, or take a file's place.
+    """Refuse a store that would become a part of its own corpus, or take the place of something else.
 
     Raises:
-        ConfigError: `out` is a file, or a folder of the corpus, or lies in one.
+        ConfigError: `out` is a file, or a folder of the corpus, or lies in one; or it holds what a build would remove
+            or write over, and which no build that can be resumed has left.
     """
     with writing(out):
         file = out.is_file()
+        lost = None if file else _would_be_lost(out)
     if file:
         raise ConfigError(f"{out} is a file, and a store is a folder: choose another --out, or remove the file")
+    if lost is not None:
+        raise ConfigError(lost)
     for path in corpus:
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise ConfigError(
                 f"the store {out} would lie in the corpus folder {path}, and its files be read as corpus when a build "
                 "is run again: choose an --out outside that folder, or name the corpus's files one by one"
             )
+
+
+def _would_be_lost(out: Path) -> str | None:
+    """What must not be built over, in words; None if there is no such thing."""
+    work = out / WORK
+    if (out / CURRENT).exists() or (work / JOB).exists():
+        return None
+    others = sorted(p.name for p in work.iterdir() if not _WORK_FILE.fullmatch(p.name)) if work.is_dir() else []
+    if others:
+        return f"{work / others[0]} is no file of a build, and would be removed: choose another --out"
+    if published := sorted((out / "generations").glob("*.json")):
+        return (
+            f"{out} holds a store without its {CURRENT} file, whose {published[-1].name} would be written over: "
+            f"restore {CURRENT} from a copy, choose another --out, or remove the folder"
+        )
+    return None
 
 
 @contextmanager
@@ -85,27 +110,38 @@ def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]]) -> None:
     removed if it had sealed no segment: it failed on its input, or had no room, and is now asked for otherwise.
 
     Raises:
-        ConfigError: segments sealed with other settings, which are named, would be lost.
+        ConfigError: segments sealed with other settings, which are named, would be lost; or with settings that can no
+            longer be read.
     """
-    path = work / "job.json"
+    path = work / JOB
     if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        differ = [f"{part}.{key}: was {theirs[part].get(key)!r}, is {mine[part].get(key)!r}"
-                  for part in mine for key in mine[part] if theirs[part].get(key) != mine[part].get(key)]  # fmt: skip
-        if not differ:
-            return
+        theirs = _read_job(path)
+        if theirs is None:
+            told = f"an unfinished build, but {path.name}, which says of what, is damaged. Choose"
+        else:
+            pairs = [(f"{part}.{key}", theirs[part].get(key), mine[part][key]) for part in mine for key in mine[part]]
+            differ = [f"{name}: was {old!r}, is {new!r}" for name, old, new in pairs if old != new]
+            if not differ:
+                return
+            told = f"an unfinished build with other settings ({'; '.join(differ)}). Run it again with those, choose"
         if _has_segments(work.parent):
-            raise ConfigError(
-                f"{work.parent} holds an unfinished build with other settings ({'; '.join(differ)}). "
-                "Run it again with those, choose another --out, or remove the folder."
-            )
+            raise ConfigError(f"{work.parent} holds {told} another --out, or remove the folder.")
         path.unlink()  # first: without it, nothing else here is believed
     for leftover in work.iterdir():
         if leftover.name != LOCK:
             leftover.unlink()
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(mine, indent=1), encoding="utf-8")
-    part.rename(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(mine, indent=1), encoding="utf-8")
+
+
+def _read_job(path: Path) -> dict[str, dict[str, Any]] | None:
+    """What was being built; None if a power cut left something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    parts = values if isinstance(values, dict) else {}
+    return values if all(isinstance(parts.get(p), dict) for p in ("settings", "fingerprint")) else None
 
 
 def _has_segments(store: Path) -> bool:

@@ -80,10 +80,10 @@ def publish(store: Path, generation: Generation) -> Generation:
 
 def remove_leftovers(store: Path) -> list[str]:
     """Remove unfinished work that killed processes left anywhere in a store; returns the names. Only while
-    nothing else writes to it.
+    nothing else writes to it. What else begins so beside CURRENT may be another program's.
     """
-    found = [p for folder in (store, store / "segments", store / "generations", store / "index")
-             for p in sorted(folder.glob(TEMPORARY + "*"))]  # fmt: skip
+    found = [p for folder, name in ((store, CURRENT), *((store / n, "*") for n in ("segments", "generations", "index")))
+             for p in sorted(folder.glob(TEMPORARY + name))]  # fmt: skip
     for path in found:
         if path.is_dir():
             shutil.rmtree(path)

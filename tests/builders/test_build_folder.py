@@ -178,3 +178,64 @@ def test_every_file_of_a_store_may_be_read_by_whom_the_umask_lets(
              for p in dense_options.out.rglob("*") if p.is_file()}  # fmt: skip
     assert "index/000001/lexical/meta.json" in found
     assert {name: oct(m) for name, m in found.items() if m != mode} == {}
+
+
+def test_what_is_no_build_s_is_not_removed(options: BuildOptions) -> None:
+    """Other programs name their folders so too."""
+    for name in (".build/lock", ".build/debug/program"):
+        (options.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (options.out / name).write_text("mine")
+    with pytest.raises(ConfigError, match=r"\.build/debug is no file of a build, and would be removed: choose another"):
+        build(options)
+    assert [p.read_text() for p in sorted((options.out / ".build").rglob("*")) if p.is_file()] == ["mine", "mine"]
+
+
+def test_a_store_that_has_lost_its_current_file_is_not_written_over(options: BuildOptions) -> None:
+    build(options)
+    (options.out / "CURRENT").rename(options.out.parent / "kept")
+    before = (options.out / "generations/000001.json").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"without its CURRENT file, whose 000001\.json would be written over: restore"
+    ):
+        build(replace(options, limit=2))
+    assert (options.out / "generations/000001.json").read_bytes() == before
+    (options.out.parent / "kept").rename(options.out / "CURRENT")
+    assert build(options).already_built
+
+
+@pytest.mark.parametrize("data", [b"", b'{"half', b"[]", b'{"settings": {}}', b"\xff"])
+def test_a_power_cut_may_spoil_the_note_of_what_is_built(options: BuildOptions, data: bytes) -> None:
+    def cut() -> None:
+        (options.out / ".build/job.json").write_bytes(data)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(options, At("end encode", cut))  # a segment is sealed
+    with pytest.raises(
+        ConfigError, match=r"job\.json, which says of what, is damaged\. Choose another --out, or remove"
+    ):
+        build(options)
+    shutil.rmtree(options.out)
+    with pytest.raises(KeyboardInterrupt):
+        build(options, At("end read", cut))
+    assert build(options).passages == 6
+
+
+def test_what_a_resumed_build_believes_is_on_the_disk(options: BuildOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    build(options)
+    names = [name for name in flushed if name.endswith(".part") or name.startswith("spool")]
+    assert names[:5] == [
+        ".job.json.part",
+        "spool.jsonl",
+        "spool.offsets.npy",
+        ".spool.json.part",
+        ".estimate.json.part",
+    ]

@@ -153,9 +153,11 @@ def test_leftovers_are_removed_and_nothing_else(tiny):
     before = hash_folder(tiny.path)
     (tiny.path / "segments/.tmp-x/memory.zarr").mkdir(parents=True)
     (tiny.path / ".tmp-CURRENT").write_text("x")
+    (tiny.path / ".tmp-of-another-program").write_text("x")
     (tiny.path / "generations/.tmp-000002.json").write_text("x")
     assert list(check_generation(tiny.path)) == []
     assert remove_leftovers(tiny.path) == [".tmp-CURRENT", "segments/.tmp-x", "generations/.tmp-000002.json"]
+    (tiny.path / ".tmp-of-another-program").unlink()
     assert hash_folder(tiny.path) == before
 
 
