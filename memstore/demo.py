@@ -19,6 +19,7 @@ from memstore.errors import MemstoreError
 from memstore.evaluate.metrics import exact_match
 from memstore.inspect import inspect
 from memstore.report import show_answer
+from memstore.store.format import CURRENT
 
 QUESTIONS = {
     "Who discovered radium together with her husband?": "Marie Curie",
@@ -28,6 +29,7 @@ QUESTIONS = {
     "In which year did the Titanic sink?": "1912",
 }
 SAMPLE = "encyclopedia.jsonl"  # the bundled corpus
+_OF_A_STORE = {CURRENT, "generations", "segments", "index", ".build"}
 _READY = "memstore: serving on "
 
 
@@ -85,12 +87,13 @@ def _build(command: list[str], out: Path) -> None:
 
 
 def _is_sample(out: Path) -> bool:
-    """Whether a finished store of nothing but the bundled sample is there: what a demo may remove."""
+    """Whether a finished store of nothing but the bundled sample is there, and nothing else: what a demo may remove."""
     try:
         corpus = inspect(out)["settings"]["corpus"]
     except MemstoreError:
         return False
-    return [file["name"] for file in corpus] == [SAMPLE]
+    alone = {path.name for path in out.iterdir()} <= _OF_A_STORE and not out.is_symlink()
+    return alone and [file["name"] for file in corpus] == [SAMPLE]
 
 
 @contextmanager

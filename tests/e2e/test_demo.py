@@ -122,3 +122,21 @@ def test_a_store_that_cannot_be_built_anew_is_told(monkeypatch: pytest.MonkeyPat
     command = [sys.executable, "-c", "raise SystemExit(2)"]
     with pytest.raises(MemstoreError, match="anew failed, see above"):
         page._build(command, tmp_path)
+
+
+@pytest.mark.parametrize("among", ["notes.txt", None])
+def test_a_sample_store_is_removed_only_where_nothing_else_is(tmp_path: Path, among: str | None) -> None:
+    """A link is somebody's doing too, and cannot be removed as a folder."""
+    model = tiny.save_checkpoint(tmp_path / "model")
+    folder = tmp_path / "folder"
+    build(BuildOptions(corpus=(sample_corpus(),), out=folder, model=str(model), dtype="float32", limit=2))
+    assert page._is_sample(folder)
+    out = tmp_path / "link" if among is None else folder
+    if among is None:
+        out.symlink_to(folder)
+    else:
+        (folder / among).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MemstoreError, match="failed, see above"):
+        page._build([sys.executable, "-c", "raise SystemExit(2)"], out)
+    assert sorted(tmp_path.rglob("*")) == before
