@@ -83,8 +83,8 @@ def answered(points: dict[tuple[int, int], tuple[list[float], int]], ids: str = 
         "results": {
             "ids": list(ids), "tasks": ["nq", "nq", "nq", "fever"], "answerable": [1, 1, 0, 1],
             "points": [
-                {"retrieve_k": r, "keep_k": k, "em": right, "f1": right, "accuracy": right, "kept_gold": [1, 0, 0, 1],
-                 "flops": [flops] * 4, "bytes": [10] * 4, "store_bytes": [5] * 4, "answers": [""] * 4}
+                {"retrieve_k": r, "keep_k": k, "em": right, "accuracy": right, "f1": [(1 + em) / 2 for em in right],
+                 "kept_gold": [1, 0, 0, 1], "flops": [flops] * 4, "bytes": [10] * 4, "store_bytes": [5] * 4, "answers": [""] * 4}
                 for (r, k), (right, flops) in points.items()
             ],
         },
@@ -93,7 +93,7 @@ def answered(points: dict[tuple[int, int], tuple[list[float], int]], ids: str = 
 
 MEASURED = {
     "glimmer": answered({(2, 1): ([1.0, 0.0, 0.0, 1.0], 200), (4, 1): ([1.0, 1.0, 0.0, 1.0], 300)}),
-    "lumen": answered({(1, 1): ([0.0, 1.0, 0.0, 1.0], 300)}),
+    "lumen": answered({(1, 1): ([0.0, 1.0, 0.0, 1.0], 600)}),
 }
 
 
@@ -176,7 +176,8 @@ def test_the_page(cache: Path, tmp_path: Path) -> None:
     for part in (
         "# Tiny", "Eight passages.", "## Reading\n\nWhat I make of it.", "Models of 2.0 million parameters",
         "not to be held against leaderboards", "## Ablations", "### fever", "(quality-milliseconds.png)",
-        "| LUMEN | GLIMMER | 1 / 4→1 | 66.7 / 83.3 | 1.00 | -16.7 [-", "| GLIMMER | 2→1 | 66.7 [", r"2e-07 \* |",
+        "| LUMEN | GLIMMER | 1 / 4→1 | 66.7 / 83.3 | 2.00 | -16.7 [-", "| +0.0 [+0.0, +0.0] |",
+        "| GLIMMER | 2→1 | 66.7 [", r"| 83.3 | 75.0 | 2e-07 \* |",  # F1, recall
         '- LUMEN: `model.config.system = "lumen"`',
     ):  # fmt: skip
         assert part in text, part

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from memstore import cli
 from memstore.compare.costs import Lengths, as_system, costs
 from memstore.errors import ConfigError
-from memstore.flops import answer_flops, fid_flops
+from memstore.flops import answer_bytes, answer_flops, fid_flops
 from tests import tiny
 
-LENGTHS = Lengths(question_tokens=3, passage_tokens=7, retrieve_k=5, keep_k=2, new_tokens=4)
+LENGTHS = Lengths(question_tokens=3, passage_tokens=7, retrieve_k=5, keep_k=2, new_tokens=4, num_beams=3)
 
 
 def test_the_three_systems_side_by_side(tmp_path: Path) -> None:
@@ -27,10 +27,11 @@ def test_the_three_systems_side_by_side(tmp_path: Path) -> None:
         ("lumen", 1 / 3, None, 2, 2, (4, 0, 2, 2)),
         ("glimmer", 1 / 3, 1 / 2, 5, 2, (4, 1, 1, 2)),
     ]
-    c, given = tiny.config(), {"question_tokens": 3, "new_tokens": 4}
+    c, given = tiny.config(), {"question_tokens": 3, "new_tokens": 4, "num_beams": 3}
     assert found.systems[0].flops["total"] == fid_flops(c, passage_tokens=[7] * 5, **given).total
     last = found.systems[-1]
     assert last.flops["total"] == answer_flops(c, passage_tokens=[7] * 5, kept_tokens=[7] * 2, **given).total
+    assert last.bytes["total"] == answer_bytes(c, passage_tokens=[7] * 5, kept_tokens=[7] * 2, **given).total
     assert last.flops["total"] == sum(n for stage, n in last.flops.items() if stage != "total")
     assert [s.store_bytes for s in found.systems] == [0, 0, 5 * 7 * 32, 2 * 7 * 32, 5 * 7 * 32]
     assert {s.parameters["passages"] for s in found.systems} == {0}
