@@ -84,7 +84,8 @@ def answered(points: dict[tuple[int, int], tuple[list[float], int]], ids: str = 
             "ids": list(ids), "tasks": ["nq", "nq", "nq", "fever"], "answerable": [1, 1, 0, 1],
             "points": [
                 {"retrieve_k": r, "keep_k": k, "em": right, "accuracy": right, "f1": [(1 + em) / 2 for em in right],
-                 "kept_gold": [1, 0, 0, 1], "flops": [flops] * 4, "bytes": [10] * 4, "store_bytes": [5] * 4, "answers": [""] * 4}
+                 "kept_gold": [1, 0, 0, 1], "flops": [flops] * 4, "bytes": [10] * 4, "store_bytes": [5] * 4,
+                 "answers": [""] * 4}
                 for (r, k), (right, flops) in points.items()
             ],
         },
