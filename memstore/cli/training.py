@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memstore.cli.app import BuildModel, Corpus, Json, app, corpora, tell
-from memstore.errors import ConfigError, OutputUnwritable
+from memstore.errors import ConfigError
 
 
 @app.command()
@@ -83,14 +82,14 @@ def questions(
     """Make questions from the sentences of a corpus: training data where real questions are few."""
     from itertools import islice
 
-    from memstore.evaluate.outputs import writing_whole
+    from memstore.evaluate.outputs import make_place, writing_whole
     from memstore.train.candidates import json_lines, write_gzip_lines
     from memstore.train.classes import Classes
     from memstore.train.synthetic import QuestionMaker, make_questions
     from memstore_builders.corpus import open_corpus
 
     passages, classes = open_corpus(corpora(corpus)), Classes()
-    _check_output(out, inputs=passages.formats)
+    make_place(out, inputs=passages.formats)
     classes.learn(passages)
     maker = QuestionMaker(classes, most=most, seed=seed)
     asked = islice(iter(passages), 0, None, every)
@@ -116,14 +115,14 @@ def tokenizer(
     from itertools import islice
 
     from memstore.checkpoint_files import TOKENIZER
-    from memstore.evaluate.outputs import writing_whole
+    from memstore.evaluate.outputs import make_place, writing_whole
     from memstore.tokens import canonical
     from memstore.train.tokenizer import train_tokenizer
     from memstore_builders.corpus import open_corpus
 
     _refuse_trained(out, "a new tokenizer would make useless")
     opened = open_corpus(corpora(corpus))
-    _check_output(out / TOKENIZER, inputs=opened.formats)
+    make_place(out / TOKENIZER, inputs=opened.formats)
     passages = islice(iter(opened), 0, None, every)
     made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
     if not opened.counts.passages:
@@ -166,13 +165,14 @@ def vectors(
     seed: Annotated[int, typer.Option(min=0, help="Of noise and of rare tokens.")] = 0,
 ) -> None:
     """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
+    from memstore.evaluate.outputs import make_place
     from memstore.train.candidates import MANIFEST, read_manifest
     from memstore.train.ragged import Ragged
     from memstore.train.vectors import cooccurrences, token_vectors, write_vectors
 
     manifest, passages = read_manifest(cache), Ragged.load(cache, "passages")
     size = manifest.vocab_size
-    _check_output(out, inputs=[cache / name for name in (MANIFEST, *manifest.files)])
+    make_place(out, inputs=[cache / name for name in (MANIFEST, *manifest.files)])
     write_vectors(out, token_vectors(cooccurrences(passages, vocab_size=size, window=window), width=width, seed=seed))
     typer.echo(f"wrote {out}: {size:,} tokens, width {width}, from {len(passages.values):,} tokens of passages")
 
@@ -245,19 +245,3 @@ def _refuse_trained(folder: Path, harm: str) -> None:
 
     if has_weights(folder) and (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("trained") is not False:
         raise ConfigError(f"{folder} holds a trained model, which {harm}: name another folder")
-
-
-def _check_output(out: Path, *, inputs: Iterable[Path]) -> None:
-    """Make the folder of a file to write, and see that it can be written and is no input, before the work begins.
-
-    Raises:
-        ConfigError: it is one of the inputs.
-        OutputUnwritable: it is a folder, or the system refuses.
-    """
-    from memstore.evaluate.outputs import check_outputs
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputUnwritable(f"{out.parent} cannot be a folder to write to: {error.strerror or error}") from error
-    check_outputs([out], inputs=inputs)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.compare.config import Point
+from memstore.evaluate.outputs import writing_whole
 
 Json = Mapping[str, Any]
 _MARKERS = "osD^vPX*<>p"  # one more than there are colours: pairs differ for 110 systems
@@ -23,6 +24,9 @@ def draw(summary: Json, out: Path, *, cost: str) -> None:
         summary: `memstore.compare.summary`'s figures.
         out: the PNG.
         cost: "flops" or "ms".
+
+    Raises:
+        OutputUnwritable: the system refuses to write the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # heavy, and only who wants a picture pays
     from matplotlib.figure import Figure  # no pyplot: no global state
@@ -50,7 +54,8 @@ def draw(summary: Json, out: Path, *, cost: str) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", frameon=False)
     figure.draw_without_rendering()  # the layout, which labels must know
     _label(canvas.get_renderer(), axes, front)
-    figure.savefig(out, dpi=120)
+    with writing_whole(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _system(axes: Any, system: Json, points: Sequence[Json], of: Callable[[Json], float], **look: Any) -> None:

@@ -20,10 +20,10 @@ import torch
 
 from memstore import __version__
 from memstore.errors import CheckpointError, ConfigError
+from memstore.evaluate.outputs import make_place, writing_whole
 from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.state import differences
-from memstore.whole import replacing
 
 Json = dict[str, Any]
 
@@ -70,9 +70,13 @@ def cpu_name() -> str:
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    """Write a JSON file whole or not at all.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full.
+    """
+    make_place(path, inputs=())
+    with writing_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(values, file, ensure_ascii=False)
         file.write("\n")
 

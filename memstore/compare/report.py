@@ -13,6 +13,7 @@ from typing import Any
 from memstore.compare.config import Point
 from memstore.compare.plots import draw
 from memstore.compare.summary import widest
+from memstore.evaluate.outputs import make_place, write_text
 from memstore.report import duration
 
 PAGE, READING = "report.md", "reading.md"
@@ -27,8 +28,12 @@ Json = Mapping[str, Any]
 
 
 def write_report(out: Path, summary: Json) -> Path:
-    """Write the page and its pictures into `out`; returns the page's path."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write the page and its pictures into `out`; returns the page's path.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full.
+    """
+    make_place(out / PAGE, inputs=())
     timed = summary["timed_by"] is not None
     for cost, name in PICTURES.items():
         if cost == "flops" or timed:
@@ -54,7 +59,7 @@ def write_report(out: Path, summary: Json) -> Path:
         _changes(summary),
     ]
     page = out / PAGE
-    page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    write_text(page, "\n\n".join(part for part in parts if part) + "\n")
     return page
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore import checkpoint
+from memstore.checkpoint_files import check_folder
 from memstore.compare import record
 from memstore.compare.clock import take_times
 from memstore.compare.config import CompareConfig
@@ -74,9 +75,11 @@ def compare(
 
     Raises:
         ConfigError: settings contradict each other, or a result that is there.
+        OutputUnwritable: `out` is a file, or below one, or the system refuses: told before any work.
         MemstoreError: of training, checkpoints and the cache, see there.
         KeyboardInterrupt: a training stopped because it was asked to.
     """
+    check_folder(config.out)
     deaf: Listen = lambda: nullcontext(lambda: False)  # noqa: E731
     work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None), listen or deaf)
     names = config.names(only)

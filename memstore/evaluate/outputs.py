@@ -44,6 +44,20 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
             temporary.unlink()
 
 
+def make_place(out: Path, *, inputs: Iterable[Path]) -> None:
+    """Make the folder of one file to write, and see that it can be written and is no input, before the work begins.
+
+    Raises:
+        ConfigError: it is one of the inputs, or lies in one.
+        OutputUnwritable: it is no file, or the system refuses.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputUnwritable(f"{out.parent} cannot be a folder to write to: {error.strerror or error}") from error
+    check_outputs([out], inputs=inputs)
+
+
 @contextmanager
 def writing_whole(path: Path) -> Iterator[Path]:
     """`memstore.whole.replacing`, whose refusals by the system are told.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
+from memstore.evaluate.outputs import writing_whole
 from memstore.whole import replacing
 
 ALL = "all"  # the mean over tasks, beside the tasks in a dev record
@@ -150,6 +151,7 @@ def plot(metrics: Path, out: Path | None = None) -> Path:
 
     Raises:
         ConfigError: no metrics file, or one without records.
+        OutputUnwritable: the system refuses to write the PNG.
     """
     records = read_metrics(metrics, whole=False)
     if not records:
@@ -164,7 +166,8 @@ def plot(metrics: Path, out: Path | None = None) -> Path:
     for axes, (title, wanted, rows) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         _draw(axes, title, wanted, rows)
     out = out or metrics.with_suffix(".png")
-    figure.savefig(out, dpi=100)
+    with writing_whole(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
     return out
 
 

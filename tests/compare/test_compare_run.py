@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ import pytest
 from typer.testing import CliRunner
 
 from memstore import checkpoint, cli
+from memstore.compare import record as records
+from memstore.compare import report as pages
 from memstore.compare import run
 from memstore.compare.config import CompareConfig
 from memstore.compare.run import compare
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, OutputUnwritable
 from tests import tiny
 from tests.compare import compare_cases as cases
 
@@ -227,3 +230,35 @@ def _toml(values: dict[str, Any], prefix: str = "") -> str:
         if isinstance(value, dict):
             lines += [f"[{prefix}{key}]", _toml(value, f"{prefix}{key}.")]
     return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("place", ["file", "file/out"])
+def test_no_folder_for_results_is_told_before_any_work(
+    cache: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr(run, "data_settings", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(OutputUnwritable, match="file is a file; name a folder"):
+        compare(cases.config(cache, tmp_path / place))
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(
+    cache: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(done, tmp_path / "out")
+    summary = json.loads((out / "report.json").read_text())
+    before = files(out)
+
+    def fsync(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    told = pytest.raises(OutputUnwritable, match="cannot be written: No space left on device")
+    with told:
+        records.write(out / "times.json", {})
+    with told:
+        pages.write_report(out, summary)  # its pictures
+    monkeypatch.setattr(pages, "draw", lambda *_, **__: None)
+    with told:
+        pages.write_report(out, summary)
+    assert files(out) == before

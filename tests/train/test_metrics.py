@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from memstore.packed import Rows, Tokens
 from memstore.train.batch import DevBatch
 from memstore.train.config import DevConfig
 from memstore.train.measure import gold_ranks, measure
-from memstore.train.metrics import Measured, MetricsFile, read_metrics, summarise
+from memstore.train.metrics import Measured, MetricsFile, plot, read_metrics, summarise
 from tests import tiny
 from tests.train.loop_cases import ToySource
 
@@ -106,3 +108,19 @@ def test_a_metrics_file_is_cut_where_training_goes_on(tmp_path: Path) -> None:
 def test_a_full_disk_is_told() -> None:
     with pytest.raises(OutputUnwritable, match=r"/dev/full cannot be written: No space left on device\. Make room"):
         MetricsFile(Path("/dev/full")).append({"step": 1})
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    MetricsFile(tmp_path / "metrics.jsonl").append({"step": 1, "lr": 0.1})
+    assert plot(tmp_path / "metrics.jsonl").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "metrics.png").write_text("the one before")
+
+    def fsync(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputUnwritable, match=r"metrics\.png cannot be written: No space left on device"):
+        plot(tmp_path / "metrics.jsonl")
+    assert (tmp_path / "metrics.png").read_text() == "the one before"
+    assert len(list(tmp_path.iterdir())) == 2
