@@ -18,7 +18,8 @@ import torch
 
 from benchmarks import BENCHMARKS, ON_DEVICE, table
 from benchmarks.common import Neighbours, Options, machine, show
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
+from memstore.evaluate.outputs import make_place, write_text
 from memstore.runtime import compute_dtype, tune_allocator
 
 
@@ -46,6 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # in earnest: what the README tells
     today = datetime.now(UTC).date().isoformat()
     path = table.RESULTS / f"{today}.json" if record else chosen.json
+    try:
+        if path is not None:
+            make_place(path, inputs=[*options.stores, *([options.corpus] if options.corpus else [])])
+    except MemstoreError as error:
+        parser.error(str(error))
     tune_allocator()  # for the baselines as for ours
     facts = machine(compute_dtype(chosen.device), chosen.device)
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -55,10 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         try:
             reports.append(_run(name, options))
-        except ConfigError as error:
+            if path is not None:  # after each: what comes last may fail
+                values = {"quick": options.quick, "date": today, "machine": facts, "benchmarks": reports}
+                write_text(path, json.dumps(values, indent=1) + "\n")
+        except (ConfigError, OutputUnwritable) as error:
             parser.error(f"{name}: {error}")
-        if path is not None:  # after each: what comes last may fail
-            _write(path, {"quick": options.quick, "date": today, "machine": facts, "benchmarks": reports})
     return table.main([str(path)]) if record else 0
 
 
@@ -71,11 +78,6 @@ def _run(name: str, options: Options) -> dict[str, Any]:
     print("  " + ", ".join(f"{key} {value:.2f}" for key, value in spent.items()), flush=True)
     figures: dict[str, Any] = report.to_dict()
     return figures | {key: round(value, 2) for key, value in spent.items()}
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

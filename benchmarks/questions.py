@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.common import percentile
+from memstore.errors import MemstoreError
+from memstore.evaluate.outputs import make_place, write_text
 from memstore.train.tasks import read_tasks
 from memstore_client import AnswerReply, Client
 
@@ -32,6 +34,11 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    try:
+        if options.json:
+            make_place(options.json, inputs=[options.data])
+    except MemstoreError as error:
+        parser.error(str(error))
     replies: list[AnswerReply] = []
     seen: list[float] = []  # milliseconds by the client's clock
     with Client(options.url, timeout=300) as client:
@@ -59,7 +66,7 @@ def main() -> None:
         print(f"  {stage:>9}  median {values['median']:8.2f}   95th percentile {values['p95']:8.2f}")
     print(f"operations: {result['flops'] / 1e9:.2f} GFLOP, FiD {result['fid_flops'] / 1e9:.2f} GFLOP (medians)")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.common import cell
+from memstore.evaluate.outputs import write_text
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -63,7 +64,7 @@ def write(readme: Path, lines: str) -> None:
         ValueError: the two markers are not there, once each and in order.
     """
     before, _, after = split(readme.read_text(encoding="utf-8"), source=str(readme))
-    readme.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}", encoding="utf-8")
+    write_text(readme, f"{before}{BEGIN}\n{lines}\n{END}{after}")
 
 
 def split(text: str, *, source: str) -> tuple[str, str, str]:

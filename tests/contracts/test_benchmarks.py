@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import socket
 from pathlib import Path
 
@@ -85,6 +87,42 @@ def test_a_wrong_option_is_said_and_runs_nothing(wrong: list[str], capsys: pytes
         command.main(wrong)
     assert raised.value.code == 2
     assert wrong[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["folder", "file/figures.json", "corpus.jsonl", "store/CURRENT"])
+def test_what_is_no_file_for_figures_is_said_before_any_are_taken(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("folder", "store"):
+        (tmp_path / name).mkdir()
+    for name in ("file", "corpus.jsonl", "store/CURRENT"):
+        (tmp_path / name).write_text("kept")
+    monkeypatch.setattr(command, "_run", lambda *_: pytest.fail("a benchmark runs"))
+    given = ["--corpus", str(tmp_path / "corpus.jsonl"), "--store", str(tmp_path / "store")]
+    with pytest.raises(SystemExit) as raised:
+        command.main(["decode", "--quick", *given, "--json", str(tmp_path / place)])
+    assert raised.value.code == 2
+    assert str((tmp_path / place) if place != "file/figures.json" else tmp_path / "file") in capsys.readouterr().err
+    assert {(tmp_path / name).read_text() for name in ("file", "corpus.jsonl", "store/CURRENT")} == {"kept"}
+
+
+def test_figures_that_were_taken_outlive_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are written after each benchmark: the file of those before is not cut short by the next."""
+
+    def fsync(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "figures.json"
+    path.write_text("those before")
+    monkeypatch.setattr(command, "_run", lambda *_: {"name": "decode"})
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(SystemExit) as raised:
+        command.main(["decode", "--quick", "--json", str(path)])
+    assert raised.value.code == 2
+    assert f"{path} cannot be written: No space left on device" in capsys.readouterr().err
+    assert path.read_text() == "those before"
 
 
 def test_subjects_take_turns_and_warm_ups_do_not_count() -> None:
