@@ -106,6 +106,8 @@ def test_fid_is_the_whole_encoder_over_every_row():
     said = flops.fid_flops(glimmer, question_tokens=8, passage_tokens=lengths, new_tokens=6)
     assert said.total == sum(spent.values())
     assert said.question == said.passages == said.live_a == 0
+    beams = flops.fid_flops(glimmer, question_tokens=8, passage_tokens=lengths, new_tokens=6, num_beams=3)
+    assert (beams.steps, beams.total - beams.steps) == (3 * said.steps, said.total - said.steps)
 
 
 def test_precomputed_memories_save_exactly_their_encoding():
@@ -176,6 +178,14 @@ def test_bytes_by_hand():
     assert said.live_b == 2 * (layer + 2 * 6 * 32)
     assert said.cross == 2 * (2 * 32 * 24 + 32 * 32 + 6 * 32 + caches)
     assert said.steps == 2 * (2 * (step + caches) + own)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_value_of_float32_is_twice_the_bytes_and_a_stage_that_is_not_there_moves_none(name):
+    config, given = CONFIGS[name], {"question_tokens": 2, "passage_tokens": [3], "kept_tokens": [3], "new_tokens": 2}
+    half, whole = (flops.answer_bytes(config, **given, bytes_per_value=n) for n in (2, 4))
+    assert (whole.total, half) == (2 * half.total, flops.answer_bytes(config, **given))
+    assert (half.live_a > 0) == (config.num_live_a_layers > 0) == (config.system == "glimmer")
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,16 @@ def run_two_processes(script: Path, *arguments: str) -> None:
 def process_env() -> dict[str, str]:
     """The environment of a process that imports what this one does, one thread each."""
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def contrast_batch(passages: list[list[int]], of: list[int], gold: list[bool]) -> Batch:
+    """Questions of one token each, with these passages and right ones."""
+    b = max(of) + 1
+    return Batch(
+        questions=Tokens.of([[5]] * b),
+        passages=Tokens.of(passages),
+        question_of=torch.tensor(of),
+        targets=torch.ones(b, 1, dtype=torch.int64),
+        gold=torch.tensor(gold),
+        tasks=("t",) * b,
+    )

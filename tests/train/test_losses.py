@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from memstore.train.batch import Batch
 from memstore.train.config import DevConfig, LossConfig
 from memstore.train.start import check_dev, check_losses, freeze
 from tests import tiny
-from tests.train.loop_cases import ToySource
+from tests.train.loop_cases import ToySource, contrast_batch
 
 OF = torch.tensor([0, 0, 1])
 LN = math.log
@@ -45,6 +44,12 @@ def close(got: Tensor, want: float | Tensor) -> None:
 def test_answer_loss(mean: str, want: float) -> None:
     log_probs = torch.tensor([[-1.0, -2.0, -9.0], [-4.0, -9.0, -9.0]])  # -9 stands on padding
     mask = torch.tensor([[True, True, False], [True, False, False]])
+    close(losses.answer_loss(log_probs, mask, mean=mean), want)
+
+
+@pytest.mark.parametrize(("mean", "want"), [("token", 3 / 2), ("question", 3 / 2 / 2)])
+def test_an_answer_without_tokens_costs_nothing(mean: str, want: float) -> None:
+    log_probs, mask = torch.tensor([[-1.0, -2.0], [-9.0, -9.0]]), torch.tensor([[True, True], [False, False]])
     close(losses.answer_loss(log_probs, mask, mean=mean), want)
 
 
@@ -102,18 +107,6 @@ def test_gold_loss(gold: list[bool], want: float) -> None:
     close(losses.gold_loss(torch.tensor([0.0, LN(3), 2.0]), torch.tensor(gold), OF), want)
 
 
-def contrast_batch(passages: list[list[int]], of: list[int], gold: list[bool]) -> Batch:
-    b = max(of) + 1
-    return Batch(
-        questions=Tokens.of([[5]] * b),
-        passages=Tokens.of(passages),
-        question_of=torch.tensor(of),
-        targets=torch.ones(b, 1, dtype=torch.int64),
-        gold=torch.tensor(gold),
-        tasks=("t",) * b,
-    )
-
-
 def test_contrast() -> None:
     similarities = torch.tensor([[LN(3), 0.0, LN(4)], [LN(2), 0.0, LN(5)]])
     apart = contrast_batch([[7], [8], [9]], [0, 0, 1], [True, False, True])
@@ -127,6 +120,8 @@ def test_contrast_leaves_out_twins_of_gold_passages() -> None:
     similarities = torch.tensor([[LN(3), 0.0, LN(4)], [LN(2), 0.0, LN(5)]])
     twins = contrast_batch([[7, 1], [8], [7, 1]], [0, 0, 1], [True, False, True])  # 2 is 0 once more
     close(losses.contrast(similarities, twins), -(LN(3 / 4) + LN(5 / 6)) / 2)
+    own = contrast_batch([[7], [7], [8]], [0, 0, 1], [True, False, True])  # one of the same question
+    close(losses.contrast(similarities, own), -(LN(3 / 7) + LN(5 / 8)) / 2)
 
 
 def test_the_whole_is_the_weighted_sum() -> None:
@@ -222,35 +217,19 @@ def test_how_many_passages_take_part(count: int, want: list[int]) -> None:
     assert losses.first_rows(given, count).tolist() == want
 
 
-# --- selection ----------------------------------------------------------------------------------------------
-
-GIVEN = contrast_batch([[7]] * 6, [0, 0, 0, 1, 1, 1], [False, False, True, True, False, False])
-SCORES = torch.tensor([0.3, 0.9, 0.1, 0.8, 0.7, 0.2])
-
-
-@pytest.mark.parametrize(
-    ("scores", "keep_k", "gold_in_reader", "want"),
-    [
-        (SCORES, 2, 0.0, [1, 0, 3, 4]),
-        (None, 2, 0.0, [0, 1, 3, 4]),
-        (SCORES, 2, 1.0, [2, 1, 3, 4]),  # gold in place of the worst that was kept; already there: no change
-        (None, 1, 1.0, [2, 3]),
-        (SCORES, 9, 0.0, [0, 1, 2, 3, 4, 5]),  # all of them: nothing to choose
-    ],
-)
-def test_what_the_reader_gets(scores: Tensor | None, keep_k: int, gold_in_reader: float, want: list[int]) -> None:
-    config = LossConfig(keep_k=keep_k, gold_in_reader=gold_in_reader)
-    assert losses.select(scores, GIVEN, config, seed=0).tolist() == want
-
-
-def test_gold_is_given_to_a_share_of_the_questions() -> None:
-    many = 400
-    given = contrast_batch([[7]] * 2 * many, [i // 2 for i in range(2 * many)], [False, True] * many)
-    config = LossConfig(keep_k=1, gold_in_reader=0.25)
-    kept = losses.select(None, given, config, seed=5)
-    assert kept.tolist() == losses.select(None, given, config, seed=5).tolist()
-    assert kept.tolist() != losses.select(None, given, config, seed=6).tolist()
-    assert 70 < int(given.gold[kept].sum()) < 130
+def test_distillation_is_over_the_passages_that_take_part() -> None:
+    model, given = make(dropout_rate=0.0), batch()
+    assert int((given.question_of == 0).sum()) > 2  # so that the second question's places differ
+    config = LossConfig(distill_passages=2, score_temperature=0.5, lm_temperature=3.0, lm_log_probability="sum")
+    got = losses.training_loss(model, given, config, seed=0).parts["distill"]
+    scores, want = scored(model, given), 0.0
+    for b in range(given.size):
+        rows = (given.question_of == b).nonzero().squeeze(1).tolist()[:2]
+        with torch.no_grad():
+            lm = torch.tensor([read_alone(model.eval(), given, row)[0] for row in rows])
+        p, q = (lm / 3.0).softmax(0), (scores[rows] / 0.5).softmax(0)
+        want += float((p * (p / q).log()).sum()) / given.size  # lm||rank
+    close(got, want)
 
 
 # --- gradients ----------------------------------------------------------------------------------------------
@@ -366,20 +345,3 @@ def test_the_best_is_not_kept_by_the_recall_of_a_scorer_that_is_not_there(system
 def test_a_loss_without_its_part_is_refused(system: str, width: int, weight: str) -> None:
     with pytest.raises(ValueError, match=weight):
         check_losses(make(system, embedding_dim=width), LossConfig(**{weight: 1.0}))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"question_of": torch.tensor([0, 0, 0, 1, 0, 1])},
-        {"question_of": torch.tensor([0, 0, 0, 0, 0, 0])},
-        {"question_of": torch.tensor([0, 0, 0, 1, 1, 2])},
-        {"gold": torch.zeros(5, dtype=torch.bool)},
-        {"targets": torch.ones(3, 1, dtype=torch.int64)},
-        {"tasks": ("one",)},
-        {"passages": Tokens.of([[7]] * 5 + [[]])},
-    ],
-)
-def test_a_batch_whose_parts_disagree_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"batch|question_of|empty"):
-        replace(GIVEN, **change)
