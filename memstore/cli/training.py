@@ -120,9 +120,9 @@ def tokenizer(
     from memstore.train.tokenizer import train_tokenizer
     from memstore_builders.corpus import open_corpus
 
-    _refuse_trained(out, "a new tokenizer would make useless")
     opened = open_corpus(corpora(corpus))
     make_place(out / TOKENIZER, inputs=opened.formats)
+    _refuse_trained(out, "a new tokenizer would make useless")
     passages = islice(iter(opened), 0, None, every)
     made = train_tokenizer((f"{p.title}: {p.text}" for p in passages), vocab_size=vocab_size, lowercase=lowercase)
     if not opened.counts.passages:

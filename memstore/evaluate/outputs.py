@@ -38,6 +38,8 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
                 raise OutputUnwritable(f"{path} is a folder: name a file to write")
             if path.exists() and (not path.is_file() or _real(path.parent) == _DEVICES):
                 raise OutputUnwritable(f"{path} is a device or a pipe, which cannot be replaced: name a file to write")
+            if path.exists() and not os.access(path, os.W_OK):  # a new file would take its place all the same
+                raise OutputUnwritable(f"{path} cannot be written: it is there, and write-protected; name another file")
             temporary = temporary_name(path)
             with temporary.open("wb"):
                 pass

@@ -21,6 +21,18 @@ PART = ".part"  # where a cache is made; what is beside it, a killed run was mov
 _OURS = {PART, "sets", "pretrain", "passages.npy", "passages.lengths.npy", "names.jsonl.gz"}
 
 
+def is_cache(out: Path) -> bool:
+    """Whether a finished cache is in a folder.
+
+    Raises:
+        OutputUnwritable: the system does not tell: it is closed to us.
+    """
+    try:
+        return (out / MANIFEST).exists()
+    except OSError as error:
+        raise OutputUnwritable(f"{out} cannot be written: {error.strerror or error}; name another folder") from error
+
+
 def check_place(out: Path) -> None:
     """See that a cache can be made in a folder, before the work begins. Nothing is made or removed yet.
 

@@ -32,7 +32,7 @@ from memstore.retrieve.open import open_retriever
 from memstore.store import Store, hash_file
 from memstore.store.format import list_files
 from memstore.tokens import TextTokenizer
-from memstore.train.cache_folder import check_place, new_cache
+from memstore.train.cache_folder import check_place, is_cache, new_cache
 from memstore.train.candidates import (
     MANIFEST,
     CacheFingerprint,
@@ -111,7 +111,7 @@ def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = l
     """
     store = None if options.store is None else Store.open(options.store)
     fingerprint = cache_fingerprint(options, tokenizer, store)
-    if (options.out / MANIFEST).exists():
+    if is_cache(options.out):
         return _already(options.out, fingerprint)
     check_place(options.out)
     retriever = _retriever(store) if store is not None and options.tasks else None

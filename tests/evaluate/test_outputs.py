@@ -14,6 +14,7 @@ from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
 from memstore.evaluate import outputs
 from memstore.evaluate.outputs import check_outputs, write_text, writing_whole
 from memstore.evaluate.run import EvaluateOptions, evaluate
+from memstore.whole import temporary_name
 from tests import tiny
 
 Run = Callable[..., str]
@@ -60,6 +61,16 @@ def test_what_leads_from_the_devices_to_a_file_is_not_replaced(tmp_path: Path, m
     (tmp_path / "dev" / "stdout").symlink_to(tmp_path / "log")
     with pytest.raises(OutputUnwritable, match="which cannot be replaced"):
         check_outputs([tmp_path / "dev" / "stdout"], inputs=[])
+
+
+def test_a_write_protected_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the superuser, who may write everywhere, would not see: the system's answer is put in its mouth."""
+    (tmp_path / "kept").write_text("kept")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "kept")
+    with pytest.raises(
+        OutputUnwritable, match="kept cannot be written: it is there, and write-protected; name another"
+    ):
+        check_outputs([tmp_path / "kept"], inputs=[])
 
 
 def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
@@ -125,6 +136,20 @@ def test_questions_tell_a_full_disk(refused: Run, corpus: Path, out: str) -> Non
 def test_a_tokenizer_tells_a_full_disk(refused: Run, corpus: Path) -> None:
     said = refused("tokenizer", "--corpus", corpus, "--vocab-size", 512, "--out", corpus.parent / "new")
     assert "tokenizer.json cannot be written: No space left on device" in said
+
+
+def test_a_tokenizer_in_a_closed_folder_is_told(
+    refused: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it can be written is seen first: of what is in it, the system tells nothing."""
+
+    def refuse(folder: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr("memstore.checkpoint_files.has_weights", refuse)
+    temporary_name(tmp_path / "in" / "tokenizer.json").mkdir(parents=True)  # nor can the superuser write a file there
+    said = refused("tokenizer", "--corpus", corpus, "--vocab-size", 512, "--out", tmp_path / "in")
+    assert "tokenizer.json cannot be written: Is a directory" in said
 
 
 def test_a_tokenizer_does_not_replace_a_trained_models(refused: Run, corpus: Path, tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_a_folder_that_nobody_may_write_to_is_told(tmp_path: Path, monkeypatch: 
         check_place(tmp_path / "cache")
 
 
+def test_a_folder_below_one_that_is_closed_is_told(
+    options: PrepareOptions, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(OutputUnwritable, match="cache cannot be written: Permission denied; name another folder"):
+        prepare(options, tokenizer)
+
+
 def test_an_empty_folder_is_filled_where_it_is(
     options: PrepareOptions, tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
