@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from memstore import decode, rerank
 from memstore.errors import CheckpointError, OutputUnwritable
 from memstore.model import Encoded
 from memstore.packed import Rows, Tokens
@@ -74,6 +77,33 @@ def test_dev_answers_read_as_many_passages_as_training_does_or_as_they_are_told(
     source, settings = ToySource(), DevConfig(keep_k=own, max_new_tokens=2)
     list(measure(model, source.tokenizer, source.dev(), settings, keep_k=2))
     assert read == [most, most]
+
+
+def test_dev_losses_are_per_token_from_the_passages_that_the_scorer_prefers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, source = tiny.model(d_model=16, num_beams=2).eval(), ToySource()
+    given = next(source.dev())
+    given = replace(given, gold=given.gold & (given.question_of != 0))
+    beams, generate = [], decode.generate
+
+    def heard(*args: Any, **options: Any) -> Any:
+        beams.append(options["num_beams"])
+        return generate(*args, **options)
+
+    monkeypatch.setattr(decode, "generate", heard)
+    found = list(measure(model, source.tokenizer, [given], DevConfig(max_new_tokens=2), keep_k=1))
+    with torch.no_grad():
+        rows = model.live_a(model.encode_question(given.questions), model.encode_passages(given.passages),
+                            given.question_of)  # fmt: skip
+        best = rerank.select(model.score(rows), given.question_of, 1)
+        log_probs = model.log_probs(model.live_b(rows.take(best)), given.targets)
+    for b, one in enumerate(found):
+        wanted = [t for t in given.targets[b].tolist() if t != 0]
+        want = -sum(float(log_probs[b, i, t]) for i, t in enumerate(wanted)) / len(wanted)
+        assert one.scores["loss"] == pytest.approx(want, rel=1e-4)
+    first = rerank.places(given.question_of)[1][best] == 0
+    assert not bool(first.all())  # the scorer's choice is not the retriever's
+    assert [bool(one.ranks) for one in found] == [False, True, True, True]  # the first question has no gold passage
+    assert beams == [2]  # as a server would answer
 
 
 def test_dense_ranks_are_by_cosine_best_first() -> None:
