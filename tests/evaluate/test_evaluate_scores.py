@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from memstore.evaluate import GoldQuestion, score_files
 from memstore.evaluate.outcome import NO_ANSWER, first_title, majority_answer, outcome
 from memstore.evaluate.run import evaluate
+from memstore.report import show_evaluation
 from tests.evaluate.evaluate_cases import GOLD, Scripted, answer, options, write_gold
 
 
@@ -85,6 +87,20 @@ def test_floors(task: dict[str, Any], tmp_path: Path) -> None:
         floors = task["groups"][group]["floors"]
         assert values(floors["majority_answer"])["em"] == pytest.approx(1 / questions)
         assert values(floors["first_title"])["em"] == pytest.approx(1 / questions)  # Cairo
+
+
+def test_figures_stand_in_their_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_evaluation(evaluate(options(tmp_path), answerer=Scripted()))
+    shown = [" ".join(re.sub(r"\[.*?\]", "", line).split()) for line in capsys.readouterr().out.splitlines()]
+    for expected in (
+        "answers all answerable majority 1st title",
+        "em 50.0 33.3 25.0 25.0",
+        "Rprec 25.0 33.3",
+        "answer recall@1 25.0 50.0 25.0 33.3 66.7",  # retrieved, reranked, gain; of the answerable
+        "majority answer: 'Nile', of rivers.dev.jsonl; pages by title",
+        "wrong: 1 misread, 1 dropped, 0 not retrieved",
+    ):
+        assert expected in shown
 
 
 def test_the_majority_answer_can_come_from_training_questions(tmp_path: Path) -> None:
