@@ -56,6 +56,13 @@ def test_gold(tmp_path: Path) -> None:
     )
 
 
+def test_a_title_of_white_space_is_none(tmp_path: Path) -> None:
+    """Else it would be looked for in place of the page's id."""
+    row = output({"answer": "x", "provenance": [{"wikipedia_id": "1", "title": t} for t in (" ", "", None, "T")]})
+    (question,) = read_gold(write(tmp_path / "gold.jsonl", row)).questions
+    assert (question.titles, question.evidence) == (("T",), (frozenset("1"),))
+
+
 def test_predictions(tmp_path: Path) -> None:
     provenance = [{"wikipedia_id": "2"}, {"title": "T"}, {"wikipedia_id": 1}, {"wikipedia_id": "2"}]
     rows = [GUESS, output({"answer": "", "provenance": provenance})]
