@@ -40,7 +40,7 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
                 raise OutputUnwritable(f"{path} is a device or a pipe, which cannot be replaced: name a file to write")
             if path.exists() and not os.access(path, os.W_OK):  # a new file would take its place all the same
                 raise OutputUnwritable(f"{path} cannot be written: it is there, and write-protected; name another file")
-            temporary = temporary_name(path)
+            temporary = temporary_name(place)
             with temporary.open("wb"):
                 pass
             temporary.unlink()
@@ -62,13 +62,13 @@ def make_place(out: Path, *, inputs: Iterable[Path]) -> None:
 
 @contextmanager
 def writing_whole(path: Path) -> Iterator[Path]:
-    """`memstore.whole.replacing`, whose refusals by the system are told.
+    """`memstore.whole.replacing`, whose refusals by the system are told. A link stays one: what it leads to is written.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full; nothing is left behind, and what was at the path
             before still is.
     """
-    with _told(path), replacing(path) as temporary:
+    with _told(path), replacing(_real(path)) as temporary:
         yield temporary
 
 

@@ -73,6 +73,18 @@ def test_a_write_protected_file_is_not_replaced(tmp_path: Path, monkeypatch: pyt
         check_outputs([tmp_path / "kept"], inputs=[])
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_written(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "data").mkdir()
+    if there:
+        (tmp_path / "data" / "out").write_text("old")
+    (tmp_path / "link").symlink_to(Path("data") / "out")
+    check_outputs([tmp_path / "link"], inputs=[])
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").readlink() == Path("data") / "out"
+    assert [p.read_text() for p in (tmp_path / "data").iterdir()] == ["new"]
+
+
 def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(OutputUnwritable, match="cannot be written: Too many levels"):
