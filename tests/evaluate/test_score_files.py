@@ -105,6 +105,12 @@ def test_some_of_the_questions() -> None:
     assert scores.select(np.zeros(3, dtype=np.bool_)).means() == {}
 
 
+def test_a_rank_asked_for_twice_is_scored_once_and_ranks_ascend() -> None:
+    gold = [GoldQuestion(id="a", input="", answers=("a",), evidence=())]
+    names = score_questions(gold, [Prediction(id="a", answer="a", pages=())], ks=(2, 1, 2)).metrics
+    assert names[8:] == ("Rprec", "precision@1", "precision@2", "recall@2", "success_rate@2")
+
+
 def test_questions_out_of_order() -> None:
     gold = [GoldQuestion(id=name, input="", answers=("x",), evidence=()) for name in "ab"]
     with pytest.raises(ConfigError, match="in the order of their questions"):
