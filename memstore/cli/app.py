@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from memstore.errors import OutputUnwritable
 
 app = typer.Typer(
     name="memstore",
@@ -51,8 +56,23 @@ def corpora(paths: list[Path]) -> tuple[Path, ...]:
 
 
 def tell(values: dict[str, Any], as_json: bool, show: Any) -> None:
-    """Print a result: one JSON object, or as `show` lays it out for people."""
-    if as_json:
-        print(json.dumps(values, ensure_ascii=False, default=str))  # noqa: T201
-    else:
-        show(values)
+    """Print a result: one JSON object, or as `show` lays it out for people.
+
+    Raises:
+        OutputUnwritable: the output is a file on a disk that is full, or that the system refuses to write.
+    """
+    try:
+        if as_json:
+            print(json.dumps(values, ensure_ascii=False, default=str))  # noqa: T201
+        else:
+            show(values)
+        print(end="", flush=True)  # noqa: T201
+    except BrokenPipeError:  # nobody reads any more
+        raise
+    except OSError as error:
+        with suppress(OSError):  # what is left of it would be tried again, and fail again, as the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputUnwritable(
+            f"the result cannot be printed: {error.strerror or error}. Make room where the output goes, or print it "
+            "elsewhere, and run the command again."
+        ) from error

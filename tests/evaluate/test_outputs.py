@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +150,18 @@ def test_questions_tell_a_full_disk(refused: Run, corpus: Path, out: str) -> Non
 def test_a_tokenizer_tells_a_full_disk(refused: Run, corpus: Path) -> None:
     said = refused("tokenizer", "--corpus", corpus, "--vocab-size", 512, "--out", corpus.parent / "new")
     assert "tokenizer.json cannot be written: No space left on device" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_result_that_cannot_be_printed_is_told(tmp_path: Path, form: list[str]) -> None:
+    (tmp_path / "gold.jsonl").write_text('{"id": "1", "input": "who", "output": [{"answer": "x"}]}\n')
+    command = [sys.executable, "-m", "memstore", "score", "gold.jsonl", "gold.jsonl", *form]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("memstore: the result cannot be printed: No space left on device. Make room")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_tokenizer_in_a_closed_folder_is_told(
