@@ -7,7 +7,6 @@ first pass over the corpus has counted: tokens and bytes follow characters far m
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from memstore.passage import Passage
 from memstore.store import Codec, SegmentWriter
 from memstore_builders.encode import PassageEncoder
 from memstore_builders.spool import Spool
-from memstore_builders.state import writing
+from memstore_builders.state import scratch
 
 SAMPLE_PASSAGES = 1024
 ENCODED_PASSAGES = 256  # of the sample; encoding is what takes time
@@ -89,10 +88,10 @@ def _write_sample(
     encoder.encode(passages[:32])  # warm up: the first calls choose kernels
     begin = time.perf_counter()
     encoded = encoder.encode(passages)
-    with tempfile.TemporaryDirectory(prefix="memstore-plan-") as folder, writing(Path(folder)):
+    with scratch() as folder:
         config = encoder.model.config
         writer = SegmentWriter(
-            Path(folder),
+            folder,
             segment_id="sample",
             codec=codec,
             d_model=config.d_model,
@@ -108,7 +107,7 @@ def _write_sample(
         writer.write_shard(passages, encoded.token_ids, encoded.states, vectors)
         reference = writer.seal()
         seconds = time.perf_counter() - begin
-        memory = Path(folder) / "segments" / "sample" / "memory.zarr"
+        memory = folder / "segments" / "sample" / "memory.zarr"
         memory_bytes = sum(f.stat().st_size for f in memory.rglob("*") if f.is_file()) - dim * 4 * len(passages)
     return len(passages) / seconds, memory_bytes / reference.tokens, reference.bytes - memory_bytes
 

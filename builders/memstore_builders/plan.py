@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import estimate
 from memstore_builders.job import BuildOptions, prepare
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.spool import write_spool
+from memstore_builders.state import scratch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
     """
     progress = progress or Silent()
     job = prepare(options)
-    with tempfile.TemporaryDirectory(prefix="memstore-plan-") as folder:
+    with scratch() as folder:
         corpus = open_corpus(
             list(options.corpus),
             format=options.corpus_format,
@@ -52,9 +51,9 @@ def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
             limit=options.limit,
         )
         progress.begin("read", None)
-        spool = write_spool(corpus, Path(folder), tick=progress.advance)
+        spool = write_spool(corpus, folder, tick=progress.advance)
         progress.end()
-        spool_bytes = sum(f.stat().st_size for f in Path(folder).iterdir())
+        spool_bytes = sum(f.stat().st_size for f in folder.iterdir())
         expected = estimate(spool, job.encoder, job.codec, retriever=options.retriever, dim=job.embedding_dim)
     counts = spool.counts
     return Plan(

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,28 @@ def writing(folder: Path) -> Iterator[None]:
         raise ConfigError(
             f"{folder} cannot be written ({reason}): choose another folder, or make this one writable"
         ) from error
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yields a temporary folder, and removes it.
+
+    Raises:
+        DiskSpaceError: its disk is full.
+        ConfigError: it cannot be made, or not be written in.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="memstore-plan-")
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"no temporary folder can be made ({reason}): name a place by the variable TMPDIR") from error
+    with made as folder:
+        try:
+            with writing(Path(folder)):
+                yield Path(folder)
+        except DiskSpaceError as error:
+            told = str(error)
+            raise DiskSpaceError(told if "TMPDIR" in told else f"{told}; TMPDIR names another place") from error
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,9 +17,11 @@ from typing import Any
 import pytest
 
 from memstore import cli
-from memstore.errors import ConfigError, MemstoreError
+from memstore.errors import ConfigError, CorpusNotFound, DiskSpaceError, MemstoreError
+from memstore_builders import estimate
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
+from memstore_builders.plan import plan
 from memstore_builders.progress import Silent
 from memstore_builders.state import describe
 from memstore_builders.verify import verify
@@ -239,3 +243,25 @@ def test_what_a_resumed_build_believes_is_on_the_disk(options: BuildOptions, mon
         ".spool.json.part",
         ".estimate.json.part",
     ]
+
+
+@pytest.mark.parametrize("run", [plan, build])
+def test_a_temporary_folder_that_is_full_or_missing_is_told_with_what_names_another(
+    options: BuildOptions, run: Callable[[BuildOptions], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def missing(*_: object) -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(estimate, "SegmentWriter", full)
+        with pytest.raises(DiskSpaceError, match=r"memstore-plan-.* \(--limit\); TMPDIR names another place$"):
+            run(options)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkdtemp", missing)
+        with pytest.raises(ConfigError, match=r"\(No usable temporary directory found\): name a place by the variable"):
+            run(options)
+    with pytest.raises(CorpusNotFound):  # whatever else is not found is told as it is
+        run(replace(options, corpus=(options.out / "none.jsonl",)))
