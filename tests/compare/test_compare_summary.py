@@ -142,6 +142,16 @@ def test_the_page_says_by_which_rule_a_question_is_answerable(
     assert f"counts only questions of which some candidate {told}" in write_report(tmp_path, summary).read_text()
 
 
+def test_systems_are_held_against_each_other_question_by_question(cache: Path, tmp_path: Path) -> None:
+    """The same answers right: no difference, and no doubt about it, though either alone is unsure."""
+    right = {(1, 1): ([1.0, 0.0, 0.0, 1.0], 1)}
+    found = summarise(cases.config(cache, tmp_path), {name: answered(right) for name in ("glimmer", "lumen")}, None)
+    (line,) = found["ablations"]
+    assert line["difference"] == line["tasks"]["nq"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    (point,) = found["systems"]["lumen"]["points"]
+    assert point["quality"]["low"] < point["quality"]["high"]
+
+
 def test_what_cannot_be_said_of_a_task_without_answerable_questions_is_left_out(cache: Path, tmp_path: Path) -> None:
     points = {(1, 1): ([1.0, 0.0, 1.0, 1.0], 1)}
     for answerable, quality, recall in (([1, 1, 0, 0], 1 / 2, 1 / 2), ([0] * 4, None, None)):
