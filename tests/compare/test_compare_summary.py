@@ -104,7 +104,7 @@ def times(**milliseconds: list[float]) -> dict[str, Any]:
 
 
 def test_figures(cache: Path, tmp_path: Path) -> None:
-    found = summarise(cases.config(cache, tmp_path), MEASURED, times(glimmer=[5.0, 9.0], lumen=[6.0]))
+    found = summarise(cases.config(cache, tmp_path), MEASURED, times(glimmer=[5.0, 9.0], lumen=[3.0]))
     first, second = found["systems"]["glimmer"]["points"]
     assert first["quality"]["value"] == pytest.approx((1 / 3 + 1) / 2)
     assert first["quality_answerable"]["value"] == pytest.approx((1 / 2 + 1) / 2)
@@ -114,7 +114,7 @@ def test_figures(cache: Path, tmp_path: Path) -> None:
     assert first["ms"] == clock
     (only,) = found["systems"]["lumen"]["points"]
     assert [p["front_flops"] for p in (first, second, only)] == [True, True, False]
-    assert [p["front_ms"] for p in (first, second, only)] == [True, True, False]
+    assert [p["front_ms"] for p in (first, second, only)] == [False, True, True]  # dear to count, soon done
     assert found["tasks"]["nq"] == {"questions": 3, "answerable": 2, "headline": "em"}
     (line,) = found["ablations"]
     assert (line["system"], line["keep_k"], line["retrieve_k"], line["reference_retrieve_k"]) == ("lumen", 1, 1, 4)
