@@ -30,6 +30,13 @@ QuestionText = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
+Deadline = Annotated[
+    Milliseconds | None, Field(description="Milliseconds after which the reply is of no use; then it is a 504.")
+]
+TaskName = Annotated[
+    Annotated[str, StringConstraints(min_length=1, max_length=100)] | None,
+    Field(description="Name of the task the question belongs to, for models trained on several."),
+]
 
 
 class Request(BaseModel):
@@ -70,9 +77,7 @@ class QuestionInput(Request):
     """A question and how to answer it. What is left out takes the server's default (see `/info`)."""
 
     question: QuestionText
-    task: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = Field(
-        default=None, description="Name of the task the question belongs to, for models trained on several."
-    )
+    task: TaskName = None
     retrieve_k: Count | None = Field(default=None, description="Passages retrieved and scored.")
     keep_k: Count | None = Field(default=None, description="Passages read after reranking; at most `retrieve_k`.")
     max_new_tokens: Count | None = Field(default=None, description="Length limit of the answer, in tokens.")
@@ -125,9 +130,7 @@ class RetrieveRequest(Request):
 
     question: QuestionText
     retrieve_k: Count | None = Field(default=None, description="Passages wanted; fewer may match.")
-    deadline_ms: Milliseconds | None = Field(
-        default=None, description="Milliseconds after which the reply is of no use; then it is a 504."
-    )
+    deadline_ms: Deadline = None
 
 
 class RerankRequest(Request):
@@ -142,12 +145,8 @@ class RerankRequest(Request):
 
     question: QuestionText
     passages: Annotated[list[PassageInput], Field(min_length=1)]
-    task: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = Field(
-        default=None, description="Name of the task the question belongs to, for models trained on several."
-    )
-    deadline_ms: Milliseconds | None = Field(
-        default=None, description="Milliseconds after which the reply is of no use; then it is a 504."
-    )
+    task: TaskName = None
+    deadline_ms: Deadline = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
