@@ -19,7 +19,7 @@ import torch
 from benchmarks import BENCHMARKS, ON_DEVICE, table
 from benchmarks.common import Neighbours, Options, machine, show
 from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
-from memstore.evaluate.outputs import make_place, write_text
+from memstore.outputs import make_place, write_text
 from memstore.runtime import compute_dtype, tune_allocator
 
 

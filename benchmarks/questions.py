@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.common import percentile
 from memstore.errors import MemstoreError
-from memstore.evaluate.outputs import make_place, write_text
+from memstore.outputs import make_place, write_text
 from memstore.train.tasks import read_tasks
 from memstore_client import AnswerReply, Client
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.common import cell
-from memstore.evaluate.outputs import write_text
+from memstore.outputs import write_text
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -6,7 +6,6 @@ Knows files and what is wrong with them; refuses to know models and their settin
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from memstore import outputs
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, OutputUnwritable
 from memstore.t5 import require_none
-from memstore.whole import replacing
+from memstore.whole import replacing, system_errors
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # stock checkpoints in several files: parameter name -> file
@@ -173,27 +173,19 @@ def _broken(path: Path, reason: object) -> CheckpointError:
 
 
 def check_folder(out: Path, *, inputs: Iterable[str | Path] = ()) -> None:
-    """See that a checkpoint can be written to a folder, and over none that is read nor a stock one.
-
-    For before the work begins. Nothing is made yet, so that work that fails leaves nothing behind.
+    """`memstore.outputs.check_folder`, and that no checkpoint that is read, nor a stock one, would be written over.
 
     Raises:
         ConfigError: it is one of the inputs, or holds a stock checkpoint.
         OutputUnwritable: it is a file, below one, or the system lets nobody write there.
     """
-    try:
+    outputs.check_folder(out)
+    with outputs.told(out):
         if out.is_dir() and any(Path(i).is_dir() and out.samefile(i) for i in inputs):
             raise ConfigError(f"{out} is read from, and would be written over: name another folder to write")
-        there = next(folder for folder in (out, *out.parents) if folder.exists())
-    except OSError as error:
-        raise OutputUnwritable(f"{out} cannot be written: {error.strerror or error}") from error
     with suppress(CheckpointError, CheckpointNotFound):
         if "model_type" in read_json(out / CONFIG):
             raise ConfigError(f"{out} holds a stock checkpoint, which would be written over: name another folder")
-    if not there.is_dir():
-        raise OutputUnwritable(f"{out} cannot be written: {there} is a file; name a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputUnwritable(f"{out} cannot be written: no permission to write to {there}")
 
 
 def write(folder: Path, tensors: dict[str, Tensor], *, tokenizer: str, config: Mapping[str, Any]) -> None:
@@ -204,15 +196,15 @@ def write(folder: Path, tensors: dict[str, Tensor], *, tokenizer: str, config: M
     """
     new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / CONFIG) as last, replacing(folder / TOKENIZER) as second:
-            last.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            second.write_text(tokenizer, encoding="utf-8")
-            with replacing(folder / WEIGHTS) as first:
-                save_file(tensors, first, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
+        with outputs.told(folder), system_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / CONFIG) as last, replacing(folder / TOKENIZER) as second:
+                last.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                second.write_text(tokenizer, encoding="utf-8")
+                with replacing(folder / WEIGHTS) as first:
+                    save_file(tensors, first, metadata={"format": "pt"})
+    except OutputUnwritable:
         if new:
             with suppress(OSError):
                 folder.rmdir()
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise OutputUnwritable(f"{folder} cannot be written: {reason}") from error
+        raise

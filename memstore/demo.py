@@ -19,7 +19,7 @@ from memstore.errors import MemstoreError
 from memstore.evaluate.metrics import exact_match
 from memstore.inspect import inspect
 from memstore.report import show_answer
-from memstore.store.format import CURRENT
+from memstore.store.format import PARTS
 
 QUESTIONS = {
     "Who discovered radium together with her husband?": "Marie Curie",
@@ -29,7 +29,7 @@ QUESTIONS = {
     "In which year did the Titanic sink?": "1912",
 }
 SAMPLE = "encyclopedia.jsonl"  # the bundled corpus
-_OF_A_STORE = {CURRENT, "generations", "segments", "index", ".build"}
+_OF_A_STORE = {*PARTS, ".build"}
 _READY = "memstore: serving on "
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 def temporary_name(path: Path) -> Path:
     """Where a file is written before it gets its name."""
@@ -35,10 +37,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Within, what TensorStore, Tantivy and faiss raise when the system refuses to write becomes the OSError it was."""
+    """Within, what TensorStore, Tantivy, faiss and safetensors raise when the system refuses to write becomes the
+    OSError it was.
+    """
     try:
         yield
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, SafetensorError) as error:
         found = re.search(r"os[ _]error(?:_code=')? ?(\d+)", str(error))
         named = (n for n in errno.errorcode if f"({os.strerror(n)})" in str(error))  # faiss tells no number
         number = int(found[1]) if found else next(named, None)

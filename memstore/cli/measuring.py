@@ -42,9 +42,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Answer files of questions as a server would, and score answers, pages and both orders of the passages."""
-    from memstore.evaluate.outputs import named_files
     from memstore.evaluate.run import EvaluateOptions
     from memstore.evaluate.run import evaluate as run
+    from memstore.evaluate.task_files import named_files
     from memstore.report import show_evaluation
     from memstore.runtime import tune_allocator
     from memstore_builders.progress import for_people

@@ -82,7 +82,7 @@ def questions(
     """Make questions from the sentences of a corpus: training data where real questions are few."""
     from itertools import islice
 
-    from memstore.evaluate.outputs import make_place, writing_whole
+    from memstore.outputs import make_place, writing_whole
     from memstore.train.candidates import json_lines, write_gzip_lines
     from memstore.train.classes import Classes
     from memstore.train.synthetic import QuestionMaker, make_questions
@@ -115,7 +115,7 @@ def tokenizer(
     from itertools import islice
 
     from memstore.checkpoint_files import TOKENIZER
-    from memstore.evaluate.outputs import make_place, writing_whole
+    from memstore.outputs import make_place, writing_whole
     from memstore.tokens import canonical
     from memstore.train.tokenizer import train_tokenizer
     from memstore_builders.corpus import open_corpus
@@ -165,7 +165,7 @@ def vectors(
     seed: Annotated[int, typer.Option(min=0, help="Of noise and of rare tokens.")] = 0,
 ) -> None:
     """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
-    from memstore.evaluate.outputs import make_place
+    from memstore.outputs import make_place
     from memstore.train.candidates import MANIFEST, read_manifest
     from memstore.train.ragged import Ragged
     from memstore.train.vectors import cooccurrences, token_vectors, write_vectors

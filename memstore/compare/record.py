@@ -20,8 +20,8 @@ import torch
 
 from memstore import __version__
 from memstore.errors import CheckpointError, ConfigError
-from memstore.evaluate.outputs import make_place, writing_whole
 from memstore.model import MemoryModel
+from memstore.outputs import make_folder, writing_whole
 from memstore.tokens import TextTokenizer
 from memstore.train.state import differences
 
@@ -75,7 +75,7 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
     """
-    make_place(path, inputs=())
+    make_folder(path.parent)
     with writing_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(values, file, ensure_ascii=False)
         file.write("\n")

@@ -13,7 +13,7 @@ from typing import Any
 from memstore.compare.config import Point
 from memstore.compare.plots import draw
 from memstore.compare.summary import widest
-from memstore.evaluate.outputs import make_place, write_text
+from memstore.outputs import make_folder, write_text
 from memstore.report import duration
 
 PAGE, READING = "report.md", "reading.md"
@@ -33,7 +33,7 @@ def write_report(out: Path, summary: Json) -> Path:
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
     """
-    make_place(out / PAGE, inputs=())
+    make_folder(out)
     timed = summary["timed_by"] is not None
     for cost, name in PICTURES.items():
         if cost == "flops" or timed:
@@ -107,17 +107,21 @@ def _head(summary: Json) -> str:
             "Of each run, the model with the best dev score answers (*best step* below). Where that score was taken on "
             "the question sets measured here, it flatters all systems, and by about as much."
         )
-    lines.append(
+    return "\n".join([*lines, _legend(summary["gold"])])
+
+
+def _legend(gold: str) -> str:
+    """What the tables' words and signs mean; `gold` is the rule by which a question is answerable."""
+    return (
         "\nQuality is the mean over tasks, each weighing the same, of accuracy (fever) or exact match (the "
         "others), in per cent; brackets are 95% bootstrap intervals over questions, and say nothing of what another "
         "seed of training would give. *Answerable* counts only questions of which some candidate "
-        f"{_GOLD[summary['gold']]}; "
+        f"{_GOLD[gold]}; "
         "*recall* is the share of these of which such a one was read. `20→5` means 20 passages retrieved and 5 "
         "read; `5` that all retrieved ones were read. Answers are decoded greedily, whatever number of beams a model "
         "serves with. Operations and bytes are counted (`memstore flops`), with the questions' real lengths; "
         "\\* marks the Pareto front over all systems."
     )
-    return "\n".join(lines)
 
 
 def _budget(system: Json) -> dict[str, float]:

@@ -57,8 +57,13 @@ class _Work:
         return self.config.out / MEASURED / f"{name}.json"
 
 
+def _deaf() -> AbstractContextManager[Callable[[], bool]]:
+    """Nobody asks a training to stop."""
+    return nullcontext(lambda: False)
+
+
 def compare(
-    config: CompareConfig, tell: Tell | None = None, *, only: tuple[str, ...] = (), listen: Listen | None = None
+    config: CompareConfig, tell: Tell | None = None, *, only: tuple[str, ...] = (), listen: Listen = _deaf
 ) -> Json:
     """Train or load every system, measure each over the grid, time them in turns, and write the report.
 
@@ -80,8 +85,7 @@ def compare(
         KeyboardInterrupt: a training stopped because it was asked to.
     """
     check_folder(config.out)
-    deaf: Listen = lambda: nullcontext(lambda: False)  # noqa: E731
-    work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None), listen or deaf)
+    work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None), listen)
     names = config.names(only)
     _refuse_other_settings(work)
     finished = [name for name in names if _train(work, name)]

@@ -24,9 +24,10 @@ from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED
 from memstore.evaluate.kilt import Gold, GoldQuestion, read_gold
 from memstore.evaluate.mistakes import Kind, as_json_lines, as_markdown, mistakes
 from memstore.evaluate.outcome import Outcome, majority_answer, outcome
-from memstore.evaluate.outputs import check_outputs, file_of_task, write_text
 from memstore.evaluate.summary import summarise
-from memstore.store.format import CURRENT
+from memstore.evaluate.task_files import file_of_task
+from memstore.outputs import check_outputs, write_text
+from memstore.store.format import PARTS
 
 
 class Answers(Protocol):
@@ -252,7 +253,7 @@ def _read(path: Path) -> Gold:
 
 def _files_of(store: Path, model: str | None) -> list[Path]:
     """What no result may be written over: the parts of the store, and the files of a checkpoint that is a folder."""
-    parts = [store / name for name in (CURRENT, "generations", "segments", "index")]
+    parts = [store / name for name in PARTS]
     return parts + ([Path(model) / name for name in (CONFIG, WEIGHTS, TOKENIZER)] if model is not None else [])
 
 

@@ -29,6 +29,8 @@ from memstore.fingerprint import Fingerprint
 FORMAT_VERSION = 1
 SEALED = "SEALED"
 CURRENT = "CURRENT"
+FOLDERS = ("segments", "generations", "index")
+PARTS = (CURRENT, *FOLDERS)  # all that a finished store is made of
 MEMORY = "memory.zarr"
 PASSAGES = "passages.jsonl"
 OFFSETS = "passages.offsets.npy"  # (P + 1,) uint64: where each line of PASSAGES begins

@@ -10,6 +10,7 @@ from pathlib import Path
 from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, SegmentNotSealed
 from memstore.store.format import (
     CURRENT,
+    FOLDERS,
     HASHES,
     SEALED,
     TEMPORARY,
@@ -82,7 +83,7 @@ def remove_leftovers(store: Path) -> list[str]:
     """Remove unfinished work that killed processes left anywhere in a store; returns the names. Only while
     nothing else writes to it. What else begins so beside CURRENT may be another program's.
     """
-    found = [p for folder, name in ((store, CURRENT), *((store / n, "*") for n in ("segments", "generations", "index")))
+    found = [p for folder, name in ((store, CURRENT), *((store / n, "*") for n in FOLDERS))
              for p in sorted(folder.glob(TEMPORARY + name))]  # fmt: skip
     for path in found:
         if path.is_dir():

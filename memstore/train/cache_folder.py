@@ -6,13 +6,13 @@ of files, nothing of what they hold.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
+from memstore.outputs import check_folder, told
 from memstore.store.publish import sync_tree
 from memstore.train.candidates import MANIFEST
 from memstore.whole import sync
@@ -40,19 +40,11 @@ def check_place(out: Path) -> None:
         ConfigError: something else is there.
         OutputUnwritable: it is a file, below one, or the system lets nobody write there.
     """
-    try:
-        there = next(folder for folder in (out, *out.parents) if folder.exists())
-        if not there.is_dir():
-            raise OutputUnwritable(f"{out} cannot be written: {there} is a file; name a folder")
-        names = {path.name for path in out.iterdir()} if there == out else set()
-    except MemstoreError:  # an OSError too
-        raise
-    except OSError as error:
-        raise OutputUnwritable(f"{out} cannot be written: {error.strerror or error}") from error
+    check_folder(out)
+    with told(out):
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names and not (PART in names and names <= _OURS):
         raise ConfigError(f"{out} is not empty and no cache of training data: name another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputUnwritable(f"{out} cannot be written: no permission to write to {there}")
 
 
 @contextmanager

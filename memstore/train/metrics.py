@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
-from memstore.evaluate.outputs import writing_whole
+from memstore.outputs import writing_whole
 from memstore.whole import replacing
 
 ALL = "all"  # the mean over tasks, beside the tasks in a dev record

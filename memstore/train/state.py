@@ -31,7 +31,7 @@ from memstore.model import MemoryModel
 from memstore.tokens import TextTokenizer
 from memstore.train.config import LossConfig, OptimizerConfig
 from memstore.train.optim import Optimizer
-from memstore.whole import sync
+from memstore.whole import sync, system_errors
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 LOCK = "lock"
@@ -95,20 +95,21 @@ def save_state(
     states = out / "state"
     final = states / f"{_PREFIX}{run.step:08d}"
     temporary = states / (_TEMPORARY + final.name)
+    parameters = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+    values = {"run": asdict(run), "identity": dict(identity)}
     try:
-        states.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        parameters = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
-        save_file(parameters, temporary / MODEL)
-        save_file(optimizer.state(), temporary / OPTIMIZER)
-        values = {"run": asdict(run), "identity": dict(identity)}
-        (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
-        for path in (*temporary.iterdir(), temporary):
-            sync(path)
-    except (OSError, SafetensorError) as error:
+        with system_errors():
+            states.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            save_file(parameters, temporary / MODEL)
+            save_file(optimizer.state(), temporary / OPTIMIZER)
+            (temporary / STATE).write_text(json.dumps(values, indent=1), encoding="utf-8")
+            for path in (*temporary.iterdir(), temporary):
+                sync(path)
+    except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # what there is of it takes the space that is missing
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = error.strerror or error
         earlier = saved_states(out)
         begins = f"from {earlier[-1].name}" if earlier else "from the beginning"
         raise OutputUnwritable(

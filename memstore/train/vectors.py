@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memstore.errors import CheckpointError, CheckpointNotFound
-from memstore.evaluate.outputs import writing_whole
+from memstore.outputs import make_folder, writing_whole
 from memstore.train.ragged import Ragged
 
 _SMOOTHING = 0.75
@@ -73,7 +73,7 @@ def write_vectors(path: Path, vectors: Tensor) -> None:
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with writing_whole(path) as temporary, temporary.open("wb") as file:
         np.save(file, vectors.numpy())
 

@@ -15,8 +15,8 @@ from memstore.errors import ConfigError, DataError, DataNotFound, MemstoreError,
 from memstore.evaluate import GoldQuestion, score_files
 from memstore.evaluate.mistakes import as_json_lines, as_markdown, mistakes
 from memstore.evaluate.outcome import Outcome, outcome
-from memstore.evaluate.outputs import named_files
 from memstore.evaluate.run import evaluate
+from memstore.evaluate.task_files import named_files
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 from tests import tiny

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from memstore import cli
+from memstore import cli, outputs
 from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
-from memstore.evaluate import outputs
-from memstore.evaluate.outputs import check_outputs, write_text, writing_whole
 from memstore.evaluate.run import EvaluateOptions, evaluate
+from memstore.outputs import check_outputs, write_text, writing_whole
 from memstore.whole import temporary_name
 from tests import tiny
 

@@ -307,7 +307,10 @@ def test_a_state_that_cannot_be_read_is_not_called_broken(tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     "refusal",
-    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")],
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
     ids=["system", "safetensors"],
 )
 def test_a_full_disk_is_told_and_costs_no_more_than_the_steps_since_the_last_state(

@@ -1,9 +1,8 @@
-"""Files of results: tried before the work begins, then written whole or not at all. Knows paths, no contents."""
+"""Places of results: tried before the work begins, files written whole or not at all. Knows paths, no contents."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
     """
     taken = {_real(path): "is read from" for path in inputs}
     for path in outputs:
-        with _told(path):
+        with told(path):
             place = _real(path)
             if place in taken:
                 raise ConfigError(f"{path} {taken[place]} in this run: name another file to write")
@@ -53,11 +52,35 @@ def make_place(out: Path, *, inputs: Iterable[Path]) -> None:
         ConfigError: it is one of the inputs, or lies in one.
         OutputUnwritable: it is no file, or the system refuses.
     """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputUnwritable(f"{out.parent} cannot be a folder to write to: {error.strerror or error}") from error
+    make_folder(out.parent)
     check_outputs([out], inputs=inputs)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to, and those above it.
+
+    Raises:
+        OutputUnwritable: the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputUnwritable(f"{folder} cannot be a folder to write to: {error.strerror or error}") from error
+
+
+def check_folder(out: Path) -> None:
+    """See that a folder can be written to, or made, before the work begins. Nothing is made yet, so work that fails
+    leaves nothing behind.
+
+    Raises:
+        OutputUnwritable: it is a file, below one, or the system lets nobody write there.
+    """
+    with told(out):
+        there = next(folder for folder in (out, *out.parents) if folder.exists())
+        if not there.is_dir():
+            raise OutputUnwritable(f"{out} cannot be written: {there} is a file; name a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise OutputUnwritable(f"{out} cannot be written: no permission to write to {there}")
 
 
 @contextmanager
@@ -68,7 +91,7 @@ def writing_whole(path: Path) -> Iterator[Path]:
         OutputUnwritable: the system refuses, or the disk is full; nothing is left behind, and what was at the path
             before still is.
     """
-    with _told(path), replacing(_real(path)) as temporary:
+    with told(path), replacing(_real(path)) as temporary:
         yield temporary
 
 
@@ -83,7 +106,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
+    """Within, the system's refusals become errors that name the path.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full.
+    """
     try:
         yield
     except MemstoreError:  # some are OSErrors too, and know better
@@ -95,27 +123,3 @@ def _told(path: Path) -> Iterator[None]:
 def _real(path: Path) -> Path:
     """Where a path leads; `Path.resolve` raises a RuntimeError of its own on links in a circle."""
     return Path(os.path.realpath(path))
-
-
-def file_of_task(path: Path, task: str, *, tasks: int) -> Path:
-    """The file of one task: the path itself if there is only one, else `out.nq.jsonl` of `out.jsonl`."""
-    return path if tasks == 1 else path.with_name(f"{path.stem}.{task}{path.suffix}")
-
-
-def named_files(entries: Iterable[str]) -> dict[str, Path]:
-    """Files by name: of `NAME=FILE`, or of `FILE`, whose name is that of the file up to its first full stop.
-
-    Raises:
-        ConfigError: a name comes twice, or cannot be part of a file's name.
-    """
-    files: dict[str, Path] = {}
-    for entry in entries:
-        name, separator, file = entry.partition("=")
-        if not separator or Path(entry).exists():
-            name, file = Path(entry).name.partition(".")[0], entry
-        if not file or not re.fullmatch(r"[\w.-]+", name):
-            raise ConfigError(f"questions must be FILE or NAME=FILE, such as nq=nq.dev.jsonl, not {entry!r}")
-        if name in files:
-            raise ConfigError(f"{files[name]} and {file} are both named {name!r}: name them apart, as NAME=FILE")
-        files[name] = Path(file)
-    return files

@@ -1,0 +1,33 @@
+"""Names of the files of several tasks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from memstore.errors import ConfigError
+
+
+def file_of_task(path: Path, task: str, *, tasks: int) -> Path:
+    """The file of one task: the path itself if there is only one, else `out.nq.jsonl` of `out.jsonl`."""
+    return path if tasks == 1 else path.with_name(f"{path.stem}.{task}{path.suffix}")
+
+
+def named_files(entries: Iterable[str]) -> dict[str, Path]:
+    """Files by name: of `NAME=FILE`, or of `FILE`, whose name is that of the file up to its first full stop.
+
+    Raises:
+        ConfigError: a name comes twice, or cannot be part of a file's name.
+    """
+    files: dict[str, Path] = {}
+    for entry in entries:
+        name, separator, file = entry.partition("=")
+        if not separator or Path(entry).exists():
+            name, file = Path(entry).name.partition(".")[0], entry
+        if not file or not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigError(f"questions must be FILE or NAME=FILE, such as nq=nq.dev.jsonl, not {entry!r}")
+        if name in files:
+            raise ConfigError(f"{files[name]} and {file} are both named {name!r}: name them apart, as NAME=FILE")
+        files[name] = Path(file)
+    return files
