@@ -31,7 +31,7 @@ format: $(STAMP) ## format, and mend what the linter can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(STAMP) ## all benchmarks, and the README's table of them (ARGS="NAME ..." runs some, no table)
+bench: $(STAMP) ## all benchmarks, and benchmarks/README.md made of them (ARGS="NAME ..." runs some, no page)
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
 setup: $(STAMP) ## only set up .venv

@@ -1,6 +1,6 @@
 """`python -m benchmarks`: runs the benchmarks named, or all of them, prints their tables and writes JSON.
 
-All of them, in earnest, are what the README tells: they go to `results/<date>.json`, and its table is made anew.
+A whole run in earnest is recorded: it goes to `results/<date>.json`, and the tables of README.md are made again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         device=chosen.device,
         size=chosen.size,
     )
-    record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # in earnest: what the README tells
+    record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # a whole run in earnest
     today = datetime.now(UTC).date().isoformat()
     path = table.RESULTS / f"{today}.json" if record else chosen.json
     try:
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all by default: {', '.join(BENCHMARKS)}")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write all figures here, and leave the README and its results alone"
+        "--json", type=Path, metavar="FILE", help="write all figures here, and leave README.md and results/ alone"
     )
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds, to see that it runs")
     parser.add_argument("--large", action="store_true", help="also build and measure what takes many minutes")

@@ -1,12 +1,13 @@
-"""The README's table of benchmarks, made from a file of results: `python -m benchmarks table RESULTS.json`.
+"""The tables of benchmarks/README.md, made from a file of results: `python -m benchmarks table RESULTS.json`.
 
-Knows the form of results and of the README, and measures nothing: the same file gives the same table.
+Knows the form of results and of that page, and measures nothing: the same file gives the same tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from benchmarks.common import cell
 from memstore.outputs import write_text
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+README = Path(__file__).with_name("README.md")
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 BUSY = 0.2  # cores taken by others from which a measurement is marked
+WIDTH = 120  # of a line of prose
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the README's table anew from a file of results."""
+    """Make the page's tables again from a file of results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks table", description=__doc__)
     parser.add_argument("results", type=Path, metavar="RESULTS.json")
     parser.add_argument("--readme", type=Path, default=None, help="the file with the two marker lines")
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         write(readme, table(values, source=_name(chosen.results)))
     except (OSError, ValueError) as error:
         parser.error(f"{chosen.results}: {error}")
-    print(f"{readme}: the table is now that of {chosen.results}")
+    print(f"{readme}: the tables are now those of {chosen.results}")
     return 0
 
 
@@ -43,22 +45,19 @@ def table(values: Mapping[str, Any], *, source: str) -> str:
 
     Args:
         values: the results.
-        source: the name of their file, which the table tells its reader and a test.
+        source: the name of their file, which the page says to its reader and to a test.
     """
     reports = {r["name"]: r for r in values["benchmarks"]}
-    lines = [_preface(values, source), ""]
-    lines += ["| `python -m benchmarks ...` | compared | ratio | over the rounds |", "|---|---|---|---|"]
+    lines = _preface(values, source)
     for name in (n for n in BENCHMARKS if n in reports):
-        lines += [_ratio_line(reports[name], r, first=i == 0) for i, r in enumerate(reports[name]["ratios"])]
-    lines += [f"| `{name}` | not run | | |" for name in BENCHMARKS if name not in reports]
-    for name in (n for n in BENCHMARKS if n in reports):
-        if rows := reports[name].get("rows"):
-            lines += ["", f"`{name}` ({_settings(reports[name])}):", "", *_rows(rows)]
+        lines += ["", *_section(reports[name])]
+    if missing := [f"`{name}`" for name in BENCHMARKS if name not in reports]:
+        lines += ["", f"Not run: {', '.join(missing)}."]
     return "\n".join(lines)
 
 
 def write(readme: Path, lines: str) -> None:
-    """Replace what stands between the markers.
+    """Replace what is between the markers.
 
     Raises:
         ValueError: the two markers are not there, once each and in order.
@@ -70,7 +69,7 @@ def write(readme: Path, lines: str) -> None:
 def split(text: str, *, source: str) -> tuple[str, str, str]:
     """A text before, between and after the markers."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{source} must have {BEGIN} and, behind it, {END}, once each")
+        raise ValueError(f"{source} must have {BEGIN} and, after it, {END}, once each")
     before, _, rest = text.partition(BEGIN)
     between, _, after = rest.partition(END)
     return before, between.strip("\n"), after
@@ -82,23 +81,35 @@ def _name(results: Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
-def _preface(values: Mapping[str, Any], source: str) -> str:
+def _preface(values: Mapping[str, Any], source: str) -> list[str]:
     m = values["machine"]
     quick = " **Of a quick run: tiny models and few rounds; these figures mean nothing.**" if values["quick"] else ""
     machine = f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, {m['dtype']}, torch {m['torch']}"
-    return (
-        f"From `{source}`: {machine}."
-        f"{quick} Above 1 is in our favour; ratios of medians, and their extremes over the rounds, taken in turns."
+    return _wrapped(
+        f"From `{source}`: {machine}.{quick} Above 1 is in our favour. "
+        "Ratios are of medians; their extremes are over the rounds, which were taken in turns."
     )
 
 
-def _ratio_line(report: Mapping[str, Any], r: Mapping[str, Any], *, first: bool) -> str:
-    name, claim = (f"`{report['name']}`", f"{report['claim']}: ") if first else ("", "")
+def _section(report: Mapping[str, Any]) -> list[str]:
+    """One benchmark: what is compared, under which settings, the ratios, and the rows if it has any."""
     busy = report.get("cores_taken_by_others", 0.0)
-    beside = f" (others took {busy:.1f} cores)" if first and busy >= BUSY else ""
+    beside = f" Others took {busy:.1f} cores meanwhile." if busy >= BUSY else ""
+    claim = f"{report['claim'][:1].upper()}{report['claim'][1:]}.{beside}"
+    settings = _wrapped(f"Settings: {_settings(report)}.") if report["settings"] else []
+    ratios = ["| compared | ratio | over the rounds |", "|---|---|---|", *map(_ratio_line, report["ratios"])]
+    rows = ["", *_rows(report["rows"])] if report.get("rows") else []
+    return [f"### `{report['name']}`", "", *_wrapped(claim), *settings, "", *ratios, *rows]
+
+
+def _ratio_line(r: Mapping[str, Any]) -> str:
     aim = "" if r.get("aim") is None else f" (aim {r['aim']:g})"
     spread = "" if r["low"] == r["high"] else f"{_times(r['low'])} to {_times(r['high'])}"
-    return f"| {name}{beside} | {claim}{r['name']} | **{_times(r['value'])}**{aim} | {spread} |"
+    return f"| {r['name']} | **{_times(r['value'])}**{aim} | {spread} |"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _times(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The command line: every command has help and stands in the README; exit codes; JSON for machines."""
+"""The command line: every command has help and is in the README or docs/; exit codes; JSON for machines."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_and_option_has_help_and_the_command_stands_in_the_readme(command: str) -> None:
+def test_every_command_and_option_has_help_and_the_command_is_in_the_docs(command: str) -> None:
     found: click.Command = typer.main.get_command(cli.app).commands[command]  # type: ignore[attr-defined]
     assert found.help
     for parameter in found.params:
         assert getattr(parameter, "help", None), f"memstore {command} {parameter.name} has no help"
-    documents = [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")]
+    documents = [path.read_text() for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"))]
     assert any(f"memstore {command}" in text or f"make {command}" in text for text in documents), command
     assert run(command, "--help").exit_code == 0
 
