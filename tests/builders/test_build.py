@@ -61,7 +61,10 @@ def options(corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def content(store: Path) -> dict[str, bytes]:
-    """Every file of a store but the search index, whose bytes Tantivy names at random."""
+    """Every file of a store but the search index, whose bytes Tantivy names at random.
+
+    Builds are compared to the byte, which they promise: each computes the same batches, of the same shapes.
+    """
     files = (p for p in sorted(store.rglob("*")) if p.is_file())
     return {str(p.relative_to(store)): p.read_bytes() for p in files
             if p.relative_to(store).parts[0] in ("segments",)}  # fmt: skip

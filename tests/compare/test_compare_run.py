@@ -71,6 +71,7 @@ def test_a_second_run_does_nothing_again(cache: Path, done: Path) -> None:
 
 
 def test_one_system_at_a_time_comes_to_the_same_answers(cache: Path, done: Path, tmp_path: Path) -> None:
+    """Of the same weights, to the bit, which their fingerprints say: both runs do the same operations in one order."""
     for name in ("lumen", "glimmer"):
         compare(cases.config(cache, tmp_path), only=(name,))
     assert not (tmp_path / "times.json").exists()

@@ -1,5 +1,6 @@
 """A build killed with SIGKILL at random moments, as a process, equals one that was not.
 
+Equal to the byte: batches are planned from the lengths of passages, so both builds compute the same shapes.
 MEMSTORE_KILLS sets the number of kills (3 by default, so that the whole suite stays quick).
 """
 

@@ -111,7 +111,10 @@ def test_vectors_come_in_any_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pieces = [vectors[:1], vectors[1:1], vectors[1:40].astype(np.float64), vectors[40:]]
     build_dense(tmp_path / "ix", iter(pieces), count=50, dim=8, encoder=MEMORY)
     pieced = DenseRetriever(tmp_path / "ix", Given(vectors), names)
-    assert pieced.search(["3", "44"], 9) == built(tmp_path / "whole", vectors, vectors).search(["3", "44"], 9)
+    whole = built(tmp_path / "whole", vectors, vectors)
+    for some, all_ in zip(pieced.search(["3", "44"], 9), whole.search(["3", "44"], 9), strict=True):
+        assert [hit.passage_id for hit in some] == [hit.passage_id for hit in all_]
+        assert [hit.score for hit in some] == pytest.approx([hit.score for hit in all_], abs=1e-6)
 
 
 def test_no_passages(tmp_path: Path) -> None:

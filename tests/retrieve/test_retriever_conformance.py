@@ -111,6 +111,7 @@ def test_k_below_one_is_refused(retriever: Retriever, k: int) -> None:
 
 
 def test_batch_equals_singles(retriever: Retriever) -> None:
+    """Scores too, to the bit: a retriever searches one by one, so that ties fall alike."""
     questions = [*QUESTIONS, *ODD.values(), *QUESTIONS]
     assert retriever.search(questions, 7) == [retriever.search([q], 7)[0] for q in questions]
 

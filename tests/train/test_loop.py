@@ -256,6 +256,7 @@ def test_accumulating_two_halves_equals_the_whole(tmp_path: Path) -> None:
 
 
 def test_computing_activations_again_changes_nothing(tmp_path: Path) -> None:
+    """To the bit, on any one processor: the second time runs the same operations on the same tensors."""
     train(config(tmp_path / "plain"), source=ToySource())
     train(config(tmp_path / "again", checkpoint_activations=True), source=ToySource())
     plain, again = (checkpoint.load(tmp_path / name / "run" / "last")[0] for name in ("plain", "again"))

@@ -57,6 +57,7 @@ def set_gradients(model: MemoryModel, seed: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_goes_through_a_file_and_the_next_step_is_the_same(name: str) -> None:
+    """To the bit, as resuming promises: the same operations on tensors of the same shapes, by one process."""
     model, other = tiny.model(copy_head=True), tiny.model(copy_head=True)
     values = config(name=name, weight_decay=0.1)
     optimizer = Optimizer(model, values)

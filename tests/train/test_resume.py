@@ -1,4 +1,8 @@
-"""A run that was cut off anywhere goes on as if it had not been: parameters, metrics, best model, to the bit."""
+"""A run that was cut off anywhere goes on as if it had not been: parameters, metrics, best model, to the bit.
+
+Bits may be asked for, as both runs do the same operations in the same order, on tensors of the same shapes, on one
+processor with one number of threads. That is also what training promises.
+"""
 
 from __future__ import annotations
 

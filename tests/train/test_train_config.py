@@ -62,7 +62,10 @@ def test_the_cut_may_move(tmp_path: Path, config: dict[str, object], from_live: 
 
 
 def test_layers_put_in_between_change_nothing_and_learn(tmp_path: Path) -> None:
-    """4 + 1 + 1 layers become 4 + 2 + 2: scores and reading stay to the bit, and the new layers get a gradient."""
+    """4 + 1 + 1 layers become 4 + 2 + 2: scores and reading stay, and the new layers get a gradient.
+
+    Not to the bit: where weights begin in memory decides, on some processors, in which order a product is summed.
+    """
     folder = tiny.save_checkpoint(tmp_path / "model")
     was, _ = checkpoint.load(folder, dtype=torch.float32)
     config = {"alpha": 1 / 2, "beta": 1 / 2}
@@ -75,8 +78,8 @@ def test_layers_put_in_between_change_nothing_and_learn(tmp_path: Path) -> None:
     for m in (was, model):
         rows = m.live_a(m.encode_question(question), m.encode_passages(passages), torch.zeros(2, dtype=torch.int64))
         found.append((m.score(rows), m.live_b(rows).states))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
+    for plain, deeper in zip(*found, strict=True):
+        torch.testing.assert_close(deeper, plain, rtol=1e-5, atol=1e-5)
     found[1][1].square().sum().backward()  # type: ignore[no-untyped-call]
     for new in (model.live.blocks[1], model.live.blocks[3]):
         for part in ("attention.o", "feed_forward.wo"):
