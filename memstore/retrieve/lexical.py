@@ -9,7 +9,8 @@ lengths above 40 down to one of 256 steps), k1 = 1.2 and b = 0.75 (Tantivy's con
 2009, section 3).
 
 A question is never parsed: its terms come from the analyzer that also cut the passages, so that no character
-of it is syntax. Scripts without spaces between words are cut into pairs of letters (`unspaced`).
+of it is syntax. Scripts without spaces between words are cut into pairs of letters, and words of extreme length
+into pieces (`unspaced`).
 
 What was measured: on Simple Wikipedia (349,852 passages of at most 100 words, cut by a simpler splitter
 than the builder's), the share of questions with an answer string in the top 20 passages, 750 questions per
@@ -40,6 +41,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ from memstore.errors import IndexCorrupt
 from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, scratch_folder, write_settings
-from memstore.retrieve.unspaced import spaced
+from memstore.retrieve.unspaced import cut_words, spaced
 from memstore.whole import system_errors
 
 FORMAT_VERSION = 1
@@ -62,8 +64,9 @@ SEGMENT_CHARACTERS = 2**26
 """A Tantivy segment is closed after so many passages or characters: early enough to stay below the heap, at
 which Tantivy would close it by itself."""
 
-MAX_TERM_BYTES = 40
-"""Longer terms are dropped, from passages and questions alike (Tantivy's default analyzers do the same)."""
+MAX_WORD_CHARACTERS = 255
+"""Longer words are cut into pieces of so many characters, in passages and questions alike, so that every word is
+found and none comes near the 65,530 bytes above which Tantivy drops a term in silence."""
 
 MAX_QUESTION_TERMS = 64
 """Distinct terms of a question that take part, the rarest ones: common terms cost most and say least."""
@@ -73,20 +76,39 @@ TITLE_BOOST = 0.25
 
 _ANALYZER = "memstore_english"
 _KNOWN = {"format_version": FORMAT_VERSION, "analyzer": _ANALYZER}  # what settings say besides the count
-_SPACED = {"spaced": True}  # texts went through `spaced`; older indexes do not say so, and theirs did not
+_DROPPED_FROM_BYTES = 40  # older indexes hold no longer terms: Tantivy's default analyzers drop them
 
 
-def _analyzer(*without: Any) -> Any:
-    """Words, lower case, no accents, the filters given, English stems."""
-    steps = (
-        tantivy.Filter.remove_long(MAX_TERM_BYTES),
-        tantivy.Filter.lowercase(),
-        tantivy.Filter.ascii_fold(),
-    )
-    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    for step in (*steps, *without, tantivy.Filter.stemmer("english")):
-        builder = builder.filter(step)
-    return builder.build()
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """How texts become terms, as an index's settings record it. A question is cut as the passages of its index were."""
+
+    spaced: bool
+    """Texts went through `spaced`. The first indexes do not say so, and theirs did not."""
+    max_word: int | None
+    """Texts went through `cut_words` with so many characters. None: long terms were dropped instead."""
+
+    def prepared(self, text: str) -> str:
+        """The text as the analyzer gets it."""
+        text = spaced(text) if self.spaced else text
+        return text if self.max_word is None else cut_words(text, self.max_word)
+
+    def analyzer(self, *without: Any) -> Any:
+        """Words, lower case, no accents, the filters given, English stems."""
+        long = () if self.max_word is not None else (tantivy.Filter.remove_long(_DROPPED_FROM_BYTES),)
+        steps = (*long, tantivy.Filter.lowercase(), tantivy.Filter.ascii_fold(), *without)
+        builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+        for step in (*steps, tantivy.Filter.stemmer("english")):
+            builder = builder.filter(step)
+        return builder.build()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the settings hold of it."""
+        word = {} if self.max_word is None else {"max_word": self.max_word}
+        return word | ({"spaced": True} if self.spaced else {})
+
+
+_TEXTS = _Texts(spaced=True, max_word=MAX_WORD_CHARACTERS)
 
 
 def _schema() -> Any:
@@ -119,7 +141,7 @@ def build_bm25(folder: Path, passages: Iterable[Passage]) -> int:
     with new_index_folder(folder) as part, system_errors():
         count = _write_segments(part, passages)
         _name_segments_by_order(part)
-        write_settings(part, {"passages": count} | _KNOWN | _SPACED)
+        write_settings(part, {"passages": count} | _KNOWN | _TEXTS.to_dict())
     return count
 
 
@@ -130,7 +152,7 @@ def _write_segments(folder: Path, passages: Iterable[Passage]) -> int:
     and Tantivy keeps each segment, merged or not, sorted by row: nothing of the layout hangs on timing.
     """
     index = tantivy.Index(_schema(), str(folder), sort_by_field="row")
-    index.register_tokenizer(_ANALYZER, _analyzer())
+    index.register_tokenizer(_ANALYZER, _TEXTS.analyzer())
     count = 0
     for documents in _segments(passages):
         writer = index.writer(WRITER_HEAP_BYTES, 1)
@@ -152,7 +174,7 @@ def _segments(passages: Iterable[Passage]) -> Iterator[Iterator[Any]]:
     def segment(first: Passage) -> Iterator[Any]:
         rows, characters = 0, 0
         for passage in itertools.chain([first], source):
-            title, text = spaced(encodable(passage.title)), spaced(encodable(passage.text))
+            title, text = (_TEXTS.prepared(encodable(part)) for part in (passage.title, passage.text))
             document = tantivy.Document()
             document.add_text("title", title)
             document.add_text("text", text)
@@ -206,9 +228,9 @@ class Bm25Retriever:
         """
         self._ids = ids
         self._folder = folder
-        self.passages, self._is_spaced = _settings_of(folder)
+        self.passages, self._texts = _settings_of(folder)
         self._schema = _schema()
-        self._analyzers = (_analyzer(tantivy.Filter.stopword("english")), _analyzer())
+        self._analyzers = (self._texts.analyzer(tantivy.Filter.stopword("english")), self._texts.analyzer())
         self._searcher = _open_searcher(folder)
         found = self._searcher.num_docs
         if found != self.passages:
@@ -234,8 +256,7 @@ class Bm25Retriever:
         Raises:
             IndexCorrupt: Tantivy cannot read the index.
         """
-        text = searchable(question)
-        text = spaced(text) if self._is_spaced else text
+        text = self._texts.prepared(searchable(question))
         for analyzer in self._analyzers:
             frequency = {term: self._frequency(term) for term in dict.fromkeys(analyzer.analyze(text))}
             found = [term for term, passages in frequency.items() if passages]
@@ -283,13 +304,15 @@ class Bm25Retriever:
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
-def _settings_of(folder: Path) -> tuple[int, bool]:
-    """The number of passages that the folder's settings tell, and whether the texts were `spaced`."""
+def _settings_of(folder: Path) -> tuple[int, _Texts]:
+    """The number of passages that the folder's settings name, and how their texts became terms."""
     settings = read_settings(folder)
-    passages = settings.pop("passages", None)
-    if settings not in (_KNOWN, _KNOWN | _SPACED) or not isinstance(passages, int):
+    passages, max_word = settings.pop("passages", None), settings.get("max_word")
+    texts = _Texts(spaced="spaced" in settings, max_word=max_word)
+    is_ours = settings == _KNOWN | texts.to_dict() and (max_word is None or (type(max_word) is int and max_word > 0))
+    if not is_ours or not isinstance(passages, int):
         raise IndexCorrupt(f"the BM25 index at {folder} is not of this version of memstore; build it anew")
-    return passages, settings != _KNOWN
+    return passages, texts
 
 
 def _open_searcher(folder: Path) -> Any:
