@@ -132,7 +132,7 @@ def from_t5(
     """Turn a stock T5 checkpoint into any of the three systems.
 
     LUMEN's question encoder and memory embedding begin as copies. Parts that T5 has not (scorer, copy head,
-    projection) begin small and are always the same.
+    projection) begin small and are always the same; scorer and projection have a norm before them.
 
     Args:
         path_or_id: a folder or a hub id. The flavour is read from its `config.json`.
@@ -166,6 +166,7 @@ def from_t5(
             "beta": beta,
             "copy_head": copy_head,
             "embedding_dim": embedding_dim,
+            "head_norms": True,
             "name": folder.resolve().name if Path(path_or_id).is_dir() else str(path_or_id),
         }
         | changes

@@ -33,6 +33,8 @@ class ModelConfig:
             token just written: a span is copied to its end.
         match_embedding: rows `[question; memory]` get a learned vector by side and by whether the token stands on
             the other side too (as the exact-match feature of arXiv 1704.00051, section 3.2).
+        head_norms: an RMS norm of its own before what reads the residual stream: the scorer, and the projection for
+            dense retrieval. A pretrained T5's stream has values in the thousands, from which neither learns without.
         embedding_dim: width of the passage vectors for dense retrieval from the model's own memory
             encoder; 0 for none.
         retrieval_prior: how much the retriever's order counts in reranking: a passage's score less this times the
@@ -63,6 +65,7 @@ class ModelConfig:
     copy_head: bool = False
     copy_previous: bool = False
     match_embedding: bool = False
+    head_norms: bool = False
     embedding_dim: int = 0
     retrieval_prior: float = 0.0
     extractive: bool = False

@@ -3,7 +3,7 @@
     encode_passages   memory encoder, offline        ids (T,)                 -> memories (T, D)
     encode_question   memory encoder, online         ids (T,)                 -> states (T, D)
     live_a            first beta of the live layers  [question; memory] rows  -> rows
-    score             one linear map                 first token of each row  -> (R,)
+    score             (a norm, and) one linear map   first token of each row  -> (R,)
     live_b            the rest, and the final norm   kept rows                -> what the decoder reads
     decoder           fusion in decoder              all kept rows at once    -> next-token log-probabilities
 
@@ -149,12 +149,14 @@ class MemoryModel(nn.Module):
         self.match_embedding = nn.Embedding(4, config.d_model) if config.match_embedding else None
         self.live = EncoderStack(config, config.num_live_layers)
         self.final_norm = RMSNorm(config)
+        self.scorer_norm = RMSNorm(config) if config.has_scorer and config.head_norms else None
         self.scorer = nn.Linear(config.d_model, 1, bias=False) if config.has_scorer else None
         self.decoder = Decoder(config)
         tied = config.tie_word_embeddings
         self.head = None if tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.copy_head = CopyHead(config) if config.copy_head else None
         width = config.embedding_dim
+        self.projection_norm = RMSNorm(config) if width and config.head_norms else None
         self.projection = nn.Linear(config.d_model, width, bias=False) if width else None
         self.dropout = nn.Dropout(config.dropout_rate)
 
@@ -185,11 +187,12 @@ class MemoryModel(nn.Module):
 
     def embed(self, packed: Packed) -> Tensor:
         """Vectors for dense retrieval, `(N, embedding_dim)` float32 of unit length: mean-pooled memory states
-        through a learned projection. Rows without tokens give zeros.
+        (normed first, with `head_norms`) through a learned projection. Rows without tokens give zeros.
         """
         assert self.projection is not None, "this model has no projection for dense retrieval"
-        sums = packed.states.new_zeros(packed.layout.rows, self.config.d_model, dtype=torch.float32)
-        sums = sums.index_add(0, packed.layout.on(sums.device).row_of, packed.states.float())
+        states = packed.states if self.projection_norm is None else self.projection_norm(packed.states)
+        sums = states.new_zeros(packed.layout.rows, self.config.d_model, dtype=torch.float32)
+        sums = sums.index_add(0, packed.layout.on(sums.device).row_of, states.float())
         counts = packed.layout.on(sums.device).lengths.clamp_min(1)
         pooled = (sums / counts[:, None]).to(self.projection.weight.dtype)
         return F.normalize(self.projection(pooled).float(), dim=-1)
@@ -217,9 +220,13 @@ class MemoryModel(nn.Module):
 
     def score(self, rows: Rows) -> Tensor:
         """Rerank scores `(R,)` float32, from each row's first token (GLIMMER, section 3.2)."""
+        return self.score_of(rows.states.index_select(0, rows.layout.on(rows.states.device).starts))
+
+    def score_of(self, first: Tensor) -> Tensor:
+        """Rerank scores `(R,)` float32 from states of first tokens after live_a, `(R, D)`."""
         assert self.scorer is not None, f"{self.config.system} has no scorer"
-        first = rows.states.index_select(0, rows.layout.on(rows.states.device).starts)
-        return self.scorer(first).squeeze(-1).float()  # type: ignore[no-any-return]
+        normed = first if self.scorer_norm is None else self.scorer_norm(first)
+        return self.scorer(normed).squeeze(-1).float()  # type: ignore[no-any-return]
 
     def live_b(self, rows: Rows) -> Encoded:
         """Run the remaining live layers and the final norm on the rows kept."""

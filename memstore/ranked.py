@@ -92,7 +92,7 @@ def rank(model: MemoryModel, questions: Packed, memories: Packed, question_of: T
     q = F.linear(block.attention_norm(first), _query_weight(block)).unsqueeze(1)  # (R, 1, inner)
     bias = masked_bias(_bias(model, layout.width)[:, :, :1].to(first.dtype), layout.key_mask(first.device))
     y = block.attention.attend(_heads(q, block), keys, values, bias)  # (R, 1, inner)
-    scores = model.scorer(_finished(block, first, y.squeeze(1))).squeeze(-1).float()
+    scores = model.score_of(_finished(block, first, y.squeeze(1)))
     return Ranked(model, rows, scores, _Pending(block, keys, values))
 
 

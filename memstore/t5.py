@@ -198,6 +198,8 @@ def _stock_names(name: str, config: ModelConfig) -> tuple[str, ...]:
 
 
 def _new(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    if name.endswith("norm.weight"):
+        return torch.ones(shape)
     if name == "copy_head.gate.bias":
         return torch.full(shape, _GATE_BIAS)
     deviation = _NEW_SCALE / math.sqrt(shape[-1])

@@ -25,9 +25,11 @@ from memstore.train.config import DevConfig, LossConfig, ModelTable
 from memstore.train.vectors import read_vectors
 
 _MAY_BE_NEW = (
+    "scorer_norm.",
     "scorer.",
     "copy_head.",
     "match_embedding.",
+    "projection_norm.",
     "projection.",
 )  # parts that a checkpoint can be given, or lose
 
@@ -148,7 +150,7 @@ def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTok
         held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
         memory = {n: p for n, p in held.items() if n.startswith("memory_encoder.")}
         held |= {n.replace("memory_encoder.", "question_encoder.", 1): p for n, p in memory.items()}
-    renewed = tuple(f"{part}." for part in table.renew)
+    renewed = tuple(f"{part}{end}" for part in table.renew for end in (".", "_norm."))
     held = {n: p for n, p in held.items() if not n.startswith(renewed)}
     tensors = {n: p for n, p in held.items() if n in new or not n.startswith(_MAY_BE_NEW)}
     tensors |= {n: p for n, p in new.items() if n not in held and n.startswith(_MAY_BE_NEW)}

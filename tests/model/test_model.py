@@ -135,6 +135,23 @@ def test_a_score_is_one_linear_map_of_the_rows_first_token() -> None:
 
 
 @torch.no_grad()
+def test_with_norms_scores_and_vectors_do_not_depend_on_the_streams_size() -> None:
+    model = make("glimmer", head_norms=True, embedding_dim=8)
+    questions, passages, _ = inputs()
+    rows = run(model, questions, passages, QUESTION_OF)
+    assert model.scorer is not None
+    assert model.scorer_norm is not None
+    first = torch.stack([part[0] for part in rows.states.split(rows.layout.lengths.tolist())])
+    normed = first / first.square().mean(1, keepdim=True).sqrt() * model.scorer_norm.weight
+    close(model.score(rows), normed @ model.scorer.weight[0])
+    close(model.score(rows.with_states(1000 * rows.states)), model.score(rows))
+    memories = model.encode_passages(Tokens.of(passages))
+    sizes = torch.linspace(1, 1000, len(memories.states))[:, None]  # of each token its own
+    larger = Packed(memories.states * sizes, memories.token_ids, memories.layout)
+    close(model.embed(larger), model.embed(memories))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kept", [[0, 1, 2, 3, 4, 5], [2, 0, 3, 5], [1, 4]], ids=str)
 def test_taking_rows_equals_running_only_them(kept: list[int]) -> None:
     model = make("glimmer")
@@ -197,7 +214,7 @@ def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], parts: dict[
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_gradients_reach_every_parameter_that_takes_part(system: str) -> None:
-    model = make(system, **ALL_PARTS, embedding_dim=8).train()
+    model = make(system, **ALL_PARTS, head_norms=True, embedding_dim=8).train()
     torch.manual_seed(0)
     questions, passages, targets = inputs()
     targets[0, :2] = passages[0][:2]  # a span, for the bonus on what goes on

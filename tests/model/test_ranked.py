@@ -20,6 +20,7 @@ SETTINGS = [
     pytest.param({"alpha": 2 / 3, "beta": 1 / 2}, id="two of four"),
     pytest.param({"match_embedding": True, "feed_forward": "relu"}, id="match, relu"),
     pytest.param({"alpha": 1 / 6}, id="the only live layer"),
+    pytest.param({"head_norms": True}, id="a norm before the scorer"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from memstore import checkpoint
 from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.packed import Tokens
+from memstore.tokens import TextTokenizer
 from memstore.train.config import ModelTable, TrainConfig
 from memstore.train.start import open_model
 from tests import tiny
@@ -104,6 +106,21 @@ def test_parts_that_begin_anew(tmp_path: Path) -> None:
     model, _ = open_model(ModelTable(source="checkpoint", path=str(folder), renew=("scorer",)), seed=5)
     for name, p in model.named_parameters():
         assert torch.equal(p, was.get_parameter(name)) == (name != "scorer.weight"), name
+
+
+def test_norms_before_scorer_and_projection_are_added_and_begin_anew_with_them(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model", embedding_dim=8)
+    table = ModelTable(source="checkpoint", path=str(folder), config={"head_norms": True}, renew=("projection",))
+    model, _ = open_model(table, seed=5)
+    norms = [model.get_parameter(f"{part}_norm.weight") for part in ("scorer", "projection")]
+    assert all(bool((norm == 1).all()) for norm in norms)
+    with torch.no_grad():
+        for norm in norms:
+            norm.fill_(2.0)
+    checkpoint.save(tmp_path / "normed", model, TextTokenizer(tiny.tokenizer(), model.config))
+    again, _ = open_model(dataclasses.replace(table, path=str(tmp_path / "normed")), seed=5)
+    assert again.get_parameter("scorer_norm.weight").unique().tolist() == [2.0]
+    assert again.get_parameter("projection_norm.weight").unique().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("changes", [{"deepen": (1,)}, {"renew": ("scorer",)}])
