@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse
+from starlette.convertors import Convertor, register_url_convertor
 
 from memstore_client import wire
 from memstore_server import problems
@@ -23,6 +24,21 @@ _POSTED = (
     problems.NOT_JSON, problems.INVALID_REQUEST, problems.IMPOSSIBLE_REQUEST, problems.INTERNAL,
     problems.STORE_DAMAGED,
 )  # fmt: skip
+
+
+class _AnyText(Convertor[str]):
+    """What the rest of a path is, line feeds included: Starlette's own `path` ends before one, or does not match."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_text", _AnyText())  # Starlette knows kinds of path parameters by name only
 
 
 async def service_of(request: Request) -> Service:
@@ -72,7 +88,7 @@ async def rerank(asked: wire.RerankRequest, request: Request, service: ServiceOf
 
 
 @router.get(
-    "/passages/{passage_id:path}",
+    "/passages/{passage_id:any_text}",
     tags=["passages"],
     responses=problems.documented(*_QUEUED, problems.PASSAGE_NOT_FOUND, problems.INTERNAL, problems.STORE_DAMAGED),
 )

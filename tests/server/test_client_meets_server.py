@@ -46,7 +46,9 @@ async def test_the_servers_problems_become_the_clients_errors(serving, client_of
         assert len(failed.value.request_id) == 32
 
 
-@pytest.mark.parametrize("passage_id", ["..", ".", "%2F", "a b", "é", "a//b", "/a", "?x=1#y"])
+@pytest.mark.parametrize(
+    "passage_id", ["..", ".", "%2F", "a b", "é", "a//b", "/a", "?x=1#y", "a\n", "\n", "a\nb", "\r\n", "a\n/\nb"]
+)
 async def test_odd_ids_arrive_as_they_are(serving, engine, client_of, passage_id: str) -> None:
     async with serving() as http, client_of(http) as client:
         with pytest.raises(NotFound) as missing:
