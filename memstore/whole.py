@@ -43,7 +43,7 @@ def system_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, SafetensorError) as error:
-        found = re.search(r"os[ _]error(?:_code=')? ?(\d+)", str(error))
+        found = re.search(r"(?:os[ _]error(?:_code=')? ?|Os \{ code: )(\d+)", str(error))
         named = (n for n in errno.errorcode if f"({os.strerror(n)})" in str(error))  # faiss tells no number
         number = int(found[1]) if found else next(named, None)
         if number is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -11,8 +10,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from memstore import locks
 from memstore.errors import ConfigError, DiskSpaceError, MemstoreError
 from memstore.store.format import CURRENT, TEMPORARY
 from memstore.whole import replacing
@@ -112,20 +112,28 @@ def lock(work: Path) -> Iterator[None]:
     """One builder per store.
 
     Raises:
-        ConfigError: another one is at work, or the folder cannot be made.
+        ConfigError: another one is at work, the file system has no locks, or the folder cannot be made.
         DiskSpaceError: the disk is full.
     """
     with writing(work.parent):
         work.mkdir(parents=True, exist_ok=True)
         file = (work / LOCK).open("w")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"another build is working in {work.parent}; wait for it, or choose another --out"
-            ) from None
+        with writing(work.parent):
+            _hold(file, work.parent)
         yield
+
+
+def _hold(file: IO[str], out: Path) -> None:
+    try:
+        alone = locks.lock(file, inherited=True)
+    except locks.NoLocks as error:
+        raise ConfigError(
+            f"the file system of {out} has no locks ({error.strerror}), and without one two builds could write over "
+            "each other: choose an --out on another disk, and copy the store when it is built"
+        ) from error
+    if not alone:
+        raise ConfigError(f"another build is working in {out}; wait for it, or choose another --out")
 
 
 def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]]) -> None:

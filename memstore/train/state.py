@@ -10,8 +10,8 @@ Random numbers need no state: every step draws its own from the seed and its num
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from memstore import checkpoint
+from memstore import checkpoint, locks
 from memstore.checkpoint_files import read_json
 from memstore.config import ModelConfig
 from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError, OutputUnwritable
@@ -33,8 +33,10 @@ from memstore.train.config import LossConfig, OptimizerConfig
 from memstore.train.optim import Optimizer
 from memstore.whole import sync, system_errors
 
+log = logging.getLogger(__name__)
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 LOCK = "lock"
+_NO_LOCKS = "the file system of %s has no locks (%s): see to it that no other process trains there"
 _PREFIX, _TEMPORARY = "step-", ".tmp-"
 
 
@@ -65,6 +67,8 @@ class RunState:
 def alone(out: Path) -> Iterator[None]:
     """Hold a run's folder: two runs at once would write over each other's states. A killed process holds nothing.
 
+    On a file system without locks, which clusters may have, the run goes on with a warning.
+
     Raises:
         ConfigError: another process trains there.
         OutputUnwritable: there can be no such folder, or none that may be written to.
@@ -73,15 +77,22 @@ def alone(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         held = (out / LOCK).open("w")
     except OSError as error:
-        raise OutputUnwritable(f"{out} cannot be written: {error.strerror or error}; name another `out`") from error
+        raise _unwritable(out, error) from error
     with held as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`: processes that load batches would hold it
-        except (BlockingIOError, PermissionError):
-            raise ConfigError(f"another process trains in {out}: wait for it, end it, or name another `out`") from None
-        except OSError:
-            pass  # a file system that has no locks
+            mine = locks.lock(file, inherited=False)  # or processes that load batches would hold it
+        except locks.NoLocks as error:
+            log.warning(_NO_LOCKS, out, error.strerror)
+            mine = True
+        except OSError as error:
+            raise _unwritable(out, error) from error
+        if not mine:
+            raise ConfigError(f"another process trains in {out}: wait for it, end it, or name another `out`")
         yield
+
+
+def _unwritable(out: Path, error: OSError) -> OutputUnwritable:
+    return OutputUnwritable(f"{out} cannot be written: {error.strerror or error}; name another `out`")
 
 
 def save_state(

@@ -62,6 +62,12 @@ REFUSALS = [
     (ValueError("PERMISSION_DENIED: Error opening [os_error_code='13'] [x='1']"), 13),
     (RuntimeError("Error: 'ret == (size)' failed: write error in ix: 0 != 9 (No space left on device)"), 28),
     (RuntimeError("Error: 'f' failed: could not open ix for writing: Permission denied (Permission denied)"), 13),
+    (
+        ValueError(
+            'Failed to acquire Lockfile: IoError(Os { code: 37, kind: X, message: "No locks available" }). None'
+        ),
+        37,
+    ),
 ]
 
 
