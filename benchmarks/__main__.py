@@ -19,8 +19,8 @@ import torch
 from benchmarks import BENCHMARKS, ON_DEVICE, table
 from benchmarks.common import Neighbours, Options, machine, show
 from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
-from memstore.outputs import make_place, write_text
-from memstore.runtime import compute_dtype, tune_allocator
+from memstore.files import make_place, write_text
+from memstore.machine import compute_dtype, tune_allocator
 
 
 def main(arguments: list[str] | None = None) -> int:

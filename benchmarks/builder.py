@@ -19,8 +19,8 @@ from benchmarks.common import TOTAL, Options, Report, Times, ratio, take_turns
 from benchmarks.inputs import corpus_file, glimmer_checkpoint
 from benchmarks.peak import peak, share_row
 from memstore.answer import Stages
-from memstore.flops import memory_flops
-from memstore.packed import Tokens
+from memstore.model.flops import memory_flops
+from memstore.model.packed import Tokens
 from memstore.passage import Passage
 from memstore.store import Codec, SegmentWriter, get_codec
 from memstore_builders.build import build

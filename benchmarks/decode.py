@@ -13,10 +13,10 @@ import torch
 from benchmarks.common import Options, Ratio, Report, Subject, ratio, take_turns
 from benchmarks.inputs import glimmer_of, stock_t5
 from memstore import decode
-from memstore.model import Encoded, MemoryModel
-from memstore.packed import Layout
-from memstore.prepared import PreparedDecoder
-from memstore.runtime import compute_dtype
+from memstore.decode.prepared import PreparedDecoder
+from memstore.machine import compute_dtype
+from memstore.model.model import Encoded, MemoryModel
+from memstore.model.packed import Layout
 
 NEW_TOKENS, BEAMS = 16, 4
 CASES = {"greedy, 1 question": (1, 1), "greedy, 4 questions": (4, 1), f"{BEAMS} beams, 1 question": (1, BEAMS)}

@@ -26,13 +26,13 @@ from benchmarks.inputs import questions_of, read_passages
 from benchmarks.serving import built_store, serving
 from memstore import checkpoint
 from memstore.answer import Answerer, Question, Stages
-from memstore.checkpoint_files import read_tokenizer
+from memstore.checkpoint.files import read_tokenizer
 from memstore.errors import ConfigError
-from memstore.model import MemoryModel
+from memstore.machine import tune_allocator
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
-from memstore.runtime import tune_allocator
 from memstore.store import Store
-from memstore.tokens import TextTokenizer
 
 SIZES = {"1k": 1000, "30k": 30_000, "350k": 350_000}
 QUICK_SIZES = {"1k": 60, "30k": 120, "350k": 180}

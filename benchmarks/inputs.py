@@ -18,13 +18,14 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.common import Options
-from memstore import checkpoint, t5
-from memstore.checkpoint_files import read_tokenizer
-from memstore.config import ModelConfig
-from memstore.model import MemoryModel
+from memstore import checkpoint
+from memstore.checkpoint import t5
+from memstore.checkpoint.files import read_tokenizer
+from memstore.model.config import ModelConfig
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
 from memstore.store import Fingerprint, Generation, SegmentWriter, Store, get_codec, publish
-from memstore.tokens import TextTokenizer
 from memstore_builders.corpus import open_corpus, sample_corpus
 
 T5_SHAPES = {  # of v1.1 (arXiv 2002.05202)

@@ -25,7 +25,7 @@ def peak(options: Options, dtype: torch.dtype) -> float:
 
 
 def share_row(what: str, *, milliseconds: float, flops: int, peak: float) -> dict[str, float | int | str]:
-    """A row of a report: time, operations (`memstore.flops`: real tokens, matrix products), and share of the peak."""
+    """A row of a report: time, operations (`memstore.model.flops`: real tokens, matrix products), share of peak."""
     per_second = flops / (milliseconds / 1e3)
     return {"what": what, "ms": milliseconds, "TFLOP": flops / 1e12, "TFLOP/s": per_second / 1e12,
             "of the peak, %": 100 * per_second / peak}  # fmt: skip

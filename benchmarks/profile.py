@@ -3,9 +3,9 @@
 A real `memstore serve` over the store given, or one of the bundled sample, is asked one question after another; what
 its stages do not account for of the client's wall time is HTTP, JSON, the queue, and putting the reply together. The
 same questions are answered in this process in turns with that: as served, for what HTTP costs; with the plain decoder
-in place of the prepared one (`memstore/prepared.py`); and with whole layers before the scorer (`memstore/ranked.py`),
-for what these two save. Once more under torch's profiler,
-which slows small operators down: shares, not times, are to be read from it.
+in place of the prepared one (`memstore/decode/prepared.py`); and with whole layers before the scorer
+(`memstore/model/ranking.py`), for what these two save. Once more under torch's profiler, which slows small operators
+down: shares, not times, are to be read from it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from benchmarks.inputs import questions_of
 from benchmarks.serving import built_store, serving
 from memstore import answer as story
 from memstore.answer import Answerer, Question, Stages
-from memstore.model import MemoryModel
-from memstore.packed import Packed
-from memstore.ranked import Ranked
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Packed
+from memstore.model.ranking import Ranked
 from memstore_builders.corpus import sample_corpus
 from memstore_client import Client
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.common import percentile
 from memstore.errors import MemstoreError
-from memstore.outputs import make_place, write_text
-from memstore.train.tasks import read_tasks
+from memstore.files import make_place, write_text
+from memstore.train.data.tasks import read_tasks
 from memstore_client import AnswerReply, Client
 
 WARM_UP = 5

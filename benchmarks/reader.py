@@ -18,14 +18,15 @@ from torch import Tensor
 from benchmarks.common import Options, Report, Subject, Times, ratio, take_turns
 from benchmarks.inputs import glimmer_of, random_tokens, stock_t5, write_store
 from benchmarks.peak import peak, share_row
-from memstore import decode, rerank
+from memstore import decode
 from memstore.answer import Stages
-from memstore.flops import answer_flops, fid_flops
-from memstore.model import MemoryModel
-from memstore.packed import Layout, Packed, Tokens
-from memstore.prepared import PreparedDecoder
-from memstore.ranked import rank
-from memstore.runtime import compute_dtype
+from memstore.decode.prepared import PreparedDecoder
+from memstore.machine import compute_dtype
+from memstore.model import selection
+from memstore.model.flops import answer_flops, fid_flops
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Layout, Packed, Tokens
+from memstore.model.ranking import rank
 from memstore.store import Store
 
 PASSAGES, KEEP, NEW_TOKENS, QUESTION_TOKENS = 40, 10, 16, 12
@@ -121,7 +122,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Sta
         with stages("live_a"):
             ranked = rank(model, encoded_question, memories, question_of)
             assert ranked.scores is not None
-            kept = rerank.select(ranked.scores, question_of, KEEP)
+            kept = selection.select(ranked.scores, question_of, KEEP)
             live = ranked.take(kept)
         with stages("live_b"):
             encoded = model.live_b(live)

@@ -21,7 +21,7 @@ import zarr
 
 from benchmarks.common import Options, Report, Subject, ratio, take_turns
 from benchmarks.inputs import TINY, write_store
-from memstore.config import ModelConfig
+from memstore.model.config import ModelConfig
 from memstore.store import Store, segment_path
 from memstore.store.format import MEMORY
 

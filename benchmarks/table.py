@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.common import cell
-from memstore.outputs import write_text
+from memstore.files import write_text
 
 ROOT = Path(__file__).parents[1]
 README = Path(__file__).with_name("README.md")

@@ -15,20 +15,21 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from memstore import checkpoint, decode, flops, rerank
-from memstore.embedding import MemoryTextEncoder
+from memstore import checkpoint, decode
+from memstore.checkpoint.loading import model_of
+from memstore.decode.prepared import PreparedDecoder
+from memstore.decode.spelling import spelled
 from memstore.errors import RequestError
-from memstore.model import MemoryModel
-from memstore.origin import model_of
-from memstore.packed import Layout, Packed, Tokens, concatenate
+from memstore.model import flops, selection
+from memstore.model.embedding import MemoryTextEncoder
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Layout, Packed, Tokens, concatenate
+from memstore.model.ranking import Ranked, rank
+from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
-from memstore.prepared import PreparedDecoder
-from memstore.ranked import Ranked, rank
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
-from memstore.surface import spelled
-from memstore.tokens import TextTokenizer
 
 RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
 
@@ -167,7 +168,7 @@ class Answerer:
             ranked = rank(self.model, encoded_questions, memories, question_of)
             scores = self._with_prior(ranked, questions)
             ranking = -torch.arange(len(question_of)) if scores is None else scores
-            kept = rerank.select(ranking, question_of, [q.keep_k for q in questions])
+            kept = selection.select(ranking, question_of, [q.keep_k for q in questions])
             live = ranked.take(kept)
         with stages("live_b"):
             encoded = self.model.live_b(live)
@@ -346,7 +347,9 @@ class Answerer:
         """Rerank scores `(R,)`, None without a scorer; a caller's own passages have no retrieval order to count."""
         prior = self.model.config.retrieval_prior
         priors = [0.0 if q.passages is not None else float(prior) for q in questions]
-        return None if ranked.scores is None else rerank.after_retrieval(ranked.scores, ranked.rows.question_of, priors)
+        return (
+            None if ranked.scores is None else selection.after_retrieval(ranked.scores, ranked.rows.question_of, priors)
+        )
 
     def _beams(self, question: Question) -> int:
         """Hypotheses of its answer: as it says, or else as the model's config does."""

@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from memstore import checkpoint
-from memstore.config import ModelConfig
-from memstore.model import MemoryModel
+from memstore.model.config import ModelConfig
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
-from memstore.tokens import TextTokenizer
 
 CPU = torch.device("cpu")
 SPECIAL = ("<pad>", "</s>", "<unk>")

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 import memstore
-from memstore.embedding import MemoryTextEncoder
 from memstore.errors import ConfigError
+from memstore.files import replacing
+from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.encoders import EncoderRef
 from memstore.store import (
     Generation,
@@ -37,7 +38,6 @@ from memstore.store import (
     remove_leftovers,
     sync_tree,
 )
-from memstore.whole import replacing
 from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.index import build_index

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memstore.model import MemoryModel
-from memstore.packed import Packed, Tokens
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Packed, Tokens
+from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
-from memstore.tokens import TextTokenizer
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 """Tokens of one forward pass: enough to fill the processor, few enough for its caches."""

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from memstore import checkpoint
 from memstore.errors import ConfigError
+from memstore.machine import compute_dtype
 from memstore.retrieve.sentence import SentenceEncoder
-from memstore.runtime import compute_dtype
 from memstore.store import Codec, Fingerprint, get_codec
 from memstore_builders.encode import PassageEncoder
 from memstore_builders.state import WORK, absolute, describe

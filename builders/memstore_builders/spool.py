@@ -19,8 +19,8 @@ from typing import BinaryIO
 import numpy as np
 
 from memstore.errors import ConfigError, StoreFormatError
+from memstore.files import replacing, sync
 from memstore.passage import Passage
-from memstore.whole import replacing, sync
 from memstore_builders.corpus import Corpus
 from memstore_builders.state import writing
 

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from memstore import locks
 from memstore.errors import ConfigError, DiskSpaceError, MemstoreError
+from memstore.files import replacing
 from memstore.store.format import CURRENT, TEMPORARY
-from memstore.whole import replacing
 from memstore_builders.corpus import files_below
 
 WORK, LOCK, JOB = ".build", "lock", "job.json"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import zstandard
 
-from memstore.compressed import GZIP, is_zstd
 from memstore.errors import CorpusFormatError, CorpusUnreadable
+from memstore.files import GZIP, is_zstd
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

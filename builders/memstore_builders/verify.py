@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from memstore import checkpoint
-from memstore.embedding import MemoryTextEncoder
+from memstore.checkpoint.loading import model_of
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, MemstoreError, StoreCorrupt
-from memstore.origin import model_of
+from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore.store.check import Problem, check_generation

@@ -42,11 +42,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Answer files of questions as a server would, and score answers, pages and both orders of the passages."""
+    from memstore.cli.show import show_evaluation
     from memstore.evaluate.run import EvaluateOptions
     from memstore.evaluate.run import evaluate as run
     from memstore.evaluate.task_files import named_files
-    from memstore.report import show_evaluation
-    from memstore.runtime import tune_allocator
+    from memstore.machine import tune_allocator
     from memstore_builders.progress import for_people
 
     tune_allocator()
@@ -69,8 +69,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score KILT-format predictions as KILT's official evaluation does, with bootstrap intervals."""
+    from memstore.cli.show import show_scores
     from memstore.evaluate import score_files
-    from memstore.report import show_scores
 
     tell(score_files(gold, predictions).as_dict(), as_json, show_scores)
 
@@ -89,8 +89,8 @@ def flops(
     as_json: Json = False,
 ) -> None:
     """Count what one question costs FiD, LUMEN and GLIMMER: operations, bytes and parameters, stage by stage."""
+    from memstore.cli.show import show_costs
     from memstore.compare.costs import Lengths, costs
-    from memstore.report import show_costs
 
     lengths = Lengths(
         question_tokens=question_tokens, passage_tokens=passage_tokens, retrieve_k=retrieve_k, keep_k=keep_k,
@@ -113,11 +113,11 @@ def compare(
     """
     from functools import partial
 
+    from memstore.cli.show import show_comparison
     from memstore.cli.stopping import asked_to_stop
     from memstore.compare.config import CompareConfig
     from memstore.compare.run import compare as run
-    from memstore.report import show_comparison
-    from memstore.runtime import tune_allocator
+    from memstore.machine import tune_allocator
 
     tune_allocator()
     settings = CompareConfig.from_file(config)

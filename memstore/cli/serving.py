@@ -42,7 +42,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
 ) -> None:
     """Serve a store over HTTP. Every option can also be a variable: MEMSTORE_STORE, MEMSTORE_PORT, ..."""
     flags = dict(locals())
-    from memstore.runtime import tune_allocator
+    from memstore.machine import tune_allocator
     from memstore_server.app import run
     from memstore_server.settings import Settings
 
@@ -73,7 +73,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask one question, of a store (--store) or of a running server (--url)."""
-    from memstore.report import show_answer
+    from memstore.cli.show import show_answer
 
     if (store is None) == (url is None):
         raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
@@ -95,7 +95,7 @@ def demo(
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Do not stop the server at the end.")] = False,
 ) -> None:
     """Build a store from the bundled sample, serve it on a free port, and ask it five questions over HTTP."""
-    from memstore.demo import run
+    from memstore.cli.demo import run
 
     run(out, keep_serving=keep_serving, ask=lambda url, question: _ask_server(url, question, {}))
 
@@ -115,7 +115,7 @@ def _ask_store(
     store: Path, question: str, options: dict[str, Any], *, model: str | None, device: str
 ) -> dict[str, Any]:
     from memstore.answer import Answerer, Question
-    from memstore.runtime import tune_allocator
+    from memstore.machine import tune_allocator
 
     tune_allocator()
     answerer = Answerer.open(store, model=model, device=device)

@@ -50,8 +50,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Read a corpus once and write its memories, texts and search index. Safe to kill and run again."""
-    from memstore.report import show_build
-    from memstore.runtime import tune_allocator
+    from memstore.cli.show import show_build
+    from memstore.machine import tune_allocator
     from memstore_builders.build import build as run
     from memstore_builders.progress import for_people
 
@@ -81,8 +81,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Predict passages, bytes and time of a build: reads the corpus, encodes a sample, writes nothing."""
-    from memstore.report import show_plan
-    from memstore.runtime import tune_allocator
+    from memstore.cli.show import show_plan
+    from memstore.machine import tune_allocator
     from memstore_builders.plan import plan as run
     from memstore_builders.progress import for_people
 
@@ -106,7 +106,7 @@ def convert(
 ) -> None:
     """Turn a stock T5 checkpoint into a FiD, LUMEN or GLIMMER; what T5 has not begins small and untrained."""
     from memstore import checkpoint
-    from memstore.checkpoint_files import check_folder
+    from memstore.checkpoint.files import check_folder
 
     if system not in ("fid", "lumen", "glimmer"):
         raise ConfigError(f"--system must be fid, lumen or glimmer, not {system!r}")
@@ -128,8 +128,8 @@ def convert(
 @app.command()
 def inspect(store: StoreDir, as_json: Json = False) -> None:
     """Show what a store holds and what made it."""
-    from memstore.inspect import inspect as run
-    from memstore.report import show_store
+    from memstore.cli.show import show_store
+    from memstore.store.describe import inspect as run
 
     tell(run(store), as_json, show_store)
 
@@ -143,8 +143,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every checksum, count and index of a store, and a sample of memories. Exit code 1 if anything is wrong."""
-    from memstore.report import show_verification
-    from memstore.runtime import tune_allocator
+    from memstore.cli.show import show_verification
+    from memstore.machine import tune_allocator
     from memstore_builders.verify import verify as run
 
     tune_allocator()

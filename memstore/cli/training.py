@@ -43,10 +43,10 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Find every training question's passages once, mark those that hold an answer, and cache them as token arrays."""
-    from memstore.report import StageLines, show_prepared
-    from memstore.train.options import PrepareOptions
-    from memstore.train.prepare import model_tokenizer
-    from memstore.train.prepare import prepare as run
+    from memstore.cli.show import StageLines, show_prepared
+    from memstore.train.data.prepare import model_tokenizer
+    from memstore.train.data.prepare import prepare as run
+    from memstore.train.data.prepare_options import PrepareOptions
 
     tasks: dict[str, tuple[Path, ...]] = {}
     for entry in task or ():
@@ -82,10 +82,10 @@ def questions(
     """Make questions from the sentences of a corpus: training data where real questions are few."""
     from itertools import islice
 
-    from memstore.outputs import make_place, writing_whole
-    from memstore.train.candidates import json_lines, write_gzip_lines
-    from memstore.train.classes import Classes
-    from memstore.train.synthetic import QuestionMaker, make_questions
+    from memstore.files import make_place, writing_whole
+    from memstore.train.data.cache import json_lines, write_gzip_lines
+    from memstore.train.data.entity_types import Classes
+    from memstore.train.data.synthetic import QuestionMaker, make_questions
     from memstore_builders.corpus import open_corpus
 
     passages, classes = open_corpus(corpora(corpus)), Classes()
@@ -114,9 +114,9 @@ def tokenizer(
     """Train a tokenizer for a model from scratch, from the passages of a corpus."""
     from itertools import islice
 
-    from memstore.checkpoint_files import TOKENIZER
-    from memstore.outputs import make_place, writing_whole
-    from memstore.tokens import canonical
+    from memstore.checkpoint.files import TOKENIZER
+    from memstore.files import make_place, writing_whole
+    from memstore.model.tokens import canonical
     from memstore.train.tokenizer import train_tokenizer
     from memstore_builders.corpus import open_corpus
 
@@ -143,7 +143,7 @@ def new(
 ) -> None:
     """Make a model with random weights: something to build a first store with, whose passages training reads."""
     from memstore import checkpoint
-    from memstore.checkpoint_files import check_folder, read_json, read_tokenizer
+    from memstore.checkpoint.files import check_folder, read_json, read_tokenizer
 
     check_folder(out)
     _refuse_trained(out, "random weights would replace")
@@ -165,9 +165,9 @@ def vectors(
     seed: Annotated[int, typer.Option(min=0, help="Of noise and of rare tokens.")] = 0,
 ) -> None:
     """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
-    from memstore.outputs import make_place
-    from memstore.train.candidates import MANIFEST, read_manifest
-    from memstore.train.ragged import Ragged
+    from memstore.files import make_place
+    from memstore.train.data.cache import MANIFEST, read_manifest
+    from memstore.train.data.ragged import Ragged
     from memstore.train.vectors import cooccurrences, token_vectors, write_vectors
 
     manifest, passages = read_manifest(cache), Ragged.load(cache, "passages")
@@ -188,7 +188,7 @@ def train(
     Asked to stop (control-C, SIGTERM), it saves its state first; killed, it goes on from the last checkpoint; either
     way with the same next batch. With several processes: `torchrun --nproc-per-node 2 --no-python memstore train ...`;
     each reads batches of its own, and one writes and tells. What the file may hold is in `memstore/train/config.py`
-    and, of [data], `memstore/train/batches.py`.
+    and, of [data], `memstore/train/data/mixture.py`.
     """
     from memstore.cli.stopping import asked_to_stop
     from memstore.train.config import TrainConfig
@@ -199,8 +199,8 @@ def train(
 
         typer.echo(f"wrote {draw(Path(settings.out) / 'metrics.jsonl')}")
         return
-    from memstore.report import show_training
-    from memstore.runtime import tune_allocator
+    from memstore.cli.show import show_training
+    from memstore.machine import tune_allocator
     from memstore.train.loop import train as run
     from memstore.train.processes import first
 
@@ -223,8 +223,8 @@ def average(
     dtype: Annotated[str, typer.Option(help="What to write: bfloat16 or float32.")] = "bfloat16",
 ) -> None:
     """Average the parameters of checkpoints: two stages of a training, or runs with other seeds."""
-    from memstore.checkpoint_files import check_folder
-    from memstore.runtime import compute_dtype
+    from memstore.checkpoint.files import check_folder
+    from memstore.machine import compute_dtype
     from memstore.train.average import average as run
     from memstore.train.state import save_model
 
@@ -241,7 +241,7 @@ def _refuse_trained(folder: Path, harm: str) -> None:
     Raises:
         ConfigError: there is one.
     """
-    from memstore.checkpoint_files import CONFIG, has_weights, read_json
+    from memstore.checkpoint.files import CONFIG, has_weights, read_json
 
     if has_weights(folder) and (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("trained") is not False:
         raise ConfigError(f"{folder} holds a trained model, which {harm}: name another folder")

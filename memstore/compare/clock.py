@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memstore import decode, rerank
+from memstore import decode
 from memstore.compare.config import GridTable, Point
 from memstore.compare.measure import System, points_of
-from memstore.extractive import Phrases
-from memstore.model import Encoded, MemoryModel
-from memstore.packed import Packed, Tokens
-from memstore.ranked import Ranked, rank
-from memstore.train.batch import DevBatch
+from memstore.decode.spans import Phrases
+from memstore.model import selection
+from memstore.model.model import Encoded, MemoryModel
+from memstore.model.packed import Packed, Tokens
+from memstore.model.ranking import Ranked, rank
+from memstore.train.data.batch import DevBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,10 @@ def encode(ready: Ready, point: Point) -> Encoded:
     if ranker is None:
         memories = reader.remember(point.retrieve_k)
         ranked = _ranked(reader, memories)
-        return model.live_b(ranked.take(rerank.select(ranked.order(), ranked.rows.question_of, point.keep_k)))
+        return model.live_b(ranked.take(selection.select(ranked.order(), ranked.rows.question_of, point.keep_k)))
     seen = ranker.remember(point.retrieve_k)
     ranked = _ranked(ranker, seen)
-    kept = rerank.select(ranked.order(), ranked.rows.question_of, point.keep_k)
+    kept = selection.select(ranked.order(), ranked.rows.question_of, point.keep_k)
     memories = reader.remember(point.retrieve_k).take(kept)
     return model.live_b(model.live_a(model.encode_question(reader.question), memories, _zeros(memories)))
 

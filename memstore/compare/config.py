@@ -65,7 +65,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from memstore.errors import ConfigError
-from memstore.train.config import read_table, read_toml, require
+from memstore.tables import read_table, read_toml, require
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 

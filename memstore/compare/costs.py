@@ -1,6 +1,6 @@
 """What the three systems of one model cost at given lengths, side by side, counted and not measured.
 
-`memstore.flops` has the arithmetic; here is only which systems are set beside each other. Knows no tensors.
+`memstore.model.flops` has the arithmetic; here is only which systems are set beside each other. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memstore import checkpoint
-from memstore.config import ModelConfig
 from memstore.errors import ConfigError
-from memstore.flops import answer_bytes, answer_flops, stage_parameters
+from memstore.model.config import ModelConfig
+from memstore.model.flops import answer_bytes, answer_flops, stage_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

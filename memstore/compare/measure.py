@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memstore import decode, flops, rerank
+from memstore import decode
 from memstore.compare.config import CompareConfig, GridTable, Point
 from memstore.compare.systems import ALL_TASKS, dev_sets
-from memstore.config import ModelConfig
 from memstore.errors import ConfigError
-from memstore.evaluate.metrics import accuracy, exact_match, f1
-from memstore.model import MemoryModel
-from memstore.ranked import Ranked, rank
-from memstore.tokens import TextTokenizer
-from memstore.train.batch import DevBatch
-from memstore.train.batches import DataSettings, open_source
-from memstore.train.candidates import read_manifest
-from memstore.train.config import read_table
+from memstore.model import flops, selection
+from memstore.model.config import ModelConfig
+from memstore.model.model import MemoryModel
+from memstore.model.ranking import Ranked, rank
+from memstore.model.tokens import TextTokenizer
+from memstore.questions.metrics import accuracy, exact_match, f1
+from memstore.tables import read_table
+from memstore.train.data.batch import DevBatch
+from memstore.train.data.cache import read_manifest
+from memstore.train.data.mixture import DataSettings, open_source
 
 SCORES = ("em", "f1", "accuracy")
 # KILT's headline for labels. Slots, which KILT also compares to the letter, go by exact match here: a model that folds
@@ -110,7 +111,7 @@ class PointResults:
         answers: their texts.
         em, f1, accuracy: of the answers.
         kept_gold: 1 where a passage that is gold, by the rule `data.gold`, was among those read.
-        flops, bytes: counted by `memstore.flops`, with the real lengths.
+        flops, bytes: counted by `memstore.model.flops`, with the real lengths.
         store_bytes: of memories, as an int8 store holds them: a byte per value, uncompressed.
     """
 
@@ -164,10 +165,10 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
     found.ids += batch.ids
     found.tasks += batch.tasks
     found.answerable += [int(g) for g in _any(batch.gold, batch.question_of, batch.size)]
-    place = rerank.places(batch.question_of)[1]  # (R,): in the retriever's order
+    place = selection.places(batch.question_of)[1]  # (R,): in the retriever's order
     for point in found.points:
         given = (place < point.retrieve_k).nonzero().squeeze(1)
-        kept = given[rerank.select(ranking[given], batch.question_of[given], point.keep_k)]
+        kept = given[selection.select(ranking[given], batch.question_of[given], point.keep_k)]
         encoded = model.live_b(ranked.take(kept))
         padding = [model.config.pad_token_id]
         decoded = decode.generate(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.compare.config import Point
-from memstore.outputs import writing_whole
+from memstore.files import writing_whole
 
 Json = Mapping[str, Any]
 _MARKERS = "osD^vPX*<>p"  # one more than there are colours: pairs differ for 110 systems

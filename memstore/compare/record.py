@@ -20,9 +20,9 @@ import torch
 
 from memstore import __version__
 from memstore.errors import CheckpointError, ConfigError
-from memstore.model import MemoryModel
-from memstore.outputs import make_folder, writing_whole
-from memstore.tokens import TextTokenizer
+from memstore.files import make_folder, writing_whole
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 from memstore.train.state import differences
 
 Json = dict[str, Any]

@@ -13,8 +13,8 @@ from typing import Any
 from memstore.compare.config import Point
 from memstore.compare.plots import draw
 from memstore.compare.summary import widest
-from memstore.outputs import make_folder, write_text
-from memstore.report import duration
+from memstore.files import make_folder, write_text
+from memstore.units import duration
 
 PAGE, READING = "report.md", "reading.md"
 PICTURES = {"flops": "quality-flops.png", "ms": "quality-milliseconds.png"}
@@ -232,7 +232,7 @@ def _settings(summary: Json) -> str:
 
 
 def _layers(config: Json) -> str:
-    from memstore.config import ModelConfig
+    from memstore.model.config import ModelConfig
 
     c = ModelConfig.from_dict(config)
     return f"{c.num_memory_layers} + {c.num_live_a_layers} + {c.num_live_b_layers}; {c.num_decoder_layers}"

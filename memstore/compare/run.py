@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore import checkpoint
-from memstore.checkpoint_files import check_folder
+from memstore.checkpoint.files import check_folder
 from memstore.compare import record
 from memstore.compare.clock import take_times
 from memstore.compare.config import CompareConfig
@@ -28,10 +28,10 @@ from memstore.compare.report import write_report
 from memstore.compare.summary import summarise
 from memstore.compare.systems import ALL_TASKS, Plan, Run, plans
 from memstore.errors import ConfigError
-from memstore.model import MemoryModel
-from memstore.runtime import compute_dtype
-from memstore.tokens import TextTokenizer
-from memstore.train.candidates import content_of, read_manifest
+from memstore.machine import compute_dtype
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
+from memstore.train.data.cache import content_of, read_manifest
 from memstore.train.loop import TrainReport, train
 from memstore.train.state import differences
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from memstore.compare.config import CompareConfig, SystemTable
 from memstore.errors import ConfigError
-from memstore.train.batches import DataSettings
-from memstore.train.candidates import content_of, read_manifest, task_of
-from memstore.train.config import TrainConfig, read_table
+from memstore.tables import read_table
+from memstore.train.config import TrainConfig
+from memstore.train.data.cache import content_of, read_manifest, task_of
+from memstore.train.data.mixture import DataSettings
 
 RUNS = "runs"
 ALL_TASKS = ""  # the key of a model that answers every task

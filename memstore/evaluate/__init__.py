@@ -1,9 +1,9 @@
 """Evaluation: how right answers and the pages behind them are, by KILT's metrics."""
 
 from memstore.evaluate.bootstrap import Estimate
-from memstore.evaluate.kilt import Gold, GoldQuestion, PageKey, Prediction, align, read_gold, read_predictions
-from memstore.evaluate.metrics import accuracy, exact_match, f1, normalise_answer, rouge_l
 from memstore.evaluate.score import QuestionScores, ScoreReport, score_files, score_questions
+from memstore.questions.files import Gold, GoldQuestion, PageKey, Prediction, align, read_gold, read_predictions
+from memstore.questions.metrics import accuracy, exact_match, f1, normalise_answer, rouge_l
 
 __all__ = [
     "Estimate",

@@ -13,9 +13,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from memstore.evaluate.metrics import exact_match
 from memstore.evaluate.outcome import Outcome
 from memstore.passage import encodable
+from memstore.questions.metrics import exact_match
 
 Kind = Literal["misread", "dropped", "not_retrieved"]
 KINDS: dict[Kind, str] = {

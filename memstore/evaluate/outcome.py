@@ -1,7 +1,7 @@
 """What came of a question: its answer, and the passages behind it in both orders. Knows no model and no file.
 
 A question is *answerable* if one of the retrieved passages holds an accepted answer, looked for as training looks
-(`memstore.train.answers`). A verdict such as SUPPORTS is no word of a passage: there the passage must be of a page
+(`memstore.questions.answers`). A verdict such as SUPPORTS is no word of a passage: there the passage must be of a page
 that proves it.
 """
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memstore.answer import Answer
-from memstore.evaluate.kilt import GoldQuestion, PageKey, Prediction
-from memstore.evaluate.metrics import normalise_answer
 from memstore.passage import Passage
-from memstore.train.answers import holds, normalise, same_title, searchable_answers
+from memstore.questions.answers import holds, normalise, same_title, searchable_answers
+from memstore.questions.files import GoldQuestion, PageKey, Prediction
+from memstore.questions.metrics import normalise_answer
 
 Order = Literal["retrieved", "reranked"]
 ORDERS: tuple[Order, ...] = ("retrieved", "reranked")

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memstore.answer import KEEP_K, MAX_NEW_TOKENS, RETRIEVE_K, Answer, Answerer, Question
-from memstore.checkpoint_files import CONFIG, TOKENIZER, WEIGHTS
+from memstore.checkpoint.files import CONFIG, TOKENIZER, WEIGHTS
 from memstore.errors import ConfigError, DataError, OutputUnwritable
 from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED
-from memstore.evaluate.kilt import Gold, GoldQuestion, read_gold
 from memstore.evaluate.mistakes import Kind, as_json_lines, as_markdown, mistakes
 from memstore.evaluate.outcome import Outcome, majority_answer, outcome
 from memstore.evaluate.summary import summarise
 from memstore.evaluate.task_files import file_of_task
-from memstore.outputs import check_outputs, write_text
+from memstore.files import check_outputs, write_text
+from memstore.questions.files import Gold, GoldQuestion, read_gold
 from memstore.store.format import PARTS
 
 

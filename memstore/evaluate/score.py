@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from memstore.errors import ConfigError
 from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED, Estimate, estimates
-from memstore.evaluate.kilt import GoldQuestion, PageKey, Prediction, align, read_gold, read_predictions
-from memstore.evaluate.metrics import accuracy, exact_match, f1, rouge_l
 from memstore.evaluate.pages import r_precision, rank_evidence
+from memstore.questions.files import GoldQuestion, PageKey, Prediction, align, read_gold, read_predictions
+from memstore.questions.metrics import accuracy, exact_match, f1, rouge_l
 
 DOWNSTREAM = {"accuracy": accuracy, "em": exact_match, "f1": f1, "rougel": rouge_l}
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memstore.evaluate.kilt import PageKey
 from memstore.evaluate.outcome import ORDERS, Order, Outcome, first_title
 from memstore.evaluate.score import DOWNSTREAM, QuestionScores, score_questions
+from memstore.questions.files import PageKey
 
 RANKS = (1, 5, 10, 20)
 Mask = NDArray[np.bool_]

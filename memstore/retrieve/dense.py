@@ -29,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.errors import ConfigError, IndexCorrupt, InvalidMemory
+from memstore.files import system_errors
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.encoders import EncoderRef, QuestionEncoder, TextEncoder, Vectors
 from memstore.retrieve.folder import new_index_folder, read_settings, write_settings
-from memstore.whole import system_errors
 
 __all__ = [
     "DenseRetriever",

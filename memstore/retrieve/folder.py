@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.errors import IndexCorrupt, StoreUnreadable
-from memstore.whole import sync
+from memstore.files import sync
 
 SETTINGS = "settings.json"
 _TRIES, _PAUSE = 100, 0.01  # of removing a scratch folder; the pause in seconds

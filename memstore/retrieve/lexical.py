@@ -48,11 +48,11 @@ from typing import Any
 import tantivy
 
 from memstore.errors import IndexCorrupt
+from memstore.files import system_errors
 from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, scratch_folder, write_settings
 from memstore.retrieve.unspaced import cut_words, spaced
-from memstore.whole import system_errors
 
 FORMAT_VERSION = 1
 

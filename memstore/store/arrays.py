@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tensorstore as ts
 
 from memstore.errors import ChecksumMismatch, MissingData, StoreUnreadable
-from memstore.whole import system_errors
+from memstore.files import system_errors
 
 # On int8 states of normal noise, level 3 saved 0.1% over level 1 and wrote 4% slower.
 ZSTD_LEVEL = 1

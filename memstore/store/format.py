@@ -333,3 +333,20 @@ def _build(cls: type[_T], values: Any, path: Path) -> _T:
         if expected is not None and type(value) is not expected:
             raise StoreFormatError(f"{path}: {cls.__name__}.{name} must be {expected.__name__}, not {value!r}")
     return cls(**values)
+
+
+def segment_ref(folder: Path, seal: Seal) -> SegmentRef:
+    """What a generation says of the segment sealed in `folder`."""
+    size = sum(ref.size for ref in seal.files.values()) + (folder / SEALED).stat().st_size
+    return SegmentRef(
+        id=seal.segment,
+        passages=seal.passages,
+        tokens=seal.tokens,
+        bytes=size,
+        seal=hash_file(folder / SEALED),
+    )
+
+
+def file_ref(path: Path) -> FileRef:
+    """A file's size and checksum, as it is now."""
+    return FileRef(size=path.stat().st_size, sha256=hash_file(path))

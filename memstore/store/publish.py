@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, SegmentNotSealed
+from memstore.files import sync
 from memstore.store.format import (
     CURRENT,
     FOLDERS,
@@ -15,19 +16,19 @@ from memstore.store.format import (
     SEALED,
     TEMPORARY,
     Current,
-    FileRef,
     Generation,
     Seal,
     SegmentRef,
+    file_ref,
     generation_path,
     hash_file,
     ids_path,
     read_bytes,
     segment_path,
+    segment_ref,
 )
 from memstore.store.ids import save_npy, sort_hashes
 from memstore.store.texts import PassageReader, repeated_id
-from memstore.whole import sync
 
 
 def sealed_segment(store: Path, segment_id: str) -> SegmentRef | None:
@@ -98,23 +99,6 @@ def sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
-
-
-def segment_ref(folder: Path, seal: Seal) -> SegmentRef:
-    """What a generation says of the segment sealed in `folder`."""
-    size = sum(ref.size for ref in seal.files.values()) + (folder / SEALED).stat().st_size
-    return SegmentRef(
-        id=seal.segment,
-        passages=seal.passages,
-        tokens=seal.tokens,
-        bytes=size,
-        seal=hash_file(folder / SEALED),
-    )
-
-
-def file_ref(path: Path) -> FileRef:
-    """A file's size and checksum, as it is now."""
-    return FileRef(size=path.stat().st_size, sha256=hash_file(path))
 
 
 def _sealed(store: Path, ref: SegmentRef) -> tuple[Seal, PassageReader]:

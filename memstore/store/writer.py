@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from memstore.errors import ConfigError, CountMismatch, InvalidMemory
+from memstore.files import sync
 from memstore.passage import Passage
 from memstore.store import arrays
 from memstore.store.arrays import ArrayLayout
@@ -25,12 +26,13 @@ from memstore.store.format import (
     TEMPORARY,
     Seal,
     SegmentRef,
+    file_ref,
     list_files,
     segment_path,
+    segment_ref,
 )
-from memstore.store.publish import file_ref, segment_ref, sync_tree
+from memstore.store.publish import sync_tree
 from memstore.store.texts import PassageWriter
-from memstore.whole import sync
 
 _ENCODE_TOKENS = 8192  # tokens encoded at a time: bounds the codec's temporaries
 

@@ -1,1 +1,1 @@
-"""Training: so far the tokenizer of models trained from scratch."""
+"""Training: from a config and a cache of candidates to a checkpoint."""

@@ -12,8 +12,8 @@ import torch
 
 from memstore import checkpoint
 from memstore.errors import CheckpointMismatch, ConfigError
-from memstore.model import MemoryModel
-from memstore.tokens import TextTokenizer
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 
 _OF_ANSWERING = {"extractive", "name", "num_beams", "retrieval_prior", "spellings"}  # say nothing of parameters
 
@@ -30,7 +30,7 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
     Raises:
         ConfigError: the weights do not fit.
         CheckpointMismatch: tokenizers or other settings differ.
-        CheckpointNotFound, CheckpointError: see `memstore.checkpoint.load`.
+        CheckpointNotFound, CheckpointError: see `memstore.checkpoint.loading.load`.
     """
     shares = [1.0] * len(sources) if weights is None else [float(w) for w in weights]
     if not sources or len(shares) != len(sources) or min(shares) < 0 or not 0 < sum(shares) < math.inf:

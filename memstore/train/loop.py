@@ -22,18 +22,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from memstore.errors import TrainingDiverged
-from memstore.model import MemoryModel
-from memstore.runtime import compute_dtype
-from memstore.tokens import TextTokenizer
-from memstore.train.batch import Batch, BatchSource
-from memstore.train.candidates import content_of
+from memstore.machine import compute_dtype
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 from memstore.train.config import TrainConfig
+from memstore.train.data.batch import Batch, BatchSource
+from memstore.train.data.cache import content_of
+from memstore.train.dev_scores import measure
+from memstore.train.initial_model import check_dev, check_losses, checkpoint_activations, compile_blocks, open_model
 from memstore.train.losses import training_loss
-from memstore.train.measure import measure
 from memstore.train.metrics import ALL, MetricsFile, summarise
 from memstore.train.optim import Optimizer, learning_rate
 from memstore.train.processes import Processes
-from memstore.train.start import check_dev, check_losses, checkpoint_activations, compile_blocks, open_model
 from memstore.train.state import RunState, alone, load_state, save_model, save_state
 
 BEST, LAST, METRICS = "best", "last", "metrics.jsonl"
@@ -187,7 +187,7 @@ def _identity(
 
 
 def _source(config: TrainConfig, tokenizer: TextTokenizer) -> BatchSource:
-    from memstore.train.batches import open_source  # who brings batches of their own needs none of it
+    from memstore.train.data.mixture import open_source  # who brings batches of their own needs none of it
 
     return open_source(config.data, tokenizer=tokenizer, seed=config.seed)
 

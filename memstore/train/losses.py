@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memstore import rerank
-from memstore.model import MemoryModel
-from memstore.packed import Packed, Rows
-from memstore.train.batch import Batch
+from memstore.model import selection
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Packed, Rows
 from memstore.train.config import LossConfig
+from memstore.train.data.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int
     if int(torch.bincount(batch.question_of).max()) <= config.keep_k:
         return torch.arange(len(batch.question_of))
     ranking = -torch.arange(len(batch.question_of)).float() if scores is None else scores.detach().float().cpu()
-    kept = rerank.select(ranking, batch.question_of, config.keep_k)
+    kept = selection.select(ranking, batch.question_of, config.keep_k)
     if not config.gold_in_reader:
         return kept
     generator = torch.Generator().manual_seed(seed)
@@ -101,9 +101,9 @@ def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int
     candidates = (batch.gold & forced[batch.question_of]).nonzero().squeeze(1)
     if not len(candidates):
         return kept
-    best = candidates[rerank.select(ranking[candidates], batch.question_of[candidates], 1)]  # one per question
+    best = candidates[selection.select(ranking[candidates], batch.question_of[candidates], 1)]  # one per question
     ranking = ranking.index_fill(0, best, torch.inf)
-    return rerank.select(ranking, batch.question_of, config.keep_k)
+    return selection.select(ranking, batch.question_of, config.keep_k)
 
 
 def answer_loss(log_probs: Tensor, mask: Tensor, *, mean: str) -> Tensor:
@@ -181,7 +181,7 @@ def distillation(
     rank = grouped_log_softmax(scores / score_temperature, question_of)
     lm = grouped_log_softmax(likelihoods.detach() / lm_temperature, question_of)
     p, q = (lm, rank) if direction == "lm||rank" else (rank, lm)
-    return (p.exp() * (p - q)).sum() / (int(rerank.places(question_of)[0][-1]) + 1)
+    return (p.exp() * (p - q)).sum() / (int(selection.places(question_of)[0][-1]) + 1)
 
 
 def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
 
 def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:
     """Log-softmax of `(R,)` within groups of any sizes; `question_of` `(R,)` ascends."""
-    group, position = rerank.places(question_of)
+    group, position = selection.places(question_of)
     padded = _by_question(values, question_of)  # (groups, longest)
     return padded.log_softmax(1)[group.to(values.device), position.to(values.device)]
 
@@ -269,7 +269,7 @@ def evaluating(model: MemoryModel) -> Iterator[None]:
 
 def first_rows(batch: Batch, count: int) -> Tensor:
     """Rows `(M,)`: the first `count` passages of each question; 0 for all."""
-    _, position = rerank.places(batch.question_of)
+    _, position = selection.places(batch.question_of)
     return (position < (count or len(position))).nonzero().squeeze(1)
 
 
@@ -287,7 +287,7 @@ def _alone(rows: Rows) -> Rows:
 
 def _by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.inf) -> Tensor:
     """`(R,)` to `(groups, longest)`, filled up with `fill`."""
-    group, position = rerank.places(question_of)
+    group, position = selection.places(question_of)
     shape = (int(group.max()) + 1, int(position.max()) + 1) if len(group) else (0, 0)
     padded = values.new_full(shape, fill)
     return padded.index_put((group.to(values.device), position.to(values.device)), values)

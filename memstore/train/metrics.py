@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
-from memstore.outputs import writing_whole
-from memstore.whole import replacing
+from memstore.files import replacing, writing_whole
 
 ALL = "all"  # the mean over tasks, beside the tasks in a dev record
 

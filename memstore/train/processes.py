@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from memstore.errors import ConfigError
-from memstore.runtime import why_unusable
+from memstore.machine import why_unusable
 
 T = TypeVar("T")
 _GRACE = 0.2  # seconds

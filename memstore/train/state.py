@@ -2,7 +2,7 @@
 
     out/state/step-00001000/   model.safetensors, optimizer.safetensors, state.json; a folder is renamed into
                                place when it is complete
-    out/best/, out/last/       checkpoints that `memstore.checkpoint.load` reads
+    out/best/, out/last/       checkpoints that `memstore.checkpoint.loading.load` reads
     out/lock                   held by the process that trains
 
 Random numbers need no state: every step draws its own from the seed and its number.
@@ -24,14 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from memstore import checkpoint, locks
-from memstore.checkpoint_files import read_json
-from memstore.config import ModelConfig
+from memstore.checkpoint.files import read_json
 from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError, OutputUnwritable
-from memstore.model import MemoryModel
-from memstore.tokens import TextTokenizer
+from memstore.files import sync, system_errors
+from memstore.model.config import ModelConfig
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 from memstore.train.config import LossConfig, OptimizerConfig
 from memstore.train.optim import Optimizer
-from memstore.whole import sync, system_errors
 
 log = logging.getLogger(__name__)
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memstore.errors import CheckpointError, CheckpointNotFound
-from memstore.outputs import make_folder, writing_whole
-from memstore.train.ragged import Ragged
+from memstore.files import make_folder, writing_whole
+from memstore.train.data.ragged import Ragged
 
 _SMOOTHING = 0.75
 _POWER = 0.5

@@ -22,7 +22,7 @@ from memstore.errors import (
     DiskSpaceError,
     FingerprintMismatch,
 )
-from memstore.packed import Tokens
+from memstore.model.packed import Tokens
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, get_codec
 from memstore_builders import build as build_module

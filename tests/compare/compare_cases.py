@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from memstore.compare.config import CompareConfig
-from memstore.train.options import PrepareOptions
-from memstore.train.prepare import prepare
+from memstore.train.data.prepare import prepare
+from memstore.train.data.prepare_options import PrepareOptions
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 from tests import tiny
-from tests.train import data_cases
+from tests.train.data import data_cases
 
 QUESTIONS = {
     "nq.train": [(f"who was {name}", [name], []) for name in ("Morton", "Hillary", "Eiffel", "Mozart", "Marcus")],

@@ -11,9 +11,9 @@ import torch
 from memstore.compare import clock
 from memstore.compare.config import CompareConfig
 from memstore.compare.measure import Results, System, answer_cost, data_settings, dev_batches, headline, measure
-from memstore.flops import answer_bytes, answer_flops, ranking_flops
-from memstore.packed import Layout
-from memstore.tokens import TextTokenizer
+from memstore.model.flops import answer_bytes, answer_flops, ranking_flops
+from memstore.model.packed import Layout
+from memstore.model.tokens import TextTokenizer
 from tests import tiny
 from tests.compare import compare_cases as cases
 

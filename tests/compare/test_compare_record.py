@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from memstore.compare.record import model_fingerprint
-from memstore.tokens import TextTokenizer
+from memstore.model.tokens import TextTokenizer
 from tests import tiny
 from tests.compare import compare_cases as cases
 

@@ -1,4 +1,4 @@
-"""`memstore flops`: which systems stand beside each other, and that their figures are those of `memstore.flops`."""
+"""`memstore flops`: which systems stand beside each other, with the figures of `memstore.model.flops`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from memstore import cli
 from memstore.compare.costs import Lengths, as_system, costs
 from memstore.errors import ConfigError
-from memstore.flops import answer_bytes, answer_flops, fid_flops
+from memstore.model.flops import answer_bytes, answer_flops, fid_flops
 from tests import tiny
 
 LENGTHS = Lengths(question_tokens=3, passage_tokens=7, retrieve_k=5, keep_k=2, new_tokens=4, num_beams=3)

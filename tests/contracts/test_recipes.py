@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memstore.compare.config import CompareConfig
-from memstore.config import ModelConfig
+from memstore.model.config import ModelConfig
 from memstore.train.config import TrainConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -14,10 +14,10 @@ import torch
 
 from memstore import checkpoint
 from memstore.answer import Answer, Answerer, Question, RankedPassage
+from memstore.decode.prepared import PreparedDecoder
 from memstore.errors import ChecksumMismatch, FingerprintMismatch, PassageNotFound, RequestError
+from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
-from memstore.prepared import PreparedDecoder
-from memstore.tokens import TextTokenizer
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 from tests import tiny

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from memstore import cli
 from memstore.cli import serving, stores
-from memstore.report import NOTHING_FOUND
+from memstore.cli.show import NOTHING_FOUND
 from memstore_server.settings import Settings
 from tests import tiny
 

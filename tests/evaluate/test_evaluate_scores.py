@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from memstore.cli.show import show_evaluation
 from memstore.evaluate import GoldQuestion, score_files
 from memstore.evaluate.outcome import NO_ANSWER, first_title, majority_answer, outcome
 from memstore.evaluate.run import evaluate
-from memstore.report import show_evaluation
 from tests.evaluate.evaluate_cases import GOLD, Scripted, answer, options, write_gold
 
 

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from memstore.config import ModelConfig
 from memstore.errors import ConfigError
-from memstore.layers import RelativeBias
+from memstore.model.config import ModelConfig
+from memstore.model.layers import RelativeBias
 from tests import tiny
 
 

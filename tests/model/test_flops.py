@@ -5,13 +5,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from memstore import decode, flops
-from memstore.config import ModelConfig
+from memstore import decode
 from memstore.errors import ConfigError
-from memstore.model import MemoryModel
-from memstore.packed import Tokens
-from memstore.ranked import rank
-from memstore.rerank import select
+from memstore.model import flops
+from memstore.model.config import ModelConfig
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Tokens
+from memstore.model.ranking import rank
+from memstore.model.selection import select
 
 BASE = ModelConfig(
     vocab_size=96,

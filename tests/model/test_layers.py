@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from memstore import layers
-from memstore.layers import (
+from memstore.model import layers
+from memstore.model.layers import (
     CrossAttention,
     Decoder,
     DecoderBlock,
@@ -19,7 +19,7 @@ from memstore.layers import (
     RMSNorm,
     SelfAttention,
 )
-from memstore.packed import Layout
+from memstore.model.packed import Layout
 from tests import tiny
 
 

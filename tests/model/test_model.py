@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memstore.layers import DecoderBlock
-from memstore.model import Encoded, MemoryModel
-from memstore.packed import Packed, Rows, Tokens
+from memstore.model.layers import DecoderBlock
+from memstore.model.model import Encoded, MemoryModel
+from memstore.model.packed import Packed, Rows, Tokens
 from tests import tiny
 
 SYSTEMS = ["fid", "lumen", "glimmer"]

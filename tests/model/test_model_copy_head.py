@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from memstore.layers import DecoderCache
-from memstore.model import CopyHead, Generation
-from memstore.packed import Tokens
+from memstore.model.layers import DecoderCache
+from memstore.model.model import CopyHead, Generation
+from memstore.model.packed import Tokens
 from tests import tiny
 
 VOCAB = 5

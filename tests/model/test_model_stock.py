@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from memstore.checkpoint import from_t5
-from memstore.model import MemoryModel
-from memstore.packed import Packed, Tokens
+from memstore.checkpoint.loading import from_t5
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Packed, Tokens
 from tests import tiny
 
 FLAVOURS: tuple[tiny.Flavour, ...] = ("v1.0", "v1.1", "flan", "mt5")

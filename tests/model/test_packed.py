@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memstore.packed import Layout, Packed, Rows, Tokens, join, matches
+from memstore.model.packed import Layout, Packed, Rows, Tokens, join, matches
 from tests.tiny import CPU
 
 LENGTHS = [[3, 1, 4], [2, 2, 2], [1], [0, 3], [3, 0, 2, 0], [0, 0], []]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers
 
-from memstore.checkpoint import from_scratch
+from memstore.checkpoint.loading import from_scratch
 from memstore.errors import CheckpointMismatch, ConfigError, RequestError
+from memstore.model.tokens import TextTokenizer, canonical, fill, ids_of
 from memstore.passage import Passage
-from memstore.tokens import TextTokenizer, canonical, fill, ids_of
 from tests import tiny
 
 EOS = 1

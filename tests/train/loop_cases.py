@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from memstore.packed import Tokens
-from memstore.train.batch import Batch, DevBatch
-from memstore.train.config import TrainConfig, read_table
+from memstore.model.packed import Tokens
+from memstore.tables import read_table
+from memstore.train.config import TrainConfig
+from memstore.train.data.batch import Batch, DevBatch
 from tests import tiny
 
 EOS = 1

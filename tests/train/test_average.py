@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from memstore import checkpoint
 from memstore.cli import app
 from memstore.errors import CheckpointMismatch, ConfigError
-from memstore.model import MemoryModel
-from memstore.tokens import TextTokenizer
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
 from memstore.train.average import average
 from tests import tiny
 

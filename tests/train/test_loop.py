@@ -19,18 +19,19 @@ import torch
 
 from memstore import checkpoint
 from memstore.errors import ConfigError, TrainingDiverged
-from memstore.packed import Tokens
+from memstore.model.packed import Tokens
+from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
-from memstore.tokens import TextTokenizer
+from memstore.tables import read_table
 from memstore.train import loop
-from memstore.train.batch import Batch, DevBatch
-from memstore.train.config import ModelTable, TrainConfig, read_table
+from memstore.train.config import ModelTable, TrainConfig
+from memstore.train.data.batch import Batch, DevBatch
+from memstore.train.dev_scores import measure
+from memstore.train.initial_model import open_model
 from memstore.train.loop import train
 from memstore.train.losses import Losses, training_loss
-from memstore.train.measure import measure
 from memstore.train.metrics import Measured, plot
 from memstore.train.processes import Processes
-from memstore.train.start import open_model
 from memstore.train.state import saved_states
 from memstore.train.tokenizer import train_tokenizer
 from tests import tiny

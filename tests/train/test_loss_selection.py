@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memstore.packed import Tokens
+from memstore.model.packed import Tokens
 from memstore.train import losses
 from memstore.train.config import LossConfig
 from tests.train.loop_cases import contrast_batch

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from memstore.model import MemoryModel
-from memstore.packed import Tokens
+from memstore.model.model import MemoryModel
+from memstore.model.packed import Tokens
 from memstore.train import losses
-from memstore.train.batch import Batch
 from memstore.train.config import DevConfig, LossConfig
-from memstore.train.start import check_dev, check_losses, freeze
+from memstore.train.data.batch import Batch
+from memstore.train.initial_model import check_dev, check_losses, freeze
 from tests import tiny
 from tests.train.loop_cases import ToySource, contrast_batch
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from memstore import decode, rerank
+from memstore import decode
 from memstore.errors import CheckpointError, OutputUnwritable
-from memstore.model import Encoded
-from memstore.packed import Rows, Tokens
-from memstore.train.batch import DevBatch
+from memstore.model import selection
+from memstore.model.model import Encoded
+from memstore.model.packed import Rows, Tokens
 from memstore.train.config import DevConfig
-from memstore.train.measure import gold_ranks, measure
+from memstore.train.data.batch import DevBatch
+from memstore.train.dev_scores import gold_ranks, measure
 from memstore.train.metrics import Measured, MetricsFile, plot, read_metrics, summarise
 from tests import tiny
 from tests.train.loop_cases import ToySource
@@ -94,13 +95,13 @@ def test_dev_losses_are_per_token_from_the_passages_that_the_scorer_prefers(monk
     with torch.no_grad():
         rows = model.live_a(model.encode_question(given.questions), model.encode_passages(given.passages),
                             given.question_of)  # fmt: skip
-        best = rerank.select(model.score(rows), given.question_of, 1)
+        best = selection.select(model.score(rows), given.question_of, 1)
         log_probs = model.log_probs(model.live_b(rows.take(best)), given.targets)
     for b, one in enumerate(found):
         wanted = [t for t in given.targets[b].tolist() if t != 0]
         want = -sum(float(log_probs[b, i, t]) for i, t in enumerate(wanted)) / len(wanted)
         assert one.scores["loss"] == pytest.approx(want, rel=1e-4)
-    first = rerank.places(given.question_of)[1][best] == 0
+    first = selection.places(given.question_of)[1][best] == 0
     assert not bool(first.all())  # the scorer's choice is not the retriever's
     assert [bool(one.ranks) for one in found] == [False, True, True, True]  # the first question has no gold passage
     assert beams == [2]  # as a server would answer

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load, save
 
 from memstore.errors import CheckpointMismatch
-from memstore.model import MemoryModel
+from memstore.model.model import MemoryModel
 from memstore.train.config import OptimizerConfig
+from memstore.train.initial_model import freeze
 from memstore.train.optim import MuonByShape, Optimizer, learning_rate
-from memstore.train.start import freeze
 from tests import tiny
 
 NAMES = ["adamw", "adafactor", "muon"]

@@ -25,9 +25,9 @@ from memstore.cli import app
 from memstore.cli.stopping import asked_to_stop
 from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
 from memstore.train import loop, state
-from memstore.train.batch import Batch
-from memstore.train.candidates import MANIFEST, CacheFingerprint, Manifest
 from memstore.train.config import TrainConfig
+from memstore.train.data.batch import Batch
+from memstore.train.data.cache import MANIFEST, CacheFingerprint, Manifest
 from memstore.train.loop import train
 from memstore.train.state import saved_states
 from tests.train.loop_cases import ROOT, ToySource, config, records, run_two_processes

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from memstore.cli import app
 from memstore.errors import ConfigError, MemstoreError
-from memstore.tokens import canonical
+from memstore.model.tokens import canonical
 from memstore.train.tokenizer import EOS, PAD, SENTINELS, UNK, train_tokenizer
 
 TEXTS = [

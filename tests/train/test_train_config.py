@@ -11,10 +11,10 @@ import torch
 
 from memstore import checkpoint
 from memstore.errors import CheckpointMismatch, ConfigError
-from memstore.packed import Tokens
-from memstore.tokens import TextTokenizer
+from memstore.model.packed import Tokens
+from memstore.model.tokens import TextTokenizer
 from memstore.train.config import ModelTable, TrainConfig
-from memstore.train.start import open_model
+from memstore.train.initial_model import open_model
 from tests import tiny
 
 # --- where it starts from -----------------------------------------------------------------------------------

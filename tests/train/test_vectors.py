@@ -12,8 +12,8 @@ import torch
 
 from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError, OutputUnwritable
 from memstore.train.config import ModelTable
-from memstore.train.ragged import Ragged
-from memstore.train.start import open_model
+from memstore.train.data.ragged import Ragged
+from memstore.train.initial_model import open_model
 from memstore.train.vectors import cooccurrences, read_vectors, token_vectors, write_vectors
 from tests import tiny
 

@@ -1,0 +1,31 @@
+"""Where weights come from and go to: folders of ours, stock T5 checkpoints, hub ids."""
+
+from memstore.checkpoint.loading import (
+    DEFAULT,
+    DTYPES,
+    assign,
+    default_checkpoint,
+    fingerprint,
+    from_scratch,
+    from_t5,
+    load,
+    model_of,
+    read_config,
+    resolve,
+    save,
+)
+
+__all__ = [
+    "DEFAULT",
+    "DTYPES",
+    "assign",
+    "default_checkpoint",
+    "fingerprint",
+    "from_scratch",
+    "from_t5",
+    "load",
+    "model_of",
+    "read_config",
+    "resolve",
+    "save",
+]

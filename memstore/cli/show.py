@@ -1,0 +1,343 @@
+"""What commands print for people. Takes the same plain values that `--json` prints; computes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from memstore.units import duration, operations, size
+
+Values = Mapping[str, Any]
+UNTRAINED = "This model is UNTRAINED: its weights are random, so the answer and the ranking mean nothing."
+NOTHING_FOUND = "no passage was found: this answer is a guess"
+STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode")
+
+
+class StageLines:
+    """Progress of a long command as lines of text: a stage's counts, every ten seconds and at its end."""
+
+    EVERY = 10.0  # seconds
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._told = tell, time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """So much of a stage is done."""
+        if done >= total or time.monotonic() - self._told > self.EVERY:
+            self._told = time.monotonic()
+            self._tell(f"{stage}: {done:,}/{total:,}")
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _pairs(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def show_build(report: Values) -> None:
+    """`memstore build`."""
+    if report["already_built"]:
+        _console().print(f"{report['out']} is built already: {report['passages']:,} passages. Nothing to do.")
+        return
+    rows = [
+        ("documents", f"{report['documents']:,}"),
+        ("passages", f"{report['passages']:,} ({report['duplicates']:,} exact duplicates stored once)"),
+        ("tokens", f"{report['tokens']:,}"),
+        ("on disk", f"{size(report['store_bytes'])} ({report['bytes_per_token']:.1f} bytes per token; "
+                    f"{size(report['predicted_bytes'])} predicted)"),
+        ("segments", f"{report['segments']} ({report['resumed_segments']} found from an earlier run)"),
+        ("encoding", f"{report['passages_per_second']:,.0f} passages/s"),
+        ("time", ", ".join(f"{name} {duration(s)}" for name, s in report["seconds"].items())),
+        ("peak memory", size(report["peak_resident_bytes"])),
+    ]  # fmt: skip
+    if report["rows_skipped"]:
+        rows.append(("rows skipped", f"{report['rows_skipped']:,}"))
+        rows += [("", str(error)) for error in report["errors"]]
+    _pairs(f"built {report['out']}", rows)
+
+
+def show_plan(plan: Values) -> None:
+    """`memstore plan`."""
+    rows = [
+        ("documents", f"{plan['documents']:,}"),
+        ("passages", f"{plan['passages']:,} ({plan['duplicates']:,} exact duplicates stored once)"),
+        ("tokens", f"about {plan['tokens']:,}"),
+        ("store", f"about {size(plan['store_bytes'])}: memories and texts {size(plan['memory_bytes'])} "
+                  f"({plan['bytes_per_token']:.1f} bytes per token), index {size(plan['index_bytes'])}"),
+        ("while building", f"{size(plan['spool_bytes'])} more"),
+        ("encoding here", f"about {duration(plan['seconds'])} at {plan['passages_per_second']:,.0f} passages/s"),
+    ]  # fmt: skip
+    if plan["truncated_share"]:
+        rows.append(("too long", f"{plan['truncated_share']:.2%} of the passages lose their end"))
+    if plan["rows_skipped"]:
+        rows.append(("rows skipped", f"{plan['rows_skipped']:,}"))
+    _pairs("a build would make", rows)
+
+
+def show_store(store: Values) -> None:
+    """`memstore inspect`."""
+    settings, fingerprint = store["settings"], store["fingerprint"]
+    trained = "" if settings.get("trained", True) else " (UNTRAINED)"
+    rows = [
+        ("generation", f"{store['generation']} (format {store['format_version']})"),
+        ("passages", f"{store['passages']:,} in {store['segments']} segments"),
+        ("tokens", f"{store['tokens']:,}"),
+        ("codec", f"{store['codec']}, {store['bytes_per_token']:.1f} bytes per token with texts"),
+        ("size", f"{size(store['segment_bytes'])} segments, {size(store['index_bytes'])} index"),
+        ("retriever", store["retriever"]),
+        ("model", f"{settings.get('model')} {settings.get('model_name', '')}{trained}"),
+        *((f"  {name}", str(value)) for name, value in fingerprint.items()),
+        ("corpus", ", ".join(f"{c['name']}" for c in settings.get("corpus", []))),
+        ("settings", ", ".join(f"{k}={v}" for k, v in settings.items() if k in ("max_words", "limit", "on_error"))),
+        ("made by", ", ".join(f"{name} {version}" for name, version in store["made_by"].items())),
+    ]
+    _pairs(store["store"], rows)
+
+
+def show_verification(found: Values) -> None:
+    """`memstore verify`."""
+    console = _console()
+    for problem in found["problems"]:
+        console.print(f"{problem['kind']}: {problem['where']}: {problem['message']}", markup=False)
+    if found["sound"]:
+        console.print(
+            f"sound: {found['passages']:,} passages, every checksum and count holds; {found['sampled']} memories made "
+            f"anew differ by at most {found['largest_difference']:.2%}"
+        )
+    else:
+        console.print(f"NOT sound: {len(found['problems'])} problem(s)")
+
+
+def show_answer(reply: Values, *, most_passages: int = 5) -> None:
+    """`memstore ask`."""
+    console = _console()
+    if not reply["model"]["trained"]:
+        console.print(UNTRAINED, style="yellow")
+    answer = reply["answer"] or "(an empty answer)"
+    console.print(f"answer: {answer}   [log-probability {reply['score']:.2f}]", markup=False)
+    if reply["passages"]:
+        _show_passages(reply["passages"], most_passages)
+    else:
+        console.print(NOTHING_FOUND)
+    show_usage(reply["usage"])
+
+
+def _show_passages(passages: Sequence[Values], most: int) -> None:
+    """The best of those that were read, and by what they are ordered."""
+    kept = [p for p in passages if p["kept"]]
+    reranked = passages[0]["rerank_score"] is not None
+    order = "reranked, best first; #N: the retriever's place" if reranked else "best first"
+    console = _console()
+    console.print(f"{len(kept)} passages read of {len(passages)} retrieved ({order})", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    widest = max((len(p["id"]) for p in kept[:most]), default=2)
+    for name, width in (("rerank", 8), ("retrieved", 10), ("id", min(24, widest)), ("passage", 20)):
+        right = name in ("rerank", "retrieved")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=width)
+    for p in kept[:most]:
+        score = "" if p["rerank_score"] is None else f"{p['rerank_score']:.3f}"
+        rank = "own" if p["retrieval_rank"] is None else f"#{p['retrieval_rank']} {p['retrieval_score']:.2f}"
+        table.add_row(score, rank, p["id"], f"{p['title']}: {' '.join(p['text'].split())[:60]}...")
+    console.print(table, markup=False)
+
+
+def show_usage(usage: Values) -> None:
+    """Milliseconds and operations per stage, against FiD."""
+    times, flops = usage["milliseconds"], usage["flops"]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    stages = [s for s in STAGES if s in times]
+    table.add_column("")
+    for stage in [*stages, "sum", "FiD"]:
+        table.add_column(stage, justify="right", no_wrap=True)
+    total = sum(flops.values())
+    table.add_row("ms", *(f"{times[s]:.1f}" for s in stages), f"{sum(times[s] for s in stages):.1f}", "")
+    fid = usage["fid_flops"]
+    table.add_row("GFLOP", *(f"{flops[s] / 1e9:.2f}" if s in flops else "" for s in stages),
+                  f"{total / 1e9:.2f}", f"{fid / 1e9:.2f}")  # fmt: skip
+    _console().print(table)
+    saved = total and usage["bytes_read"]  # nothing is saved where no memory was read
+    share = f"; {fid / total:.1f} times fewer operations than FiD reading all of them" if saved else ""
+    _console().print(f"{size(usage['bytes_read'])} of memories read{share}")
+
+
+def show_scores(report: Values) -> None:
+    """`memstore score`."""
+    console = _console()
+    console.print(
+        f"{report['questions']:,} questions, {report['questions_with_evidence']:,} of them with known pages "
+        f"(pages by {report['page_key']}); 95% bootstrap intervals",
+        markup=False,
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("", "metric", "score", "low", "high"):
+        table.add_column(name, justify="left" if name in ("", "metric") else "right")
+    for group in ("downstream", "kilt", "retrieval"):
+        for metric, found in report[group].items():
+            table.add_row(group, metric, *(f"{100 * found[part]:.2f}" for part in ("value", "low", "high")))
+    console.print(table)
+
+
+def show_evaluation(report: Values) -> None:
+    """`memstore evaluate`."""
+    console, settings = _console(), report["settings"]
+    if not report["model"]["trained"]:
+        console.print(UNTRAINED, style="yellow")
+    console.print(
+        f"{report['model']['name']} ({report['model']['system']}) over {report['store']['passages']:,} passages, "
+        f"{settings['retrieve_k']} retrieved and {settings['keep_k']} read; in percent, with 95% bootstrap intervals",
+        markup=False,
+    )
+    for name, task in report["tasks"].items():
+        _show_task(console, name, task)
+    if report["errors"]:
+        console.print(f"\nwrong answers to read: {report['errors']}", markup=False)
+    for message in report["unwritten"]:
+        console.print(f"NOT WRITTEN: {message}", style="red", markup=False)
+
+
+def _show_task(console: Console, name: str, task: Values) -> None:
+    """One file's answers, and its passages in both orders."""
+    everything, answerable = task["groups"]["all"], task["groups"]["answerable"]
+    sampled = f" (evenly spread, of {task['questions_in_file']:,})" if task["sampled"] else ""
+    asked = f"as task {task['asked_as']}" if task["asked_as"] else "without a task"
+    console.print(f"\n{name}: {task['questions']:,} questions{sampled} of {task['file']}, asked {asked}", markup=False)
+    console.print(
+        f"answerable: {answerable['questions']:,}, {_interval(task['answerable'])}; known pages: "
+        f"{task['questions_with_evidence']:,}; {task['cost']['seconds_per_question']:.3f} s per question",
+        markup=False,
+    )
+    table = _figures("answers", "all", "answerable", "majority", "1st title")
+    for group in ("downstream", "kilt", "retrieval"):
+        for metric, value in everything[group].items():
+            floors = (_percent(everything["floors"][floor].get(metric)) for floor in ("majority_answer", "first_title"))
+            table.add_row(metric, _interval(value), _interval(answerable[group].get(metric)), *floors)
+    console.print(table)
+    table = _figures("passages", "retrieved", "reranked", "gain", "answerable\nretrieved", "answerable\nreranked")
+    for part, label in (("answers", "answer "), ("pages", "page ")):
+        before, after, gain = (everything["orders"][order][part] for order in ("retrieved", "reranked", "gain"))
+        found = [answerable["orders"][order][part] for order in ("retrieved", "reranked")]
+        for metric, value in before.items():
+            if part == "pages" and metric.startswith(("precision", "recall")) and metric != "precision@1":
+                continue  # in the JSON: success says nearly the same
+            name, figures = label + metric.replace("_rate", ""), [_percent(one.get(metric)) for one in found]
+            table.add_row(name, _percent(value), _percent(after[metric]), _interval(gain[metric], 0), *figures)
+    console.print(table)
+    majority = task["majority_answer"]
+    of = f"{majority['answer']!r}, of {Path(majority['file']).name}"
+    console.print(f"majority answer: {of}; pages by {task['page_key']}", markup=False)
+    wrong = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items())
+    console.print(f"wrong: {wrong}", markup=False)
+    if task["predictions"]:
+        console.print(f"predictions: {task['predictions']}", markup=False)
+
+
+def _figures(*names: str) -> Table:
+    """A table of a name and figures, narrow enough for 80 columns."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _percent(found: Values | None) -> str:
+    return "" if found is None else _hundredfold(found["value"], 1)
+
+
+def _interval(found: Values | None, decimals: int = 1) -> str:
+    if found is None:
+        return ""
+    return f"{_percent(found)} [{_hundredfold(found['low'], decimals)}, {_hundredfold(found['high'], decimals)}]"
+
+
+def _hundredfold(value: float, decimals: int) -> str:
+    return f"{round(100 * value, decimals) + 0.0:.{decimals}f}"  # + 0.0: never -0
+
+
+def show_training(report: Values) -> None:
+    """`memstore train`."""
+    rows = [
+        ("steps", f"{report['step']:,}{'' if report['finished'] else ' (not finished: run it again to go on)'}"),
+        ("tokens", f"{report['tokens']:,} in {duration(report['seconds'])}"),
+        ("best", "nothing was measured" if report["best_step"] is None
+                 else f"{report['best_score']:.3f} at step {report['best_step']:,}"),
+        ("checkpoint", str(report["checkpoint"])),
+        *((task, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+          for task, scores in report["scores"].items()),
+    ]  # fmt: skip
+    _pairs(f"trained {report['out']}", rows)
+
+
+def show_prepared(report: Values) -> None:
+    """`memstore prepare`."""
+    rows = [
+        ("passages", f"{report['passages']:,}, {report['tokens']:,} tokens, {size(report['bytes'])}"),
+        ("time", ", ".join(f"{name} {duration(s)}" for name, s in report["seconds"].items())),
+        *(
+            (name, ", ".join(f"{key} {value}" for key, value in found.items()))
+            for name, found in report["sets"].items()
+        ),
+    ]
+    _pairs(f"{report['out']} is there already" if report["already"] else f"prepared {report['out']}", rows)
+
+
+def show_costs(found: Values) -> None:
+    """`memstore flops`."""
+    console, lengths = _console(), found["lengths"]
+    console.print(
+        f"{found['model']}: a question of {lengths['question_tokens']} tokens, passages of "
+        f"{lengths['passage_tokens']}, {lengths['new_tokens']} decoder steps of {lengths['num_beams']} beam(s). "
+        "Counted, not measured; memories are there already.",
+        markup=False,
+    )
+    for title, name, shown in (
+        ("operations", "flops", operations), ("bytes moved (bfloat16)", "bytes", size),
+        ("parameters read", "parameters", "{:,}".format),
+    ):  # fmt: skip
+        table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+        table.add_column("")
+        for system in found["systems"]:
+            ks = f"{system['retrieve_k']} to {system['keep_k']}" if system["beta"] is not None else system["keep_k"]
+            table.add_column(f"{_NAMES[system['system']]} {ks}", justify="right", no_wrap=True)
+        for stage in found["systems"][0][name]:
+            table.add_row(stage, *(shown(system[name][stage]) for system in found["systems"]))
+        if name == "bytes":
+            table.add_row("from an int8 store", *(size(system["store_bytes"]) for system in found["systems"]))
+        console.print(table)
+    layers = [
+        f"{_NAMES[s['system']]} {_layers(s['layers'])}" for s in {s["system"]: s for s in found["systems"]}.values()
+    ]
+    console.print(f"encoder layers (memory + live_a + live_b): {', '.join(layers)}", markup=False)
+
+
+def show_comparison(found: Values) -> None:
+    """`memstore compare`."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title=found["title"], title_justify="left")
+    for name in ("system", "retrieved", "read", "quality", "low", "high", "GFLOP", "ms"):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for system in found["systems"].values():
+        for p in system["points"]:
+            quality = [f"{100 * p['quality'][part]:.1f}" for part in ("value", "low", "high")]
+            ms = "" if p["ms"] is None else f"{p['ms']['median']:.1f}{'*' * p['front_ms']}"
+            table.add_row(system["title"], str(p["retrieve_k"]), str(p["keep_k"]), *quality,
+                          f"{p['flops'] / 1e9:.3g}{'*' * p['front_flops']}", ms)  # fmt: skip
+    _console().print(table)
+    _console().print(f"* on the Pareto front. The report: {found['out']}/report.md", markup=False)
+
+
+_NAMES = {"fid": "FiD", "lumen": "LUMEN", "glimmer": "GLIMMER"}
+
+
+def _layers(layers: Mapping[str, int]) -> str:
+    return "+".join(str(layers[part]) for part in ("memory", "live_a", "live_b"))

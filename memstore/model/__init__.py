@@ -1,0 +1,1 @@
+"""What is computed: tokens, packed rows, T5 layers, the three systems, ranking and what it all costs."""

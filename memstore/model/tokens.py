@@ -1,0 +1,171 @@
+"""Text to token ids and back: fills templates, holds lengths to the model's limits.
+
+Knows the tokenizer and the config's templates; refuses to know the model, padding and stores. Ids are int32
+arrays of the real length: nothing here pads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from memstore.errors import CheckpointMismatch, RequestError
+from memstore.model.config import ModelConfig
+from memstore.passage import Passage, encodable
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPassages:
+    """Token ids of passages.
+
+    Attributes:
+        ids: one int32 array `(length,)` per passage, the last id being eos.
+        truncated: how many passages were longer than `max_passage_tokens` and lost their end.
+    """
+
+    ids: list[Ids]
+    truncated: int
+
+
+class TextTokenizer:
+    """A tokenizer with a model's templates and limits.
+
+    Attributes:
+        fingerprint: sha256 of `json`.
+        folds_case: the tokenizer makes capitals small.
+        json: the canonical `tokenizer.json`: sorted keys, no padding or truncation settings.
+        phrases: for an extractive model, the answers besides spans of passages: token ids without eos. None for others.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
+        """Copy the tokenizer: padding and truncation settings are dropped from the copy.
+
+        Raises:
+            CheckpointMismatch: the tokenizer has ids that the model has no embeddings for, or decodes one of the
+                config's `spellings` as something else, so that no answer could ever be it.
+        """
+        size = ids_of(tokenizer)
+        if size > config.vocab_size:
+            raise CheckpointMismatch(
+                f"the tokenizer's ids reach {size - 1}, but the model has only {config.vocab_size} embeddings: "
+                "this is not the model's tokenizer."
+            )
+        self.config = config
+        self.json = canonical(tokenizer)
+        self.fingerprint = hashlib.sha256(self.json.encode()).hexdigest()
+        self._tokenizer = Tokenizer.from_str(self.json)
+        self.phrases = self._encode(list(config.spellings)) if config.extractive else None
+        self.folds_case = self._read_back("Aa") == "aa"
+        for answer in config.spellings:
+            if (read := self._read_back(answer)) != answer:
+                raise CheckpointMismatch(
+                    f"spellings names the answer {answer!r}, which this tokenizer decodes as {read!r}: "
+                    "name answers as it decodes them."
+                )
+
+    def passages(self, passages: Sequence[Passage]) -> list[Ids]:
+        """Token ids of the filled `passage_template` and eos: `max_passage_tokens` at most, eos kept."""
+        return self.encode_passages(passages).ids
+
+    def encode_passages(self, passages: Sequence[Passage]) -> EncodedPassages:
+        """Like `passages`, and counts how many did not fit."""
+        template = self.config.passage_template
+        texts = [fill(template, {"title": p.title, "text": p.text}) for p in passages]
+        return self._ended(self._encode(texts), self.config.max_passage_tokens)
+
+    def template_of(self, task: str | None) -> str:
+        """The question template of a task; of no task, the config's `question_template`.
+
+        Raises:
+            RequestError: the model does not know the task.
+        """
+        if task is None:
+            return self.config.question_template
+        if task not in self.config.tasks:
+            known = ", ".join(sorted(self.config.tasks)) or "none"
+            raise RequestError(
+                f"this model knows no task {task!r}; it knows: {known}. Leave the task out, or name one."
+            )
+        return self.config.tasks[task]
+
+    def questions(
+        self,
+        texts: Sequence[str],
+        template: str | None = None,
+        *,
+        tasks: Sequence[str | None] | None = None,
+    ) -> list[Ids]:
+        """Token ids of questions: no eos, between 1 and `max_question_tokens` (the end is cut off).
+
+        Args:
+            texts: the questions.
+            template: used for all of them, instead of the config's.
+            tasks: the task of each question, if there is no `template`.
+
+        Raises:
+            RequestError: the model does not know a task.
+        """
+        if template is not None:
+            templates = [template] * len(texts)
+        else:
+            templates = [self.template_of(t) for t in tasks or [None] * len(texts)]
+        filled = [fill(t, {"question": text}) for t, text in zip(templates, texts, strict=True)]
+        limit, nothing = self.config.max_question_tokens, [self.config.eos_token_id]
+        return [np.array(ids[:limit] or nothing, dtype=np.int32) for ids in self._encode(filled)]
+
+    def encode_answers(self, texts: Sequence[str], *, max_tokens: int) -> list[Ids]:
+        """Token ids of answers and eos, at most `max_tokens`, as the decoder is to produce them."""
+        return self._ended(self._encode(texts), max_tokens).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens and without ids that the tokenizer does not know; a whole
+        answer among the config's `spellings` is written as they say.
+        """
+        text = self._decode(ids)
+        return self.config.spellings.get(text, text)
+
+    def _read_back(self, text: str) -> str:
+        return self._decode(self._encode([text])[0])
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [
+            e.ids for e in self._tokenizer.encode_batch_fast([encodable(t) for t in texts], add_special_tokens=False)
+        ]
+
+    def _ended(self, rows: list[list[int]], limit: int) -> EncodedPassages:
+        eos = self.config.eos_token_id
+        ids = [np.array([*row[: limit - 1], eos], dtype=np.int32) for row in rows]
+        return EncodedPassages(ids=ids, truncated=sum(len(row) >= limit for row in rows))
+
+
+def ids_of(tokenizer: Tokenizer) -> int:
+    """One more than the highest id: how many embeddings its tokens need, however many ids between them are unused."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def canonical(tokenizer: Tokenizer) -> str:
+    """`tokenizer.json` in exactly one rendering, without padding and truncation settings.
+
+    Scores have 9 digits, which tell all float32 apart: the library reads back what it wrote only to the last
+    bit but one, and a tokenizer must keep its fingerprint through a file.
+    """
+    values = json.loads(tokenizer.to_str(), parse_float=lambda digits: float(f"{float(digits):.9g}"))
+    values["padding"] = values["truncation"] = None
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Put values into `{name}` places in one pass: braces in a value, or other braces, stay as they are."""
+    return re.sub("{(" + "|".join(values) + ")}", lambda match: values[match[1]], template)

@@ -1,0 +1,244 @@
+"""Files of questions and of predictions in KILT's format: JSON lines of `{"id", "input", "output"}`.
+
+Every row is checked, and told with file and line if it cannot be used. Knows the format, no metric.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from memstore.errors import DataError, DataNotFound, DataUnreadable, PredictionMismatch
+from memstore.files import read_whole
+
+PageKey = Literal["wikipedia_id", "title"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldQuestion:
+    """A question and what is accepted.
+
+    Attributes:
+        id: unique in its file.
+        input: the question's text; may be empty, scoring does not need it.
+        answers: the different accepted answers, at least one.
+        evidence: per output that has provenance, the pages that prove it.
+        titles: of these pages, where the file gives them, whatever key names them in `evidence`; each once.
+        line: where the row stands in its file, from 1; 0 for one that comes from no file.
+    """
+
+    id: str
+    input: str
+    answers: tuple[str, ...]
+    evidence: tuple[frozenset[str], ...]
+    titles: tuple[str, ...] = ()
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """An answer to a question: its text, which may be empty, and the pages behind it, best first."""
+
+    id: str
+    answer: str
+    pages: tuple[str, ...]
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gold:
+    """A file of questions. `page_key` is the key of a provenance that names its page."""
+
+    path: Path
+    page_key: PageKey
+    questions: tuple[GoldQuestion, ...]
+
+
+def read_gold(path: Path, *, page_key: PageKey | None = None) -> Gold:
+    """Reads questions with their accepted answers, plain or compressed by gzip or zstd.
+
+    Args:
+        path: the file.
+        page_key: how pages are named; by default `wikipedia_id`, as KILT does, or `title` if no row has that.
+
+    Raises:
+        DataNotFound, DataUnreadable: the file is not there, or cannot be read.
+        DataError: a row cannot be used: no JSON object, an id twice, no answer, provenance without the page's name.
+    """
+    rows = list(_rows(path))
+    if not rows:
+        raise DataError("the file holds no questions", path=path, line=1)
+    key = page_key or _page_key(rows)
+    return Gold(path=path, page_key=key, questions=tuple(_question(row, key) for row in rows))
+
+
+def read_predictions(path: Path, *, page_key: PageKey, with_evidence: bool = True) -> tuple[Prediction, ...]:
+    """Reads predictions, exactly one answer each. Provenance is optional; pages named by another key are left out.
+
+    Args:
+        path: the file.
+        page_key: how the questions name their pages.
+        with_evidence: whether they name any; if not, it is all the same how these do.
+
+    Raises:
+        DataNotFound, DataUnreadable: the file is not there, or cannot be read.
+        DataError: a row cannot be used; or rows have provenance, but none of it names a page by `page_key`.
+    """
+    rows = list(_rows(path))
+    predictions = tuple(_prediction(row, page_key) for row in rows)
+    named = [row.place for row in rows if _provenance(row.outputs[0], row.place)]
+    if with_evidence and named and not any(prediction.pages for prediction in predictions):
+        raise named[0].error(f"no provenance in this file has `{page_key}`, by which the questions' pages are named")
+    return predictions
+
+
+def align(gold: Gold, predictions: Sequence[Prediction], *, path: Path) -> list[Prediction]:
+    """The predictions (of the file `path`) in the order of the questions, one for each.
+
+    Raises:
+        PredictionMismatch: a prediction has an unknown id, or a question has no prediction.
+    """
+    known = {question.id for question in gold.questions}
+    by_id = {prediction.id: prediction for prediction in predictions}
+    unknown = [prediction for prediction in predictions if prediction.id not in known]
+    if unknown:
+        others = f", nor those of {len(unknown) - 1:,} more predictions" if unknown[1:] else ""
+        message = f"no question in {gold.path} has id {unknown[0].id!r}{others}"
+        raise PredictionMismatch(message, path=path, line=unknown[0].line)
+    without = [question for question in gold.questions if question.id not in by_id]
+    if without:
+        others = f", nor have {len(without) - 1:,} more questions" if without[1:] else ""
+        message = f"question {without[0].id!r} has no prediction in {path}{others}"
+        raise PredictionMismatch(message, path=gold.path, line=without[0].line)
+    return [by_id[question.id] for question in gold.questions]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row stands, for errors."""
+
+    path: Path
+    line: int
+
+    def error(self, message: str) -> DataError:
+        return DataError(message, path=self.path, line=self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row whose id and list of outputs are sound."""
+
+    place: _Place
+    id: str
+    input: str
+    outputs: list[dict[str, Any]]
+
+
+def _question(row: _Row, key: PageKey) -> GoldQuestion:
+    answers = dict.fromkeys(_text(output.get("answer"), "`answer`", row.place) for output in row.outputs)
+    answers.pop("", None)
+    if not answers:
+        raise row.place.error("the question has no answer to score against (KILT publishes none of its test sets')")
+    evidence = []
+    for output in row.outputs:
+        if "provenance" in output:
+            pages = frozenset(_text(item.get(key), f"`{key}`", row.place) for item in _provenance(output, row.place))
+            if "" in pages:
+                raise row.place.error(f"provenance without `{key}`, by which this file names its pages")
+            evidence.append(pages)
+    return GoldQuestion(
+        id=row.id,
+        input=row.input,
+        answers=tuple(answers),
+        evidence=tuple(evidence),
+        titles=_titles(row),
+        line=row.place.line,
+    )
+
+
+def _titles(row: _Row) -> tuple[str, ...]:
+    titles = (item.get("title") for output in row.outputs for item in _provenance(output, row.place))
+    return tuple(dict.fromkeys(title for title in titles if isinstance(title, str) and title.strip()))
+
+
+def _prediction(row: _Row, key: PageKey) -> Prediction:
+    if len(row.outputs) != 1:
+        raise row.place.error(f"a prediction must have exactly one output, not {len(row.outputs)}")
+    [output] = row.outputs
+    if output.get("answer") is None:
+        raise row.place.error("the prediction has no answer; if there is none to give, write an empty string")
+    answer = _text(output["answer"], "`answer`", row.place)
+    pages = (_text(item[key], f"`{key}`", row.place) for item in _provenance(output, row.place) if key in item)
+    return Prediction(id=row.id, answer=answer, pages=tuple(dict.fromkeys(pages)), line=row.place.line)
+
+
+def _page_key(rows: Sequence[_Row]) -> PageKey:
+    items = [item for row in rows for output in row.outputs for item in _provenance(output, row.place)]
+    return "title" if items and all(item.get("wikipedia_id") is None for item in items) else "wikipedia_id"
+
+
+def _text(value: object, name: str, place: _Place) -> str:
+    """A string, or a number's digits, without white space around it; empty for null."""
+    if value is None:
+        return ""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value).strip()
+    raise place.error(f"{name} must be a string, not {json.dumps(value)[:80]}")
+
+
+def _provenance(output: dict[str, Any], place: _Place) -> list[dict[str, Any]]:
+    return _objects(output.get("provenance"), "`provenance`", place)
+
+
+def _objects(value: object, name: str, place: _Place) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise place.error(f"{name} must be a list of objects")
+    return value
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    first_line: dict[str, int] = {}
+    for line, raw in enumerate(_read(path).split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        row = _row(raw, _Place(path, line))
+        if row.id in first_line:
+            raise row.place.error(f"id {row.id!r} again; it stands on line {first_line[row.id]} already")
+        first_line[row.id] = line
+        yield row
+
+
+def _row(raw: bytes, place: _Place) -> _Row:
+    try:
+        value = json.loads(raw.decode("utf-8-sig" if place.line == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise place.error(f"not UTF-8 at byte {error.start} of the row") from None
+    except (ValueError, RecursionError) as error:
+        raise place.error(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise place.error(f"a row must be a JSON object, not {raw[:80].decode(errors='replace')}")
+    if value.keys() - {"id"} and not value.keys() & {"input", "output"}:
+        keys = ", ".join(list(value)[:8])
+        raise place.error(
+            f'not in KILT\'s form, {{"id", "input", "output": [{{"answer"}}]}}: the row has the keys {keys}'
+        )
+    name = _text(value.get("id"), "`id`", place)
+    if not name:
+        raise place.error("the row has no `id`")
+    question = _text(value.get("input"), "`input`", place)
+    return _Row(place, name, question, _objects(value.get("output"), "`output`", place))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        raise DataNotFound(f"no file {path}") from None
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataUnreadable(f"{path}: cannot be read: {reason}") from error

@@ -1,0 +1,60 @@
+"""How right an answer is: KILT's four metrics of one answer against the accepted ones (arXiv 2009.02252, section 3).
+
+Plain text in, a number from 0 to 1 out, the best over the accepted answers. Knows neither files nor pages. Both
+evaluation and training's dev scores use these.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from memstore.questions.rouge import rouge_l_pair
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+
+
+def normalise_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation and the words a, an, the; words separated by one space."""
+    bare = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLE.sub(" ", bare).split())
+
+
+def accuracy(prediction: str, answers: Iterable[str]) -> float:
+    """1 if the prediction is one of the answers to the letter (white space around them aside), else 0."""
+    return _best(lambda guess, answer: float(guess == answer), prediction, answers)
+
+
+def exact_match(prediction: str, answers: Iterable[str]) -> float:
+    """1 if the prediction equals one of the answers after `normalise_answer`, else 0."""
+    return _best(lambda guess, answer: float(normalise_answer(guess) == normalise_answer(answer)), prediction, answers)
+
+
+def f1(prediction: str, answers: Iterable[str]) -> float:
+    """The best harmonic mean of precision and recall of normalised words, counted as often as they occur."""
+    return _best(_f1_pair, prediction, answers)
+
+
+def rouge_l(prediction: str, answers: Iterable[str]) -> float:
+    """The best ROUGE-L F (`memstore.questions.rouge`), of the texts as they are."""
+    return _best(rouge_l_pair, prediction, answers)
+
+
+def _best(metric: Callable[[str, str], float], prediction: str, answers: Iterable[str]) -> float:
+    """The highest score over the answers. An empty prediction, or no answers, scores 0."""
+    guess = prediction.strip()
+    if not guess:
+        return 0.0
+    return max((metric(guess, answer.strip()) for answer in answers), default=0.0)
+
+
+def _f1_pair(prediction: str, answer: str) -> float:
+    predicted, expected = normalise_answer(prediction).split(), normalise_answer(answer).split()
+    same = (Counter(predicted) & Counter(expected)).total()
+    if not same:
+        return 0.0
+    precision, recall = same / len(predicted), same / len(expected)
+    return 2 * precision * recall / (precision + recall)

@@ -1,0 +1,88 @@
+"""What the training loop reads: batches of questions with their candidate passages, as token ids.
+
+The contract between the data side and the loop. Refuses to know texts, tokenizers, files and models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from memstore.model.packed import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B questions with R candidate passages and their answers, all on the CPU.
+
+    Attributes:
+        questions: B packed questions, each of at least one token.
+        passages: R packed passages, all candidates of question 0, then of question 1, and so on; those of one
+            question in retrieval order, best first. A question has at least one, and a passage at least one
+            token (eos alone stands for "no passage").
+        question_of: `(R,)` int64, ascending: the question that each passage belongs to.
+        targets: `(B, t)` int64: answers, ended by eos and padded with the pad id.
+        gold: `(R,)` bool: an answer (or the provenance page) is found in the passage.
+        tasks: each question's task, for metrics.
+    """
+
+    questions: Tokens
+    passages: Tokens
+    question_of: Tensor
+    targets: Tensor
+    gold: Tensor
+    tasks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        b, r = self.size, self.passages.layout.rows
+        shapes = {"targets": (b, -1), "question_of": (r,), "gold": (r,)}
+        for name, want in shapes.items():
+            got = tuple(getattr(self, name).shape)
+            if len(got) != len(want) or any(w not in (-1, g) for g, w in zip(got, want, strict=True)):
+                raise ValueError(f"a batch of {b} questions and {r} passages has {name} of shape {got}, not {want}")
+        if len(self.tasks) != b:
+            raise ValueError(f"a batch of {b} questions names {len(self.tasks)} tasks")
+        counts = torch.bincount(self.question_of, minlength=b)
+        if bool((self.question_of.diff() < 0).any()) or len(counts) != b or bool((counts == 0).any()):
+            raise ValueError("question_of must ascend and give each question at least one passage")
+        if bool((self.passages.layout.lengths == 0).any()) or bool((self.questions.layout.lengths == 0).any()):
+            raise ValueError("no question and no passage may be empty: eos alone stands for 'no passage'")
+
+    @property
+    def size(self) -> int:
+        """B, the number of questions."""
+        return self.questions.layout.rows
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written: questions, passages, and answers with their padding."""
+        return self.questions.layout.tokens + self.passages.layout.tokens + self.targets.numel()
+
+
+@dataclass(frozen=True, slots=True)
+class DevBatch(Batch):
+    """A batch to measure on.
+
+    Attributes:
+        answers: every accepted answer of each question.
+        ids: each question's id.
+    """
+
+    answers: tuple[tuple[str, ...], ...]
+    ids: tuple[str, ...]
+
+
+class BatchSource(Protocol):
+    """Where batches come from. A pure function of its seed and the step, so that resuming needs no state."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, whatever was asked before. May be called from several threads at once."""
+        ...
+
+    def dev(self) -> Iterator[DevBatch]:
+        """The batches to measure on: the same ones every time; none, if there is nothing to measure on."""
+        ...

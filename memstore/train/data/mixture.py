@@ -1,0 +1,391 @@
+"""Batches for the training loop: pretraining and tasks mixed by weights, along a curriculum.
+
+Every question is a function of the seed, the batch's number and its place in the batch, so that resuming needs no
+state. Schedules are in numbers of batches: one step of the loop reads `accumulate` times the number of processes.
+
+Passages are packed, without padding. `fixed_length` instead gives every batch the same shape, for `torch.compile`:
+as many passages for each question (random ones fill up), and pad tokens behind each question and passage up to the
+longest allowed. The model then sees the pad tokens as tokens: use it where compiling saves more than they cost.
+
+Knows the cache's arrays; refuses to know models, stores and retrievers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from memstore.errors import ConfigError
+from memstore.model.packed import Layout, Tokens
+from memstore.model.tokens import TextTokenizer
+from memstore.questions.answers import searchable_answers
+from memstore.tables import read_table, require
+from memstore.train.data.batch import Batch, DevBatch
+from memstore.train.data.cache import Candidates, QuestionSet
+from memstore.train.data.curriculum import Points, at, check_points
+from memstore.train.data.pretrain import Difficulty, Example, Pretraining, PretrainSettings
+from memstore.train.data.pretrain_table import PretrainTable
+from memstore.train.data.ragged import Ints
+from memstore.train.data.tasks import AnswerChoice, choose_answer, mixture
+from memstore.train.data.windows import Windows, find
+from memstore.train.data.word_dropout import Words
+
+_DEV = (0, 0, 0, 1)  # before a dev question's number: seeds of training questions have three parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """`[data]` of a training config. Schedules are lists of `[batch, value]`, linear between them.
+
+    Attributes:
+        cache: the folder that `memstore.train.data.prepare` made.
+        questions: per batch.
+        train, dev: question sets; by default all named `*.train`, and all named `*.dev`.
+        mixture: "uniform" over tasks, by "temperature" (`p ~ n ** (1 / temperature)`), or as "given" in `weights`.
+        weights: by set.
+        answer: which of several answers is trained on: "first", "shortest", "random", or "read": the shortest of
+            those that stand in a gold passage that is read (of all, if none does).
+        answerable_only: train on questions with a gold passage among their candidates only, and on those that ask for
+            a verdict, which can be given without one.
+        gold: what counts as gold: "answer" (its words are found in it), "title" (its page is a source), "either".
+        choice: which candidates are read if there are more than `passages`: "first" ones of the retriever,
+            a random "sample", or a random one with "gold" in it. They stay in the retriever's order.
+        passages: schedule: passages per question.
+        passage_tokens: schedule: tokens per passage at most.
+        window: what a task's longer passages are cut to: their "begin", or a random window behind the title, in gold
+            passages around an "answer". Passages of pretraining and of dev questions do not ask: the former are cut to
+            windows, the latter to their begin.
+        question_tokens: per question at most; 0 for the model's limit.
+        word_dropout: share of the words of a task's questions left out. Not of those that ask for a verdict: a claim
+            without one of its words is another claim.
+        hardness: schedule: share of lexical neighbours among pretraining's wrong passages.
+        pretrain_share: schedule: share of questions made from plain passages.
+        max_target_tokens: of an answer, eos included.
+        max_tokens: of a batch's rows at most (question and passage together); questions at its end are left
+            out. 0 for no limit.
+        fixed_length: every batch has the same shape; see the module.
+        dev_questions: of each set at most, evenly spread; 0 for all.
+        dev_batch: questions per dev batch.
+        dev_passages: candidates of a dev question.
+        pretrain: of the questions made from plain passages.
+    """
+
+    cache: Path
+    questions: int = 64
+    train: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ()
+    mixture: Literal["uniform", "temperature", "given"] = "uniform"
+    temperature: float = 2.0
+    weights: dict[str, Any] = field(default_factory=dict)
+    answer: Literal[AnswerChoice, "read"] = "first"
+    answerable_only: bool = False
+    gold: Literal["answer", "title", "either"] = "answer"
+    choice: Literal["first", "sample", "gold"] = "first"
+    passages: Points = ((0, 8),)
+    passage_tokens: Points = ((0, 256),)
+    window: Literal["begin", "answer"] = "begin"
+    question_tokens: int = 0
+    word_dropout: float = 0.0
+    hardness: Points = ((0, 1.0),)
+    pretrain_share: Points = ((0, 0.0),)
+    max_target_tokens: int = 48
+    max_tokens: int = 0
+    fixed_length: bool = False
+    dev_questions: int = 0
+    dev_batch: int = 32
+    dev_passages: int = 20
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+
+    def __post_init__(self) -> None:
+        require(self, positive=("questions", "temperature", "dev_batch", "dev_passages"),
+                natural=("max_tokens", "dev_questions", "question_tokens"), shares=("word_dropout",))  # fmt: skip
+        if self.max_target_tokens < 2:
+            raise ConfigError(f"max_target_tokens must be at least 2, not {self.max_target_tokens}")
+        if (self.mixture == "given") != bool(self.weights):
+            raise ConfigError('mixture = "given" needs weights, and no other takes them')
+        limits = {"passages": (1, 1e4), "passage_tokens": (2, 1e6), "hardness": (0, 1), "pretrain_share": (0, 1)}
+        for name, (low, high) in limits.items():
+            check_points(name, getattr(self, name), low=low, high=high)
+        if self.fixed_length and (len(self.passages) > 1 or len(self.passage_tokens) > 1):
+            raise ConfigError("fixed_length needs constant passages and passage_tokens: one point each")
+
+    def difficulty(self, number: int) -> Difficulty:
+        """Where the curriculum stands at a batch."""
+        return Difficulty(
+            passages=round(at(self.passages, number)),
+            passage_tokens=round(at(self.passage_tokens, number)),
+            hardness=at(self.hardness, number),
+        )
+
+
+def open_source(data: Mapping[str, Any], *, tokenizer: TextTokenizer, seed: int) -> MixedBatches:
+    """Batches as the `[data]` table of a training config describes them.
+
+    Raises:
+        ConfigError: a key is unknown or a value impossible, or the cache lacks what is asked for.
+        CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `Candidates.open`.
+    """
+    settings = read_table(DataSettings, data, where="the training config", name="data")
+    return MixedBatches(settings, tokenizer=tokenizer, seed=seed)
+
+
+class MixedBatches:
+    """A `BatchSource` over a cache. Safe to use from several threads."""
+
+    def __init__(self, settings: DataSettings, *, tokenizer: TextTokenizer, seed: int) -> None:
+        """Open the cache.
+
+        Raises:
+            ConfigError, CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `open_source`.
+        """
+        self.settings, self.seed, self._tokenizer = settings, seed, tokenizer
+        self.cache = Candidates.open(settings.cache, tokenizer=tokenizer)
+        c = tokenizer.config
+        self._pad, self._eos = c.pad_token_id, c.eos_token_id
+        self._windows, self._words = Windows(tokenizer), Words(tokenizer)
+        self._question_tokens = min(c.max_question_tokens, settings.question_tokens or c.max_question_tokens)
+        longest = max(p[1] for p in settings.passage_tokens)
+        if settings.fixed_length and longest > c.max_passage_tokens:
+            raise ConfigError(f"passage_tokens ({longest:g}) exceed the model's max_passage_tokens")
+        self._train = [_Set(self._named(n), settings) for n in self._names(settings.train, ".train")]
+        self._dev = [self._named(n) for n in self._names(settings.dev, ".dev")]
+        self.pretraining = self._open_pretraining(tokenizer)
+        shares = [p[1] for p in settings.pretrain_share]
+        if min(shares) < 1 and not self._train:
+            raise ConfigError(f"{settings.cache} has no question set to train on, and pretrain_share is below 1")
+        self._shares = self._mixture() if self._train else np.zeros(0)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a number; see `BatchSource`."""
+        difficulty, share = self.settings.difficulty(step), at(self.settings.pretrain_share, step)
+        examples = [self._example(step, i, difficulty, share) for i in range(self.settings.questions)]
+        return self._assemble(self._within_budget(examples), difficulty)
+
+    def dev(self) -> Iterator[DevBatch]:
+        """Dev questions of each set, then held-out pretraining questions (if any step pretrains)."""
+        size = self.settings.dev_batch
+        for questions in self._dev:
+            texts, gold = questions.texts(), questions.gold(self.settings.gold)
+            chosen = _spaced(len(questions), self.settings.dev_questions)
+            for begin in range(0, len(chosen), size):
+                part = chosen[begin : begin + size]
+                examples = [self._dev_example(questions, i, gold[i]) for i in part]
+                yield self._dev_batch(examples, [texts[i][2] for i in part], [texts[i][0] for i in part])
+        if self.pretraining is not None:
+            yield from self._dev_pretraining(self.pretraining)
+
+    # --- questions ----------------------------------------------------------------------------------------------
+
+    def _example(self, step: int, i: int, difficulty: Difficulty, share: float) -> Example:
+        rng = np.random.default_rng([self.seed, step, i])
+        if self.pretraining is not None and rng.random() < share:
+            example = self.pretraining.example(rng, difficulty)
+        else:
+            chosen = self._train[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
+            example = self._task_example(chosen, rng, difficulty)
+        return self._filled(example, rng, difficulty) if self.settings.fixed_length else example
+
+    def _task_example(self, chosen: _Set, rng: Generator, difficulty: Difficulty) -> Example:
+        questions = chosen.questions
+        i = int(chosen.rows[int(rng.integers(len(chosen.rows)))])
+        hits = int((questions.candidates[i] >= 0).sum())
+        columns = choose_candidates(chosen.gold[i, :hits], difficulty.passages, self.settings.choice, rng)
+        gold = chosen.gold[i, columns].tolist()
+        passages = [self.cache.passages[int(r)] for r in questions.candidates[i, columns]]
+        read = [passage for passage, right in zip(passages, gold, strict=True) if right]
+        answer = self._answer(questions.answers_of(i), read, rng)
+        most = difficulty.passage_tokens
+        if self.settings.window == "begin":
+            passages = [self._cut(passage, most) for passage in passages]
+        else:
+            places = [find(p, answer[:-1]) if right else None for p, right in zip(passages, gold, strict=True)]
+            passages = [self._windows.cut(p, place, most, rng) for p, place in zip(passages, places, strict=True)]
+        return Example(
+            questions.task,
+            self._question(chosen, i, rng),
+            self._cut(answer, self.settings.max_target_tokens),
+            passages or [np.array([self._eos])],
+            gold or [False],
+        )
+
+    def _question(self, chosen: _Set, i: int, rng: Generator) -> Ints:
+        """A training question, without the words that are left out this time."""
+        question, dropout = chosen.questions.questions[i], self.settings.word_dropout
+        if dropout and not chosen.verdicts[i]:
+            question = self._words.thinned(question, 1 - dropout, rng)
+        return question[: self._question_tokens]
+
+    def _answer(self, answers: list[Ints], read: Sequence[Ints], rng: Generator) -> Ints:
+        """Which of the answers is trained on, as the settings say; `read` are the gold passages that are read."""
+        rule = self.settings.answer
+        if rule == "read":
+            answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
+            rule = "shortest"
+        return answers[choose_answer([len(a) for a in answers], rule, rng.random())]
+
+    def _dev_example(self, questions: QuestionSet, i: int, gold: NDArray[np.bool_]) -> Example:
+        hits = min(int((questions.candidates[i] >= 0).sum()), self.settings.dev_passages)
+        longest = round(max(p[1] for p in self.settings.passage_tokens))
+        return Example(
+            questions.task,
+            questions.questions[i][: self._question_tokens],
+            self._cut(questions.answers_of(i)[0], self.settings.max_target_tokens),
+            self._passages(questions.candidates[i, :hits], longest),
+            gold[:hits].tolist() or [False],
+        )
+
+    def _passages(self, rows: NDArray[np.int32], most: int) -> list[Ints]:
+        """Passages from their beginnings; eos alone where there is none."""
+        return [self._cut(self.cache.passages[int(r)], most) for r in rows] or [np.array([self._eos])]
+
+    def _cut(self, tokens: Ints, most: int) -> Ints:
+        """The tokens, or the first `most - 1` and eos."""
+        return tokens if len(tokens) <= most else np.concatenate([tokens[: most - 1], [self._eos]])
+
+    def _filled(self, example: Example, rng: Generator, difficulty: Difficulty) -> Example:
+        """As many passages as the curriculum says: random ones behind the question's own."""
+        missing = max(0, difficulty.passages - len(example.passages))
+        rows = rng.integers(len(self.cache.passages), size=missing).astype(np.int32)
+        more = self._passages(rows, difficulty.passage_tokens) if missing else []
+        return Example(
+            example.task, example.question, example.target, example.passages + more, example.gold + [False] * missing
+        )
+
+    # --- batches ------------------------------------------------------------------------------------------------
+
+    def _within_budget(self, examples: list[Example]) -> list[Example]:
+        if not self.settings.max_tokens:
+            return examples
+        rows = [len(e.passages) * len(e.question) + sum(map(len, e.passages)) for e in examples]
+        fitting = int(np.searchsorted(np.cumsum(rows), self.settings.max_tokens, side="right"))
+        return examples[: max(1, fitting)]
+
+    def _assemble(self, examples: Sequence[Example], difficulty: Difficulty) -> Batch:
+        s = self.settings
+        fixed = (self._question_tokens, difficulty.passage_tokens) if s.fixed_length else (0, 0)
+        return Batch(**self._tensors(examples, *fixed, target_tokens=s.max_target_tokens if s.fixed_length else 0))
+
+    def _tensors(
+        self, examples: Sequence[Example], question_tokens: int = 0, passage_tokens: int = 0, target_tokens: int = 0
+    ) -> dict[str, Any]:
+        """What a `Batch` is made of; a number above 0 pads each question, passage or target to that length."""
+        width = target_tokens or max(len(e.target) for e in examples)
+        targets = np.full((len(examples), width), self._pad, dtype=np.int64)
+        for line, example in zip(targets, examples, strict=True):
+            line[: len(example.target)] = example.target
+        counts = torch.tensor([len(e.passages) for e in examples])
+        return {
+            "questions": self._pack([e.question for e in examples], question_tokens),
+            "passages": self._pack([p for e in examples for p in e.passages], passage_tokens),
+            "question_of": torch.repeat_interleave(torch.arange(len(examples)), counts),
+            "targets": torch.from_numpy(targets),
+            "gold": torch.tensor([g for e in examples for g in e.gold]),
+            "tasks": tuple(e.task for e in examples),
+        }
+
+    def _pack(self, rows: list[Ints], length: int) -> Tokens:
+        if length:
+            padded = np.full((len(rows), length), self._pad, dtype=np.int64)
+            for line, row in zip(padded, rows, strict=True):
+                line[: len(row)] = row
+            return Tokens(torch.from_numpy(padded.reshape(-1)), Layout([length] * len(rows)))
+        ids = np.concatenate(rows).astype(np.int64, copy=False)
+        return Tokens(torch.from_numpy(ids), Layout([len(r) for r in rows]))
+
+    def _dev_batch(
+        self, examples: Sequence[Example], answers: Sequence[tuple[str, ...]], ids: Sequence[str]
+    ) -> DevBatch:
+        return DevBatch(**self._tensors(examples), answers=tuple(answers), ids=tuple(ids))
+
+    def _dev_pretraining(self, pretraining: Pretraining) -> Iterator[DevBatch]:
+        """Held-out questions, at the curriculum's last point."""
+        s, size, total = self.settings, self.settings.dev_batch, pretraining.dev_size()
+        ends = [round(points[-1][0]) for points in (s.passages, s.passage_tokens, s.hardness)]
+        difficulty = s.difficulty(max(ends))
+        for begin in range(0, total, size):
+            numbers = range(begin, min(total, begin + size))
+            made = [pretraining.dev_example(n, np.random.default_rng([*_DEV, n]), difficulty) for n in numbers]
+            texts = [(self._tokenizer.decode(e.target.tolist()),) for e in made]
+            yield self._dev_batch(made, texts, [f"salient-{n}" for n in numbers])
+
+    # --- opening ------------------------------------------------------------------------------------------------
+
+    def _names(self, given: tuple[str, ...], ending: str) -> list[str]:
+        return list(given) or [name for name in self.cache.sets if name.endswith(ending)]
+
+    def _named(self, name: str) -> QuestionSet:
+        if name not in self.cache.sets:
+            known = ", ".join(self.cache.sets) or "none"
+            raise ConfigError(f"{self.settings.cache} has no question set {name!r}; it has: {known}")
+        return self.cache.sets[name]
+
+    def _mixture(self) -> NDArray[np.float64]:
+        s, counts = self.settings, {t.questions.name: len(t.rows) for t in self._train}
+        rules: dict[str, Any] = {"uniform": None, "temperature": s.temperature, "given": s.weights}
+        return np.cumsum(list(mixture(counts, weights=rules[s.mixture]).values()))
+
+    def _open_pretraining(self, tokenizer: TextTokenizer) -> Pretraining | None:
+        if max(p[1] for p in self.settings.pretrain_share) == 0:
+            return None
+        if not self.cache.manifest.pretraining:
+            raise ConfigError(f"{self.settings.cache} was prepared without pretraining; set pretrain_share to 0")
+        return Pretraining(
+            self.settings.pretrain,
+            passages=self.cache.passages,
+            table=PretrainTable.load(self.cache.folder / "pretrain"),
+            tokenizer=tokenizer,
+            max_question_tokens=self._question_tokens,
+            max_target_tokens=self.settings.max_target_tokens,
+        )
+
+
+class _Set:
+    """A training set: the rows to draw from, and which of their candidates are gold."""
+
+    def __init__(self, questions: QuestionSet, settings: DataSettings) -> None:
+        self.questions, self.gold = questions, questions.gold(settings.gold)
+        rows = np.arange(len(questions))
+        self.verdicts = _verdicts(questions)
+        if settings.answerable_only:
+            rows = np.flatnonzero(self.gold.any(axis=1) | self.verdicts)
+        self.rows: NDArray[np.int64] = rows
+
+
+def _verdicts(questions: QuestionSet) -> NDArray[np.bool_]:
+    """`(N,)`: the questions whose answers are verdicts only."""
+    return np.array([not searchable_answers(answers) for _, _, answers in questions.texts()], dtype=bool)
+
+
+def choose_candidates(
+    gold: NDArray[np.bool_], wanted: int, choice: Literal["first", "sample", "gold"], rng: Generator
+) -> NDArray[np.int64]:
+    """Which of a question's candidates are read, ascending: in the retriever's order.
+
+    Args:
+        gold: `(hits,)`, of its candidates.
+        wanted: how many at most.
+        choice: "first" ones, a "sample", or a sample that has a "gold" one in it if there is any.
+        rng: of the question.
+    """
+    hits = len(gold)
+    if hits <= wanted or choice == "first":
+        return np.arange(min(hits, wanted))
+    order = rng.permutation(hits)
+    if choice == "gold" and gold.any():
+        right = int(rng.choice(np.flatnonzero(gold)))
+        order = np.concatenate([[right], order[order != right]])
+    return np.sort(order[:wanted])
+
+
+def _spaced(total: int, wanted: int) -> list[int]:
+    """Up to `wanted` of `total` numbers, evenly spread; all for 0."""
+    if not wanted or wanted >= total:
+        return list(range(total))
+    return [i * total // wanted for i in range(wanted)]

@@ -1,0 +1,394 @@
+"""Pretraining questions made from plain passages. Four kinds:
+
+- "salient": a sentence with a name, date or number masked is the question, its words dropped here and there so that
+  copying the sentence's surroundings is not enough; the masked text is the answer. The passage it came from is to be
+  found among others and read (salient span masking, REALM, arXiv 2002.08909, section 3.4).
+- "asked": the same, but the sentence's words stand behind a question word that fits the answer ("when", "how many",
+  "who", ...; "which river" where its class is known) and the masked place is not shown: cloze to question as in Lewis
+  et al., arXiv 1906.04980, section 2.3.
+- "rebuild": some words of a sentence are the question, the whole sentence is the answer: more to learn from per step.
+- "corrupt": span corruption (T5, arXiv 1910.10683, section 3.1.4): the passage itself is masked, and the answer is
+  what was masked. The question is the prompt alone.
+
+The other passages are lexical neighbours of the right one, or random ones: `hardness` is the share of neighbours.
+An example is a function of its random generator alone. Knows token arrays; refuses to know files, texts and models.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from memstore.errors import ConfigError
+from memstore.model.tokens import TextTokenizer
+from memstore.tables import require
+from memstore.train.data.pretrain_table import PretrainTable
+from memstore.train.data.ragged import Ints, Ragged
+from memstore.train.data.salient_spans import MONTHS, YEAR
+from memstore.train.data.windows import Windows, find
+from memstore.train.data.word_dropout import WORD_MARKS, Words
+
+KINDS = ("salient", "asked", "rebuild", "corrupt")
+QUESTION_WORDS = {
+    "year": ("when", "in what year", "what year", "when did"),
+    "date": ("when", "when did", "on what date", "in what month"),
+    "number": ("how many", "how much", "what number", "what"),
+    "place": ("where", "where is", "where did", "in what place"),
+    "agent": ("who", "who was", "which person", "what"),
+    "name": ("who", "what", "which", "where", "who is", "who was", "what is the name of", "what is"),
+}
+# What kind of name stands behind these words.
+_BEHIND = dict.fromkeys(("in", "at", "near", "from", "to", "into"), "place") | {"by": "agent"}
+_BARE_YEAR = re.compile(rf"\s*(?:{YEAR})\s*")
+_DATE = re.compile(rf"\b(?:{MONTHS.lower()}|{YEAR})\b")
+_DIGIT = re.compile(r"\d")
+_CLASS_WORDS = {"place": ("which", "what", "in which", "in what"), "name": ("which", "what")}
+_LONGEST_TITLE = 12  # tokens of a title that is asked for, or named in a question
+_TOKENS_BEFORE = 6  # enough for the word before an answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainSettings:
+    """`[data.pretrain]`.
+
+    Attributes:
+        salient, asked, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
+        class_share: of "asked": how often a span whose class is known is asked for by it ("which river").
+        title_share: of "asked": how often it is the passage's title that is asked for, with the words of a sentence
+            of the passage. Most questions about Wikipedia ask for a page or name one; sentences behind the first say
+            "it" or "he".
+        named_share: of the other "asked" ones: how often the title stands in the question.
+        word_dropout: of "salient" and "asked": share of the sentence's words left out.
+        keep_words: of "rebuild": share of the sentence's words that are given.
+        noise: of "corrupt": share of tokens masked.
+        noise_span: of "corrupt": mean length of a masked span, in tokens.
+        salient_prompt, asked_prompt, rebuild_prompt, corrupt_prompt: question templates.
+        dev_questions: so many passages are held out, evenly spread, and asked about for measuring ("salient"). In
+            training no question is made from them; "corrupt", and wrong passages, may be any.
+    """
+
+    salient: float = 0.7
+    asked: float = 0.0
+    rebuild: float = 0.3
+    corrupt: float = 0.0
+    class_share: float = 0.6
+    title_share: float = 0.0
+    named_share: float = 0.0
+    word_dropout: float = 0.15
+    keep_words: float = 0.5
+    noise: float = 0.15
+    noise_span: float = 3.0
+    salient_prompt: str = "fill: {question}"
+    asked_prompt: str = "question: {question}"
+    rebuild_prompt: str = "rebuild: {question}"
+    corrupt_prompt: str = "denoise: {question}"
+    dev_questions: int = 256
+
+    def __post_init__(self) -> None:
+        shares = ("class_share", "title_share", "named_share", "word_dropout", "keep_words", "noise")
+        require(self, natural=(*KINDS, "dev_questions"), shares=shares)
+        if not sum(getattr(self, kind) for kind in KINDS) > 0:
+            raise ConfigError(f"one of {', '.join(KINDS)} must be above 0, or there is nothing to pretrain on")
+        if self.corrupt and not self.noise:
+            raise ConfigError("noise must be above 0 where corrupt is: else nothing is masked")
+        if self.noise_span < 1:
+            raise ConfigError(f"noise_span must be at least 1, not {self.noise_span}")
+        for kind in KINDS:
+            if "{question}" not in getattr(self, f"{kind}_prompt"):
+                raise ConfigError(f"{kind}_prompt must contain {{question}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question with its passages: token ids; `target` and every passage end with eos."""
+
+    task: str
+    question: Ints
+    target: Ints
+    passages: list[Ints]
+    gold: list[bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difficulty:
+    """Where a curriculum stands: passages per question, tokens per passage, share of lexical neighbours."""
+
+    passages: int
+    passage_tokens: int
+    hardness: float
+
+
+class Pretraining:
+    """Makes examples from a cache's passages and its `PretrainTable`. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        *,
+        passages: Ragged,
+        table: PretrainTable,
+        tokenizer: TextTokenizer,
+        max_question_tokens: int,
+        max_target_tokens: int,
+    ) -> None:
+        """Prepare the prompts. Longer questions and targets than allowed are cut.
+
+        Raises:
+            ConfigError: the table is empty, the tokenizer has not the sentinels that are needed, or a prompt leaves no
+                room for a question.
+        """
+        if not len(table):
+            raise ConfigError("no passage holds a sentence to pretrain on; prepare more of them")
+        self.settings, self._passages, self._table = settings, passages, table
+        self._eos, self._most = tokenizer.config.eos_token_id, max_target_tokens
+        self._question_tokens = max_question_tokens
+        plain = Tokenizer.from_str(tokenizer.json)
+        self._sentinels, self._words = _sentinels(plain), Words(tokenizer)
+        self._asking = _QuestionWords(plain)
+        self._windows = Windows(tokenizer)
+        self._parenthesis = plain.encode("(", add_special_tokens=False).ids[-1:]
+        asked_titles = settings.title_share and settings.class_share
+        self._classes = _known_classes(table) if asked_titles else {}
+        if not len(self._sentinels) and (settings.salient or settings.corrupt):
+            raise ConfigError("the tokenizer has no <extra_id_0>: only `rebuild` can be pretrained with it")
+        self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
+        for kind, parts in self._prompts.items():
+            taken = sum(map(len, parts))
+            if getattr(settings, kind) and taken + (kind != "corrupt") > max_question_tokens:
+                raise ConfigError(f"{kind}_prompt has {taken} tokens and a question at most {max_question_tokens}")
+        weights = np.array([getattr(settings, kind) for kind in KINDS], dtype=np.float64)
+        self._shares = np.cumsum(weights / weights.sum())
+        self._held = min(settings.dev_questions, len(table) // 2)
+        self._stride = len(table) // self._held if self._held else 0  # every stride-th passage is held out
+
+    def __len__(self) -> int:
+        """Passages with a sentence to ask about, held-out ones included."""
+        return len(self._table)
+
+    def dev_size(self) -> int:
+        """How many examples `dev_example` has."""
+        return self._held
+
+    def example(self, rng: Generator, difficulty: Difficulty) -> Example:
+        """Draw a kind, a passage that is not held out, and a sentence; for "corrupt" any passage."""
+        kind = KINDS[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
+        if kind == "corrupt":
+            row = int(rng.integers(len(self._passages)))
+            return self._corrupt(self._passages[row], rng, difficulty)
+        i = int(rng.integers(len(self._table)))
+        if self._stride and i % self._stride == 0:
+            i = i + 1 if i + 1 < len(self._table) else i - 1
+        return self._sentence(kind, i, rng, difficulty)
+
+    def dev_example(self, number: int, rng: Generator, difficulty: Difficulty) -> Example:
+        """A "salient" question about the number-th held-out passage."""
+        return self._sentence("salient", number * self._stride, rng, difficulty)
+
+    # --- sentences ----------------------------------------------------------------------------------------------
+
+    def _sentence(self, kind: str, i: int, rng: Generator, difficulty: Difficulty) -> Example:
+        table, row = self._table, int(self._table.rows[i])
+        first, last = int(table.sentences.offsets[i]), int(table.sentences.offsets[i + 1])
+        sentence = int(rng.integers(first, last))
+        begin, end = (int(x) for x in table.sentences.values[sentence])
+        tokens = self._passages[row]
+        if kind == "asked" and len(title := self._title_asked(tokens, rng)):
+            question, target = self._about_title(title, tokens[begin:end], rng), title
+        elif kind in ("salient", "asked"):
+            span = int(rng.integers(table.spans.offsets[sentence], table.spans.offsets[sentence + 1]))
+            target = table.answers[span]
+            place = table.spans.values[span]
+            in_front = kind == "asked"
+            mark = self._sentinels[:1]
+            if in_front:
+                mark = self._ask(table.answers[span], table.classes[span], tokens[begin : place[0]], rng)
+                mark = self._with_title(mark, tokens, begin, end, rng)
+            question = self._masked(tokens, begin, end, place, mark, rng, in_front=in_front)
+        else:
+            question = self._words.thinned(tokens[begin:end], self.settings.keep_words, rng)
+            target = tokens[begin:end]
+        others = self._others(i, difficulty, rng)
+        place = int(rng.integers(len(others) + 1))
+        passages = [self._windows.cut(self._passages[o], None, difficulty.passage_tokens, rng) for o in others]
+        passages.insert(place, self._windows.cut(tokens, (begin, end), difficulty.passage_tokens, rng))
+        gold = [n == place for n in range(len(passages))]
+        return Example(kind, self._asked(kind, question), self._ended(target), passages, gold)
+
+    def _ask(self, answer: Ints, noun: Ints, before: Ints, rng: Generator) -> Ints:
+        """Question words for an answer, by its class `noun` (empty where unknown), behind the tokens `before`."""
+        if len(noun) and rng.random() < self.settings.class_share:
+            return self._asking.draw_class(noun, before, rng)
+        return self._asking.draw(answer, before, rng)
+
+    # --- titles -------------------------------------------------------------------------------------------------
+
+    def _title(self, tokens: Ints) -> Ints:
+        """A passage's title; empty if it has none, a long one, or one with an explanation in parentheses."""
+        title = self._windows.title(tokens)
+        plain = len(title) <= _LONGEST_TITLE and not np.isin(title, self._parenthesis).any()
+        return title if plain else title[:0]
+
+    def _title_asked(self, tokens: Ints, rng: Generator) -> Ints:
+        """The title, if it is what is asked for this time; empty otherwise."""
+        asked = self.settings.title_share and rng.random() < self.settings.title_share
+        return self._title(tokens) if asked else tokens[:0]
+
+    def _about_title(self, title: Ints, sentence: Ints, rng: Generator) -> Ints:
+        """Question words for a title, and a sentence's words without the title's."""
+        mark = self._ask(title, self._classes.get(title.tobytes(), title[:0]), title[:0], rng)
+        rest = self._words.thinned(self._words.without(sentence, title), 1 - self.settings.word_dropout, rng)
+        return np.concatenate([mark, rest])
+
+    def _with_title(self, mark: Ints, tokens: Ints, begin: int, end: int, rng: Generator) -> Ints:
+        """Question words, with the title behind them as often as asked where the sentence does not say it."""
+        if not self.settings.named_share or rng.random() >= self.settings.named_share:
+            return mark
+        title = self._title(tokens)
+        return mark if find(tokens[begin:end], title) else np.concatenate([mark, title])
+
+    def _masked(
+        self, tokens: Ints, begin: int, end: int, span: Ints, mark: Ints, rng: Generator, *, in_front: bool
+    ) -> Ints:
+        """The sentence without the span and some words, cut to fit around it; `mark` in its place or in front."""
+        a, b = int(span[0]), int(span[1])
+        keep = 1 - self.settings.word_dropout
+        before = self._words.thinned(tokens[begin:a], keep, rng, least=0)
+        after = self._words.thinned(tokens[b:end], keep, rng, least=0)
+        prompt = self._prompts["asked" if in_front else "salient"]
+        room = max(1, self._question_tokens - sum(map(len, prompt)) - len(mark))
+        left = min(len(before), max(room // 2, room - len(after)))
+        before, after = before[len(before) - left :], after[: max(0, room - left)]
+        return np.concatenate([mark, before, after] if in_front else [before, mark, after])
+
+    def _others(self, i: int, difficulty: Difficulty, rng: Generator) -> list[int]:
+        """Rows of wrong passages: lexical neighbours as hardness says, then random ones, all different."""
+        source, wanted = int(self._table.rows[i]), difficulty.passages - 1
+        near = self._table.neighbours[i]
+        near = near[near >= 0]
+        hard = min(len(near), int(rng.binomial(wanted, difficulty.hardness))) if wanted else 0
+        chosen = {int(r) for r in rng.permutation(near)[:hard]} - {source}
+        while len(chosen) < min(wanted, len(self._passages) - 1):
+            chosen |= {int(rng.integers(len(self._passages)))} - {source}
+        return sorted(chosen)
+
+    # --- span corruption ----------------------------------------------------------------------------------------
+
+    def _corrupt(self, tokens: Ints, rng: Generator, difficulty: Difficulty) -> Example:
+        s = self.settings
+        longest = min(difficulty.passage_tokens - 1, int((self._most - 2) / (s.noise * (1 + 1 / s.noise_span))))
+        tokens = self._windows.cut(tokens, None, max(2, longest + 1), rng)[:-1]
+        spans = noise_spans(len(tokens), s.noise, s.noise_span, rng)[: len(self._sentinels)]
+        source: list[Ints] = []
+        target: list[Ints] = []
+        at = 0
+        for n, (a, b) in enumerate(spans):
+            sentinel = self._sentinels[n : n + 1]
+            source += [tokens[at:a], sentinel]
+            target += [sentinel, tokens[a:b]]
+            at = b
+        passage = self._ended(np.concatenate([*source, tokens[at:]]), most=len(tokens) + 1)
+        answer = self._ended(np.concatenate(target))
+        return Example("corrupt", self._asked("corrupt", np.zeros(0, np.int64)), answer, [passage], [True])
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _asked(self, kind: str, question: Ints) -> Ints:
+        before, after = self._prompts[kind]
+        room = max(1, self._question_tokens - len(before) - len(after))
+        asked = np.concatenate([before, question[:room], after])
+        return asked if len(asked) else np.array([self._eos])
+
+    def _ended(self, tokens: Ints, most: int | None = None) -> Ints:
+        return np.concatenate([tokens[: (most or self._most) - 1], [self._eos]])
+
+
+class _QuestionWords:
+    """Question words by the kind of an answer, as token ids; the kind is told by the pieces of the answer and of the
+    word before it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+
+        def ids(words: tuple[str, ...]) -> list[Ints]:
+            return [np.array(tokenizer.encode(w, add_special_tokens=False).ids, dtype=np.int64) for w in words]
+
+        self._words = {kind: ids(words) for kind, words in QUESTION_WORDS.items()}
+        self._class_words = {kind: ids(words) for kind, words in _CLASS_WORDS.items()}
+        pieces = tokenizer.get_vocab(with_added_tokens=True).items()
+        self._pieces = {i: re.sub("|".join(WORD_MARKS), " ", piece).lower() for piece, i in pieces}
+
+    def draw(self, answer: Ints, before: Ints, rng: Generator) -> Ints:
+        """Question words that fit an answer, by chance; `before` is what its sentence says before it."""
+        words = self._words[_kind(self._text(answer), self._text(before[-_TOKENS_BEFORE:]))]
+        chosen: Ints = words[int(rng.integers(len(words)))]
+        return chosen
+
+    def draw_class(self, noun: Ints, before: Ints, rng: Generator) -> Ints:
+        """Question words that ask for a class of things by its name."""
+        kind = _kind("", self._text(before[-_TOKENS_BEFORE:]))
+        words = self._class_words.get(kind, self._class_words["name"])
+        return np.concatenate([words[int(rng.integers(len(words)))], noun])
+
+    def _text(self, tokens: Ints) -> str:
+        return "".join(self._pieces.get(int(i), "") for i in tokens)
+
+
+def _kind(answer: str, before: str) -> str:
+    """Which of `QUESTION_WORDS` ask for an answer, both texts in small letters."""
+    if _BARE_YEAR.fullmatch(answer):
+        return "year"
+    if _DATE.search(answer):
+        return "date"
+    if _DIGIT.search(answer):
+        return "number"
+    return _BEHIND.get("".join(before.split()[-1:]), "name")
+
+
+def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[tuple[int, int]]:
+    """`[begin, end)` of masked spans as T5 draws them: none begins the text, none touch, at least one.
+
+    The masked tokens, and those between, are divided into equally many parts of random lengths of at least one. A
+    text of one token, or none, is masked whole.
+    """
+    if length <= 1:
+        return [(0, length)]
+    masked = min(max(round(length * noise), 1), length - 1)
+    count = max(1, min(round(masked / mean), length - masked))
+    gaps, spans = _parts(length - masked, count, rng), _parts(masked, count, rng)
+    ends = np.cumsum(gaps + spans)
+    return [(int(e - s), int(e)) for e, s in zip(ends, spans, strict=True)]
+
+
+def _parts(total: int, count: int, rng: Generator) -> NDArray[np.int64]:
+    """`count` random lengths of at least 1 that sum to `total`, all divisions alike."""
+    cuts = np.sort(rng.permutation(total - 1)[: count - 1]) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+def _known_classes(table: PretrainTable) -> dict[bytes, Ints]:
+    """From answers to their classes, where those are known."""
+    return {answer.tobytes(): noun for answer, noun in zip(table.answers, table.classes, strict=True) if len(noun)}
+
+
+def _sentinels(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """Ids of `<extra_id_0>`, `<extra_id_1>`, ... as far as they go."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    sentinels: list[int] = []
+    while (found := vocabulary.get(f"<extra_id_{len(sentinels)}>")) is not None:
+        sentinels.append(found)
+    return np.array(sentinels, dtype=np.int64)
+
+
+def _prompt(tokenizer: Tokenizer, template: str) -> tuple[Ints, Ints]:
+    """Token ids of a template before and after its question."""
+    parts: list[Any] = []
+    for text in template.split("{question}", 1):
+        ids = tokenizer.encode(text.strip(), add_special_tokens=False).ids if text.strip() else []
+        parts.append(np.array(ids, dtype=np.int64))
+    return parts[0], parts[1]

@@ -1,0 +1,321 @@
+"""The parts of preparing training data: passages put into one table, questions with candidates, neighbours.
+
+Memory: the table's token ids, 2 bytes each, and the texts of at most `TEXTS_KEPT` passages. Knows stores and
+retrievers as protocols; refuses to know where files of the cache go.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memstore.errors import CorpusError, PassageNotFound
+from memstore.model.tokens import TextTokenizer
+from memstore.passage import Passage
+from memstore.questions.answers import holds, normalise, same_title, searchable_answers
+from memstore.retrieve import Retriever
+from memstore.retrieve.folder import scratch_folder
+from memstore.retrieve.lexical import Bm25Retriever, build_bm25
+from memstore.train.data.cache import ANSWER, TITLE, SetReport
+from memstore.train.data.candidate_filter import Rarity, Screen
+from memstore.train.data.ragged import Ints, id_type
+from memstore.train.data.tasks import TaskRow, read_lines
+
+SPARE = 8  # candidates found beyond what is wanted, where a screen may leave some out
+CHUNK = 256  # questions or passages handled at a time
+TEXTS_KEPT = 1 << 16  # passages whose text is remembered, as it is and normalised: about 100 MB
+Advance = Callable[[int], None]
+_T = TypeVar("_T")
+
+
+class PassageSource(Protocol):
+    """Passages by id: a store, or a corpus in memory."""
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """In the order asked."""
+        ...
+
+
+class SpreadSource(PassageSource, Protocol):
+    """Passages by number too: a store."""
+
+    def __len__(self) -> int:
+        """How many numbers there are."""
+        ...
+
+    def ids(self, rows: Sequence[int]) -> list[str]:
+        """Of the passages with these numbers, deleted ones included."""
+        ...
+
+    def contains(self, passage_id: str) -> bool:
+        """Whether there is such a passage."""
+        ...
+
+
+class Corpus:
+    """Ready passages from files, in memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Read JSON lines: objects with id, title and text, or the builder's spool, whose rows are lists.
+
+        Raises:
+            CorpusError: a row is no passage, or its id comes twice with other words.
+        """
+        self._passages: dict[str, Passage] = {}
+        for path in paths:
+            for line, text in read_lines(path):
+                passage = _passage(text, path=path, line=line)
+                if self._passages.setdefault(passage.id, passage) != passage:
+                    raise CorpusError(f"another passage has the id {passage.id!r}", path=path, line=line)
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def ids(self) -> list[str]:
+        """In the files' order."""
+        return list(self._passages)
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """In the order asked.
+
+        Raises:
+            PassageNotFound: there is none of an id.
+        """
+        try:
+            return [self._passages[i] for i in ids]
+        except KeyError as error:
+            raise PassageNotFound(str(error.args[0])) from None
+
+
+def _passage(text: str, *, path: Path, line: int) -> Passage:
+    try:
+        values = json.loads(text)
+        if isinstance(values, list):
+            return Passage(*values)
+        title, words = values.get("title") or "", values["text"]
+        if not isinstance(words, str) or not isinstance(title, str):
+            raise TypeError("title and text must be text")
+        name = str(values["id"])
+        return Passage(name, str(values.get("document_id", name)), title, words, end=len(words))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"not a passage with id, title and text ({type(error).__name__}: {error})"
+        raise CorpusError(message, path=path, line=line) from None
+
+
+class PassageTable:
+    """Passages of one cache, each once, in the order they were first added."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer, self._type = tokenizer, id_type(tokenizer.config.vocab_size)
+        self._rows: dict[tuple[int, str], int] = {}
+        self._sources: list[PassageSource] = []
+        self.tokens: list[Ints] = []
+        self.names: list[tuple[str, str]] = []
+        self._origin: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, source: PassageSource, passages: Sequence[Passage]) -> list[int]:
+        """Rows of the passages, which are added if they are new; ids are unique within a source."""
+        if source not in self._sources:
+            self._sources.append(source)
+        origin = self._sources.index(source)
+        new = {p.id: p for p in passages if (origin, p.id) not in self._rows}
+        for passage, ids in zip(new.values(), self._tokenizer.passages(list(new.values())), strict=True):
+            self._rows[origin, passage.id] = len(self.tokens)
+            self.tokens.append(ids.astype(self._type))
+            self.names.append((passage.id, passage.title))
+            self._origin.append(origin)
+        return [self._rows[origin, p.id] for p in passages]
+
+    def read(self) -> Iterator[tuple[list[int], list[Passage]]]:
+        """The passages again, with their rows, some at a time."""
+        for rows in chunks(range(len(self)), CHUNK):
+            found: dict[int, Passage] = {}
+            for origin, source in enumerate(self._sources):
+                own = [r for r in rows if self._origin[r] == origin]
+                found |= zip(own, source.passages([self.names[r][0] for r in own]), strict=True)
+            yield list(rows), [found[r] for r in rows]
+
+
+@dataclass(slots=True)
+class QuestionSetBuilder:
+    """The questions of one set that are kept, with their candidates, and counts over all of them."""
+
+    k: int
+    kept: list[TaskRow] = field(default_factory=list)
+    candidates: list[NDArray[np.int32]] = field(default_factory=list)
+    marks: list[NDArray[np.uint8]] = field(default_factory=list)
+    _asked: int = 0
+    _answerable: int = 0
+    _gold: int = 0
+    _first: int = 0
+    _hits: int = 0
+
+    def count(self, marks: Sequence[int]) -> None:
+        """Count a question, kept or not, by the marks of its hits."""
+        self._asked += 1
+        self._hits += len(marks)
+        self._answerable += any(m & ANSWER for m in marks)
+        self._gold += any(marks)
+        self._first += bool(marks and marks[0] & ANSWER)
+
+    def keep(self, row: TaskRow, candidates: Sequence[int], marks: Sequence[int]) -> None:
+        """Add a question."""
+        self.kept.append(row)
+        padding = self.k - len(candidates)
+        self.candidates.append(np.array([*candidates, *[-1] * padding], dtype=np.int32))
+        self.marks.append(np.array([*marks, *[0] * padding], dtype=np.uint8))
+
+    def report(self) -> SetReport:
+        """Shares over all questions, those left out included."""
+        n = max(1, self._asked)
+        return SetReport(
+            questions=len(self.kept),
+            left_out=self._asked - len(self.kept),
+            answerable=round(self._answerable / n, 4),
+            gold=round(self._gold / n, 4),
+            first=round(self._first / n, 4),
+            candidates=round(self._hits / n, 2),
+        )
+
+
+def gather_set(
+    rows: Sequence[TaskRow],
+    *,
+    k: int,
+    keep_unanswerable: float,
+    retriever: Retriever,
+    store: PassageSource,
+    table: PassageTable,
+    advance: Advance,
+    screen: Screen | None = None,
+) -> QuestionSetBuilder:
+    """Find, mark and keep candidates.
+
+    Args:
+        rows: the questions; a retriever is asked for their input as it is, as when answering.
+        k: candidates of each.
+        keep_unanswerable: share of questions without any mark that are kept, chosen by their ids.
+        retriever: finds the candidates' ids.
+        store: has their texts.
+        table: takes the candidates of the questions that are kept.
+        advance: hears of questions done.
+        screen: leaves out candidates; the next ones move up. A page alone does not make a question answerable then.
+    """
+    built, texts = QuestionSetBuilder(k), _Texts(store)
+    wanted, needed = (k, ANSWER | TITLE) if screen is None else (k + SPARE, ANSWER)
+    for chunk in chunks(rows, CHUNK):
+        found = [[hit.passage_id for hit in hits] for hits in retriever.search([r.input for r in chunk], wanted)]
+        texts.want({i for ids in found for i in ids})
+        kept = []
+        for row, ids in zip(chunk, found, strict=True):
+            read = [texts[i] for i in ids]
+            marks = mark(row, read)
+            if screen is not None:
+                stay = [n for n, stays in enumerate(screen.stay(row, read, marks)) if stays][:k]
+                ids, marks = [ids[n] for n in stay], [marks[n] for n in stay]
+            built.count(marks)
+            drawn = zlib.crc32(row.id.encode("utf-8", "surrogatepass")) < keep_unanswerable * 2**32
+            if drawn or any(m & needed for m in marks):
+                kept.append((row, ids, marks))
+        passages = {i: texts[i][0] for _, ids, _ in kept for i in ids}
+        rows_of = dict(zip(passages, table.add(store, list(passages.values())), strict=True))
+        for row, ids, marks in kept:
+            built.keep(row, [rows_of[i] for i in ids], marks)
+        advance(len(chunk))
+    return built
+
+
+def mark(row: TaskRow, passages: Sequence[tuple[Passage, str]]) -> list[int]:
+    """ANSWER | TITLE of each passage, given with its normalised text.
+
+    A question whose answers are all verdicts has no words to look for: its page's passages count as answers too.
+    """
+    answers = searchable_answers(row.answers)
+    marks = []
+    for passage, normalised in passages:
+        title = any(same_title(t, passage.title) for t in row.titles)
+        answer = holds(normalised, answers) if answers else title
+        marks.append(ANSWER * answer | TITLE * title)
+    return marks
+
+
+class _Texts:
+    """Passages by id with their normalised text, remembered for the next questions."""
+
+    def __init__(self, source: PassageSource) -> None:
+        self._source = source
+        self._known: dict[str, tuple[Passage, str]] = {}
+
+    def want(self, ids: set[str]) -> None:
+        """Read what is not known; after it, all of `ids` are."""
+        if len(self._known) > TEXTS_KEPT:
+            self._known.clear()
+        new = sorted(ids - self._known.keys())
+        for passage in self._source.passages(new):
+            self._known[passage.id] = (passage, normalise(passage.text))
+
+    def __getitem__(self, passage_id: str) -> tuple[Passage, str]:
+        return self._known[passage_id]
+
+
+def neighbours(
+    passages: Iterable[Passage], rows: Sequence[int], queries: Sequence[str], *, count: int, advance: Advance
+) -> NDArray[np.int32]:
+    """Lexical neighbours by BM25 over exactly these passages.
+
+    Args:
+        passages: of the cache, in the order of its rows.
+        rows: the row that each query comes from, which is not its own neighbour.
+        queries: sentences.
+        count: m, how many to find.
+        advance: hears of queries done.
+
+    Returns:
+        `(len(rows), m)` rows, best first, -1 behind the last.
+    """
+    found = np.full((len(rows), count), -1, dtype=np.int32)
+    if not count or not len(rows):
+        return found
+    with scratch_folder("memstore-neighbours-") as folder:
+        build_bm25(folder / "bm25", passages)
+        retriever = Bm25Retriever(folder / "bm25", lambda wanted: [str(row) for row in wanted])
+        for chunk in chunks(range(len(rows)), CHUNK):
+            for i, hits in zip(chunk, retriever.search([queries[i] for i in chunk], count + 1), strict=True):
+                near = [int(h.passage_id) for h in hits if int(h.passage_id) != rows[i]][:count]
+                found[i, : len(near)] = near
+            advance(len(chunk))
+    return found
+
+
+def word_rarity(store: SpreadSource, *, passages: int) -> Rarity:
+    """Of the words in a store, from up to so many passages that are evenly spread over it."""
+    rarity = Rarity()
+    for _, found in spread_passages(store, passages):
+        rarity.add(found)
+    return rarity
+
+
+def spread_passages(store: SpreadSource, wanted: int) -> Iterator[tuple[Sequence[int], list[Passage]]]:
+    """Passages evenly spread over a store, some at a time, after the numbers looked at: deleted ones give none."""
+    for rows in chunks(spread(len(store), wanted), CHUNK):
+        yield rows, store.passages([i for i in store.ids(rows) if store.contains(i)])
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Up to `wanted` of `total` rows, evenly spread, ascending."""
+    return sorted({int(r) for r in np.linspace(0, total - 1, min(wanted, total))}) if total and wanted else []
+
+
+def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """Runs of `size` items; the last one may be shorter."""
+    return (items[i : i + size] for i in range(0, len(items), size))

@@ -1,0 +1,198 @@
+"""The model a run starts from, and how it is made ready: what is frozen, compiled, and computed twice.
+
+Knows checkpoints and tokenizers; refuses to know losses, batches and optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from memstore import checkpoint
+from memstore.checkpoint.files import TOKENIZER, read_tokenizer
+from memstore.errors import CheckpointMismatch, ConfigError
+from memstore.model.config import ModelConfig
+from memstore.model.layers import EncoderStack
+from memstore.model.model import MemoryModel
+from memstore.model.tokens import TextTokenizer
+from memstore.train.config import DevConfig, LossConfig, ModelTable
+from memstore.train.vectors import read_vectors
+
+_MAY_BE_NEW = (
+    "scorer_norm.",
+    "scorer.",
+    "copy_head.",
+    "match_embedding.",
+    "projection_norm.",
+    "projection.",
+)  # parts that a checkpoint can be given, or lose
+
+
+_OUT_OF_A_LAYER = ("attention.o.weight", "feed_forward.wo.weight")
+
+
+def open_model(table: ModelTable, *, seed: int) -> tuple[MemoryModel, TextTokenizer]:
+    """The model and tokenizer that `[model]` names, in float32 and training mode, frozen parts frozen.
+
+    Raises:
+        CheckpointNotFound, CheckpointError, CheckpointMismatch, ConfigError: see `memstore.checkpoint.loading`.
+    """
+    if table.source == "scratch":
+        model, tokenizer = _from_scratch(table, seed)
+    elif table.source == "t5":
+        model, tokenizer = checkpoint.from_t5(table.path, **table.config)
+    else:
+        model, tokenizer = _from_checkpoint(table, seed)
+    model.config = model.config.replace(trained=True)
+    model = model.float().train()
+    freeze(model)
+    return model, TextTokenizer(Tokenizer.from_str(tokenizer.json), model.config)
+
+
+def freeze(model: MemoryModel) -> None:
+    """Take the gradient from what must not move: LUMEN's memory encoder, and the embedding that only it reads."""
+    if model.config.system == "lumen":
+        assert model.memory_embedding is not None
+        model.memory_encoder.requires_grad_(requires_grad=False)
+        model.memory_embedding.requires_grad_(requires_grad=False)
+
+
+def check_losses(model: MemoryModel, config: LossConfig) -> None:
+    """Refuse losses that the model has no part for.
+
+    Raises:
+        ConfigError: supervision of a scorer, or of a projection, that is not there.
+    """
+    system = model.config.system
+    if model.scorer is None and (config.gold_weight or config.dense_distill_weight):
+        raise ConfigError(f"gold_weight and dense_distill_weight need a scorer, and {system} has none; leave them 0")
+    if model.projection is None and (config.dense_weight or config.dense_distill_weight):
+        raise ConfigError("dense_weight and dense_distill_weight need a model with embedding_dim > 0")
+
+
+def check_dev(model: MemoryModel, config: DevConfig) -> None:
+    """Refuse to keep the best model by a score that it does not have.
+
+    Raises:
+        ConfigError: recall of a scorer that is not there.
+    """
+    if model.scorer is None and config.best_by == "recall" and config.every_steps:
+        raise ConfigError(
+            f'best_by = "recall" needs a scorer, and {model.config.system} has none; use em, f1, accuracy'
+        )
+
+
+def compile_blocks(model: MemoryModel) -> None:
+    """Compile every block, for any number of tokens: shapes differ from batch to batch."""
+    for stack in _stacks(model):
+        for block in stack.blocks:
+            block.compile(dynamic=True)
+
+
+def checkpoint_activations(model: MemoryModel) -> None:
+    """Let encoder blocks keep only their input, and compute the rest again in the backward pass.
+
+    Done to the instances, so that names of parameters stay what they are.
+    """
+    for stack in _stacks(model):
+        for block in stack.blocks:
+            block.forward = partial(recomputed, block.forward, use_reentrant=False)
+
+
+def _stacks(model: MemoryModel) -> list[EncoderStack]:
+    return [m for m in model.modules() if isinstance(m, EncoderStack)]
+
+
+def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
+    path = Path(table.tokenizer)
+    if path.is_file() and path.name != TOKENIZER:
+        raise ConfigError(f"model.tokenizer must be a {TOKENIZER} or a folder that holds one, not {path}")
+    folder = path.parent if path.is_file() else checkpoint.resolve(table.tokenizer)
+    model, tokenizer = checkpoint.from_scratch(table.config, tokenizer=read_tokenizer(folder), seed=seed)
+    if table.vectors:
+        _begin_with(read_vectors(Path(table.vectors)), model, source=table.vectors)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def _begin_with(vectors: Tensor, model: MemoryModel, *, source: str) -> None:
+    """Let every embedding of tokens begin with these vectors `(V, D)`."""
+    for embedding in (model.embedding, model.memory_embedding):
+        if embedding is None:
+            continue
+        if vectors.shape != embedding.weight.shape:
+            raise CheckpointMismatch(
+                f"{source} holds vectors of shape {tuple(vectors.shape)}, but the model's embedding is "
+                f"{tuple(embedding.weight.shape)}: make them with this tokenizer and width."
+            )
+        embedding.weight.copy_(vectors)
+
+
+def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
+    """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN), layers
+    added, and the cut between memory and live layers may move.
+    """
+    loaded, tokenizer = checkpoint.load(table.path, dtype=torch.float32)
+    if not (table.config or table.deepen or table.renew):
+        return loaded, tokenizer
+    grown = {"num_layers": loaded.config.num_layers + len(table.deepen)}
+    changed = MemoryModel(ModelConfig.from_dict(loaded.config.to_dict() | grown | table.config))
+    changed.initialise(seed)
+    new: dict[str, Tensor] = changed.state_dict()
+    held: dict[str, Tensor] = _placed(changed.config.num_memory_layers, loaded, table.deepen)
+    if changed.question_encoder is not None and loaded.question_encoder is None:
+        held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
+        memory = {n: p for n, p in held.items() if n.startswith("memory_encoder.")}
+        held |= {n.replace("memory_encoder.", "question_encoder.", 1): p for n, p in memory.items()}
+    renewed = tuple(f"{part}{end}" for part in table.renew for end in (".", "_norm."))
+    held = {n: p for n, p in held.items() if not n.startswith(renewed)}
+    tensors = {n: p for n, p in held.items() if n in new or not n.startswith(_MAY_BE_NEW)}
+    tensors |= {n: p for n, p in new.items() if n not in held and n.startswith(_MAY_BE_NEW)}
+    checkpoint.assign(changed, {n: p.clone() for n, p in tensors.items()}, dtype=torch.float32, source=table.path)
+    return changed, tokenizer
+
+
+def _placed(memory_layers: int, model: MemoryModel, deepen: Sequence[int] = ()) -> dict[str, Tensor]:
+    """The parameters of a model whose first `memory_layers` layers are its memory encoder, whatever they were, with a
+    copy behind each layer of `deepen` that adds nothing to what it is given: the maps out of it are zero.
+
+    A stack takes the position biases of the one that most of its layers come from, and keeps its own if it has none.
+
+    Raises:
+        ConfigError: there is no such layer, or the cut of a LUMEN would move: its question encoder has learned apart
+            from its memory encoder.
+    """
+    held: dict[str, Tensor] = model.state_dict()
+    was, layers = model.config.num_memory_layers, model.config.num_layers
+    if was == memory_layers and not deepen:
+        return held
+    if model.question_encoder is not None:
+        raise ConfigError("a LUMEN's cut cannot move, nor its layers: train from a FiD or GLIMMER, or keep both")
+    if unknown := sorted(set(deepen) - set(range(layers))):
+        raise ConfigError(f"deepen names layer {unknown[0]}, but the encoder's are 0 to {layers - 1}")
+    order = [(layer, copy) for layer in range(layers) for copy in (False, *[True] * list(deepen).count(layer))]
+    places: dict[int, list[tuple[str, bool]]] = {}
+    for place, (layer, copy) in enumerate(order):
+        side, number = ("memory_encoder", place) if place < memory_layers else ("live", place - memory_layers)
+        places.setdefault(layer, []).append((f"{side}.blocks.{number}", copy))
+    moved = {}
+    for name, p in held.items():
+        stack, _, rest = name.partition(".blocks.")
+        if stack in ("memory_encoder", "live") and rest:
+            at, _, part = rest.partition(".")
+            for block, copy in places[int(at) + (was if stack == "live" else 0)]:
+                moved[f"{block}.{part}"] = torch.zeros_like(p) if copy and part in _OUT_OF_A_LAYER else p
+        else:
+            moved[name] = p
+    bias = "{}.bias.table.weight".format
+    for side, own in (("memory_encoder", order[:memory_layers]), ("live", order[memory_layers:])):
+        if own:
+            from_memory = sum(layer < was for layer, _ in own)
+            moved[bias(side)] = held[bias("memory_encoder" if 2 * from_memory > len(own) else "live")]
+    return moved

@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+
+from memstore.errors import RequestError
+from memstore.model.selection import after_retrieval, select
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("scores", "question_of", "m", "kept"),
+    [
+        ([0.1, 0.9, 0.5], [0, 0, 0], 2, [1, 2]),
+        ([0.1, 0.9, 0.5], [0, 0, 0], 3, [1, 2, 0]),
+        ([0.1, 0.9, 0.5], [0, 0, 0], 9, [1, 2, 0]),  # more than there are
+        ([1.0, 2.0, 2.0, 1.0], [0, 0, 0, 0], 3, [1, 2, 0]),  # ties: the lower row first
+        ([5.0, 1.0, 9.0, 2.0, 3.0], [0, 0, 1, 1, 1], 1, [0, 2]),  # never across questions
+        ([5.0, 1.0, 2.0, 9.0, 3.0], [0, 0, 1, 1, 1], [2, 1], [0, 1, 3]),  # each its own number
+        ([1.0, 2.0, 3.0], [0, 2, 2], [1, 1, 1], [0, 2]),  # a question without rows
+        ([1.0, 2.0], [0, 0], [1, 4, 4], [1]),  # questions behind the last row
+        ([NAN, -INF, 0.0, INF], [0, 0, 0, 0], 4, [3, 2, 0, 1]),  # NaN is worst, level with minus infinity
+        ([], [], 3, []),
+    ],
+)
+def test_rows_kept(scores, question_of, m, kept):
+    rows = select(torch.tensor(scores), torch.tensor(question_of, dtype=torch.int64), m)
+    assert rows.dtype == torch.int64
+    assert rows.tolist() == kept
+
+
+def test_many_rows_equal_sorting_each_question_by_itself():
+    generator = torch.Generator().manual_seed(0)
+    question_of = torch.randint(0, 30, (800,), generator=generator).sort().values
+    scores = torch.randint(0, 20, (800,), generator=generator).float()  # many ties
+    expected = []
+    for question in range(30):
+        rows = [r for r in range(800) if question_of[r] == question]
+        expected += sorted(rows, key=lambda r: (-scores[r].item(), r))[:7]
+    assert select(scores, question_of, 7).tolist() == expected
+
+
+def test_integer_and_bfloat16_scores():
+    question_of = torch.zeros(3, dtype=torch.int64)
+    assert select(-torch.arange(3), question_of, 2).tolist() == [0, 1]
+    assert select(torch.tensor([1.0, 3.0, 2.0], dtype=torch.bfloat16), question_of, 2).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("m", [0, -1, [1, 0]])
+def test_nothing_to_keep_is_refused(m):
+    with pytest.raises(RequestError, match="at least 1 passage"):
+        select(torch.zeros(2), torch.tensor([0, 1]), m)
+
+
+def test_too_few_numbers_are_refused():
+    with pytest.raises(RequestError, match="1 values for 2 questions"):
+        select(torch.zeros(2), torch.tensor([0, 1]), [3])
+
+
+def test_the_retrievers_order_counts_as_much_as_it_is_told_to() -> None:
+    scores, question_of = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]), torch.tensor([0, 0, 0, 1, 1])
+    log = [math.log(n) for n in (1, 2, 3, 1, 2)]
+    got = after_retrieval(scores, question_of, 0.5)
+    torch.testing.assert_close(got, scores - 0.5 * torch.tensor(log))
+    torch.testing.assert_close(
+        after_retrieval(scores, question_of, [0.0, 2.0]), torch.tensor([1, 1, 1, 1, 2 - 2 * log[1]])
+    )
+    assert torch.equal(after_retrieval(scores, question_of, 0.0), scores)
+    assert torch.equal(after_retrieval(scores, question_of, 2), after_retrieval(scores, question_of, 2.0))
+    assert select(after_retrieval(scores, question_of, 2.0), question_of, 1).tolist() == [0, 3]
+    assert select(scores, question_of, 1).tolist() == [0, 4]
