@@ -66,7 +66,7 @@ class Bars:
 
     def begin(self, stage: str, total: int | None, *, done: int = 0) -> None:
         """See `Progress`."""
-        columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        columns = (TextColumn("{task.description:>10}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate(),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
         self._bars = RichBars(*columns, console=self._console)
         self._bars.start()

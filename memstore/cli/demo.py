@@ -13,9 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from memstore.cli.show import show_answer
+from memstore.cli.show import PlainConsole, show_answer
 from memstore.errors import MemstoreError
 from memstore.questions.metrics import exact_match
 from memstore.store.describe import inspect
@@ -45,34 +43,40 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
         MemstoreError: a step failed; the step's own output says why.
         KeyboardInterrupt: control-C before the end; the server has then been stopped.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    console.print("[bold]1. build[/] the memories of the bundled sample: 200 documents")
+    console = PlainConsole()
+    _headline(console, "1. build", "the memories of the bundled sample: 200 documents")
     command = [sys.executable, "-m", "memstore"]
     _build([*command, "build", "--corpus", "sample", "--out", str(out)], out)
-    console.print("\n[bold]2. serve[/] it on a free port")
+    _headline(console, "\n2. serve", "it on a free port")
     with _server([*command, "serve", "--store", str(out), "--port", "0", "--log-level", "warning"]) as (process, url):
-        console.print(f"serving on {url}\n\n[bold]3. ask[/] five questions over HTTP")
+        console.print(f"serving on {url}")
+        _headline(console, "\n3. ask", "five questions over HTTP")
         right = 0
         for question, expected in QUESTIONS.items():
             reply = ask(url, question)
-            console.print(f"\n[bold]{question}[/]")
+            console.print(f"\n{question}", style="bold")
             show_answer(reply, most_passages=3)
             if exact_match(reply["answer"], [expected]):
                 right += 1
             else:
-                console.print(f"wrong: the answer is {expected}", markup=False)
+                console.print(f"wrong: the answer is {expected}")
         console.print(
             f"\n{right} of {len(QUESTIONS)} right. The model that comes with the package is small, and ranks better "
             "than it reads: see what an answer costs, and which passages come first."
         )
         if keep_serving:
             console.print(f"\nStill serving on {url} (control-C stops it). Ask more from another terminal:")
-            console.print(f"  .venv/bin/memstore ask '...' --url {url}", markup=False)
+            console.print(f"  .venv/bin/memstore ask '...' --url {url}")
             with suppress(KeyboardInterrupt):
                 process.wait()
     again = f"  .venv/bin/memstore ask '...' --store {out}"
-    console.print("\nAsk more:", again, "Or serve it, with the API's page at /docs:", sep="\n", markup=False)
-    console.print(f"  .venv/bin/memstore serve --store {out}", markup=False)
+    console.print("\nAsk more:", again, "Or serve it, with the API's page at /docs:", sep="\n")
+    console.print(f"  .venv/bin/memstore serve --store {out}")
+
+
+def _headline(console: PlainConsole, step: str, what: str) -> None:
+    console.print(step, style="bold", end=" ")
+    console.print(what)
 
 
 def _build(command: list[str], out: Path) -> None:

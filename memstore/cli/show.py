@@ -7,14 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from memstore.units import duration, operations, size
 
 Values = Mapping[str, Any]
 UNTRAINED = "This model is UNTRAINED: its weights are random, so the answer and the ranking mean nothing."
 NOTHING_FOUND = "no passage was found: this answer is a guess"
+_GAP, _LEAST_ID, _LEAST_TEXT, _MOST_TEXT = 2, 24, 16, 60  # of the table of passages, in columns and characters
+_ANY_WIDTH = 10_000
+_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode")
 
 
@@ -33,23 +39,38 @@ class StageLines:
             self._tell(f"{stage}: {done:,}/{total:,}")
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+class PlainConsole(Console):
+    """Prints texts as they are: no `[markup]`, no `:emoji:`, and no control character acts on the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """See `Console.render_str`, which all text goes through, that of tables too."""
+        return super().render_str(text.translate(_CONTROL), **settings)
+
+    def print_table(self, table: Table) -> None:
+        """Prints a table that shortens no figure: where the terminal is narrower than its words, it is wider."""
+        least = Measurement.get(self, self.options.update_width(_ANY_WIDTH), table).minimum
+        table.width = least if least > self.width else table.width
+        self.print(table)
 
 
 def _pairs(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    console = PlainConsole()
+    console.print(title, style="table.title")  # a title of the table's own would be broken at the table's width
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
-    _console().print(table)
+    console.print_table(table)
 
 
 def show_build(report: Values) -> None:
     """`memstore build`."""
     if report["already_built"]:
-        _console().print(f"{report['out']} is built already: {report['passages']:,} passages. Nothing to do.")
+        PlainConsole().print(f"{report['out']} is built already: {report['passages']:,} passages. Nothing to do.")
         return
     rows = [
         ("documents", f"{report['documents']:,}"),
@@ -108,9 +129,9 @@ def show_store(store: Values) -> None:
 
 def show_verification(found: Values) -> None:
     """`memstore verify`."""
-    console = _console()
+    console = PlainConsole()
     for problem in found["problems"]:
-        console.print(f"{problem['kind']}: {problem['where']}: {problem['message']}", markup=False)
+        console.print(f"{problem['kind']}: {problem['where']}: {problem['message']}")
     if found["sound"]:
         console.print(
             f"sound: {found['passages']:,} passages, every checksum and count holds; {found['sampled']} memories made "
@@ -122,11 +143,11 @@ def show_verification(found: Values) -> None:
 
 def show_answer(reply: Values, *, most_passages: int = 5) -> None:
     """`memstore ask`."""
-    console = _console()
+    console = PlainConsole()
     if not reply["model"]["trained"]:
         console.print(UNTRAINED, style="yellow")
     answer = reply["answer"] or "(an empty answer)"
-    console.print(f"answer: {answer}   [log-probability {reply['score']:.2f}]", markup=False)
+    console.print(f"answer: {answer}   [log-probability {reply['score']:.2f}]")
     if reply["passages"]:
         _show_passages(reply["passages"], most_passages)
     else:
@@ -139,18 +160,34 @@ def _show_passages(passages: Sequence[Values], most: int) -> None:
     kept = [p for p in passages if p["kept"]]
     reranked = passages[0]["rerank_score"] is not None
     order = "reranked, best first; #N: the retriever's place" if reranked else "best first"
-    console = _console()
-    console.print(f"{len(kept)} passages read of {len(passages)} retrieved ({order})", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    widest = max((len(p["id"]) for p in kept[:most]), default=2)
-    for name, width in (("rerank", 8), ("retrieved", 10), ("id", min(24, widest)), ("passage", 20)):
-        right = name in ("rerank", "retrieved")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=width)
-    for p in kept[:most]:
+    console = PlainConsole()
+    console.print(f"{len(kept)} passages read of {len(passages)} retrieved ({order})")
+    console.print_table(_passage_table(kept[:most], console.width))
+
+
+def _passage_table(passages: Sequence[Values], width: int) -> Table:
+    """Scores first and whole, on any terminal; ids and then texts get what is left of its width."""
+    rows = []
+    for p in passages:
         score = "" if p["rerank_score"] is None else f"{p['rerank_score']:.3f}"
         rank = "own" if p["retrieval_rank"] is None else f"#{p['retrieval_rank']} {p['retrieval_score']:.2f}"
-        table.add_row(score, rank, p["id"], f"{p['title']}: {' '.join(p['text'].split())[:60]}...")
-    console.print(table, markup=False)
+        rows.append((score, rank, _line(p["id"]), _line(f"{p['title']}: {p['text'][:_MOST_TEXT]}") + "..."))
+    names = ("rerank", "retrieved", "id", "passage")
+    widths = [max(cell_len(cell) for cell in column) for column in zip(names, *rows, strict=True)]
+    left = width - _GAP * len(names) - sum(widths[:2])
+    widths[2] = min(widths[2], max(_LEAST_ID, left - _LEAST_TEXT))
+    widths[3] = min(widths[3], max(_LEAST_TEXT, left - widths[2]))
+    table = Table(box=None, padding=(0, _GAP, 0, 0))
+    for name, cells in zip(names, widths, strict=True):
+        right = name in ("rerank", "retrieved")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, width=cells)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).translate(_CONTROL)
 
 
 def show_usage(usage: Values) -> None:
@@ -166,19 +203,18 @@ def show_usage(usage: Values) -> None:
     fid = usage["fid_flops"]
     table.add_row("GFLOP", *(f"{flops[s] / 1e9:.2f}" if s in flops else "" for s in stages),
                   f"{total / 1e9:.2f}", f"{fid / 1e9:.2f}")  # fmt: skip
-    _console().print(table)
+    PlainConsole().print_table(table)
     saved = total and usage["bytes_read"]  # nothing is saved where no memory was read
     share = f"; {fid / total:.1f} times fewer operations than FiD reading all of them" if saved else ""
-    _console().print(f"{size(usage['bytes_read'])} of memories read{share}")
+    PlainConsole().print(f"{size(usage['bytes_read'])} of memories read{share}")
 
 
 def show_scores(report: Values) -> None:
     """`memstore score`."""
-    console = _console()
+    console = PlainConsole()
     console.print(
         f"{report['questions']:,} questions, {report['questions_with_evidence']:,} of them with known pages "
         f"(pages by {report['page_key']}); 95% bootstrap intervals",
-        markup=False,
     )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("", "metric", "score", "low", "high"):
@@ -186,44 +222,42 @@ def show_scores(report: Values) -> None:
     for group in ("downstream", "kilt", "retrieval"):
         for metric, found in report[group].items():
             table.add_row(group, metric, *(f"{100 * found[part]:.2f}" for part in ("value", "low", "high")))
-    console.print(table)
+    console.print_table(table)
 
 
 def show_evaluation(report: Values) -> None:
     """`memstore evaluate`."""
-    console, settings = _console(), report["settings"]
+    console, settings = PlainConsole(), report["settings"]
     if not report["model"]["trained"]:
         console.print(UNTRAINED, style="yellow")
     console.print(
         f"{report['model']['name']} ({report['model']['system']}) over {report['store']['passages']:,} passages, "
         f"{settings['retrieve_k']} retrieved and {settings['keep_k']} read; in percent, with 95% bootstrap intervals",
-        markup=False,
     )
     for name, task in report["tasks"].items():
         _show_task(console, name, task)
     if report["errors"]:
-        console.print(f"\nwrong answers to read: {report['errors']}", markup=False)
+        console.print(f"\nwrong answers to read: {report['errors']}")
     for message in report["unwritten"]:
-        console.print(f"NOT WRITTEN: {message}", style="red", markup=False)
+        console.print(f"NOT WRITTEN: {message}", style="red")
 
 
-def _show_task(console: Console, name: str, task: Values) -> None:
+def _show_task(console: PlainConsole, name: str, task: Values) -> None:
     """One file's answers, and its passages in both orders."""
     everything, answerable = task["groups"]["all"], task["groups"]["answerable"]
     sampled = f" (evenly spread, of {task['questions_in_file']:,})" if task["sampled"] else ""
     asked = f"as task {task['asked_as']}" if task["asked_as"] else "without a task"
-    console.print(f"\n{name}: {task['questions']:,} questions{sampled} of {task['file']}, asked {asked}", markup=False)
+    console.print(f"\n{name}: {task['questions']:,} questions{sampled} of {task['file']}, asked {asked}")
     console.print(
         f"answerable: {answerable['questions']:,}, {_interval(task['answerable'])}; known pages: "
         f"{task['questions_with_evidence']:,}; {task['cost']['seconds_per_question']:.3f} s per question",
-        markup=False,
     )
     table = _figures("answers", "all", "answerable", "majority", "1st title")
     for group in ("downstream", "kilt", "retrieval"):
         for metric, value in everything[group].items():
             floors = (_percent(everything["floors"][floor].get(metric)) for floor in ("majority_answer", "first_title"))
             table.add_row(metric, _interval(value), _interval(answerable[group].get(metric)), *floors)
-    console.print(table)
+    console.print_table(table)
     table = _figures("passages", "retrieved", "reranked", "gain", "answerable\nretrieved", "answerable\nreranked")
     for part, label in (("answers", "answer "), ("pages", "page ")):
         before, after, gain = (everything["orders"][order][part] for order in ("retrieved", "reranked", "gain"))
@@ -233,14 +267,14 @@ def _show_task(console: Console, name: str, task: Values) -> None:
                 continue  # in the JSON: success says nearly the same
             name, figures = label + metric.replace("_rate", ""), [_percent(one.get(metric)) for one in found]
             table.add_row(name, _percent(value), _percent(after[metric]), _interval(gain[metric], 0), *figures)
-    console.print(table)
+    console.print_table(table)
     majority = task["majority_answer"]
     of = f"{majority['answer']!r}, of {Path(majority['file']).name}"
-    console.print(f"majority answer: {of}; pages by {task['page_key']}", markup=False)
+    console.print(f"majority answer: {of}; pages by {task['page_key']}")
     wrong = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items())
-    console.print(f"wrong: {wrong}", markup=False)
+    console.print(f"wrong: {wrong}")
     if task["predictions"]:
-        console.print(f"predictions: {task['predictions']}", markup=False)
+        console.print(f"predictions: {task['predictions']}")
 
 
 def _figures(*names: str) -> Table:
@@ -294,12 +328,11 @@ def show_prepared(report: Values) -> None:
 
 def show_costs(found: Values) -> None:
     """`memstore flops`."""
-    console, lengths = _console(), found["lengths"]
+    console, lengths = PlainConsole(), found["lengths"]
     console.print(
         f"{found['model']}: a question of {lengths['question_tokens']} tokens, passages of "
         f"{lengths['passage_tokens']}, {lengths['new_tokens']} decoder steps of {lengths['num_beams']} beam(s). "
         "Counted, not measured; memories are there already.",
-        markup=False,
     )
     for title, name, shown in (
         ("operations", "flops", operations), ("bytes moved (bfloat16)", "bytes", size),
@@ -314,11 +347,11 @@ def show_costs(found: Values) -> None:
             table.add_row(stage, *(shown(system[name][stage]) for system in found["systems"]))
         if name == "bytes":
             table.add_row("from an int8 store", *(size(system["store_bytes"]) for system in found["systems"]))
-        console.print(table)
+        console.print_table(table)
     layers = [
         f"{_NAMES[s['system']]} {_layers(s['layers'])}" for s in {s["system"]: s for s in found["systems"]}.values()
     ]
-    console.print(f"encoder layers (memory + live_a + live_b): {', '.join(layers)}", markup=False)
+    console.print(f"encoder layers (memory + live_a + live_b): {', '.join(layers)}")
 
 
 def show_comparison(found: Values) -> None:
@@ -332,8 +365,8 @@ def show_comparison(found: Values) -> None:
             ms = "" if p["ms"] is None else f"{p['ms']['median']:.1f}{'*' * p['front_ms']}"
             table.add_row(system["title"], str(p["retrieve_k"]), str(p["keep_k"]), *quality,
                           f"{p['flops'] / 1e9:.3g}{'*' * p['front_flops']}", ms)  # fmt: skip
-    _console().print(table)
-    _console().print(f"* on the Pareto front. The report: {found['out']}/report.md", markup=False)
+    PlainConsole().print_table(table)
+    PlainConsole().print(f"* on the Pareto front. The report: {found['out']}/report.md")
 
 
 _NAMES = {"fid": "FiD", "lumen": "LUMEN", "glimmer": "GLIMMER"}
