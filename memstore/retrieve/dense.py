@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from memstore.errors import ConfigError, IndexCorrupt, InvalidMemory
 from memstore.files import system_errors
+from memstore.names import accepted
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.encoders import EncoderRef, QuestionEncoder, TextEncoder, Vectors
 from memstore.retrieve.folder import new_index_folder, read_settings, write_settings
@@ -136,7 +137,8 @@ def build_dense(
             index, settings = _build_ivf(
                 part, _unit_chunks(vectors, count=count, dim=dim), count=count, dim=dim, encoder=encoder
             )
-        faiss.write_index(index, str(part / _INDEX))
+        name, _handle = accepted(part / _INDEX)
+        faiss.write_index(index, name)
         write_settings(part, settings.to_dict())
     return settings
 
@@ -296,7 +298,8 @@ def read_dense_settings(folder: Path) -> DenseSettings:
 def _read_index(folder: Path, settings: DenseSettings) -> Any:
     flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if settings.kind == "ivf" else 0
     try:
-        index = faiss.read_index(str(folder / _INDEX), flags)
+        name, _handle = accepted(folder / _INDEX)
+        index = faiss.read_index(name, flags)
     except RuntimeError as error:
         raise IndexCorrupt(f"{folder / _INDEX} cannot be read ({error}); build the index anew") from error
     if (index.ntotal, index.d) != (settings.passages, settings.dim):

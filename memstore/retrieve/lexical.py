@@ -49,6 +49,7 @@ import tantivy
 
 from memstore.errors import IndexCorrupt
 from memstore.files import system_errors
+from memstore.names import accepted
 from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
 from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, scratch_folder, write_settings
@@ -151,7 +152,8 @@ def _write_segments(folder: Path, passages: Iterable[Passage]) -> int:
     One thread writes, we say where a segment ends, every merge is waited for before the next segment starts,
     and Tantivy keeps each segment, merged or not, sorted by row: nothing of the layout hangs on timing.
     """
-    index = tantivy.Index(_schema(), str(folder), sort_by_field="row")
+    name, _handle = accepted(folder)  # referred to until this returns
+    index = tantivy.Index(_schema(), name, sort_by_field="row")
     index.register_tokenizer(_ANALYZER, _TEXTS.analyzer())
     count = 0
     for documents in _segments(passages):

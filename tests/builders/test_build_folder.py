@@ -80,6 +80,19 @@ def test_hidden_files_are_no_part_of_a_corpus_folder(options: BuildOptions) -> N
         build(options)
 
 
+@pytest.mark.parametrize("name", ["../store", "caf\udce9.__lock"])
+def test_a_store_may_have_any_name(
+    dense_options: BuildOptions, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memories by TensorStore, words by Tantivy, vectors by faiss: none of them takes every name."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    options = replace(dense_options, out=Path(name), retriever="hybrid")
+    assert build(options).passages == 6
+    assert build(options).already_built
+    assert verify(Path(name)).sound
+
+
 @pytest.mark.parametrize(
     ("out", "message"),
     [
