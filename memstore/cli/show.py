@@ -223,6 +223,8 @@ def show_scores(report: Values) -> None:
         for metric, found in report[group].items():
             table.add_row(group, metric, *(f"{100 * found[part]:.2f}" for part in ("value", "low", "high")))
     console.print_table(table)
+    for note in report["notes"]:
+        console.print(f"NOTE: {note}", style="yellow")
 
 
 def show_evaluation(report: Values) -> None:
@@ -273,6 +275,8 @@ def _show_task(console: PlainConsole, name: str, task: Values) -> None:
     console.print(f"majority answer: {of}; pages by {task['page_key']}")
     wrong = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items())
     console.print(f"wrong: {wrong}")
+    for note in task["notes"]:
+        console.print(f"NOTE: {note}", style="yellow")
     if task["predictions"]:
         console.print(f"predictions: {task['predictions']}")
 

@@ -6,7 +6,7 @@ KILT's names are kept: `downstream` (how right the answers are), `retrieval` (ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class ScoreReport:
         questions_with_evidence: how many of them name the pages that prove the answer. The others count as 0 in
             `kilt` and `retrieval`, as in KILT.
         kilt, downstream, retrieval: estimates by KILT's names of the metrics.
+        notes: what a reader of these zeros should know; see `page_notes`.
     """
 
     gold: Path
@@ -72,6 +73,7 @@ class ScoreReport:
     kilt: dict[str, Estimate]
     downstream: dict[str, Estimate]
     retrieval: dict[str, Estimate]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, and how the intervals were made."""
@@ -110,7 +112,30 @@ def score_files(
         kilt={name: mean for name, mean in means.items() if name.startswith("KILT-")},
         downstream={name: means[name] for name in DOWNSTREAM},
         retrieval={name: means[name] for name in _retrieval_names(_checked(ks))},
+        notes=page_notes(asked.questions, given, key=asked.page_key),
     )
+
+
+def page_notes(gold: Sequence[GoldQuestion], predictions: Sequence[Prediction], *, key: PageKey) -> tuple[str, ...]:
+    """Why all pages were found wrong, if they were: none is named, or the two sides name them differently."""
+    wanted = {page: question.line for question in reversed(gold) for pages in question.evidence for page in pages}
+    if not wanted:
+        return ()
+    found = {page: guess.line for guess in reversed(predictions) for page in guess.pages}
+    if not found:
+        return ("no prediction names a page, so every score of pages is 0",)
+    if wanted.keys() & found.keys():
+        return ()
+    return (
+        f"no page of the predictions is one of the questions' pages, so every score of pages is 0: by `{key}` they are "
+        f"{_first(found)} there, and {_first(wanted)} in the questions. Do both name pages alike?",
+    )
+
+
+def _first(pages: Mapping[str, int]) -> str:
+    """The page of the first line, and the line if there is a file."""
+    line, page = min((line, page) for page, line in pages.items())
+    return f"{page!r} (line {line})" if line else repr(page)
 
 
 def score_questions(

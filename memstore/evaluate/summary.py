@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memstore.evaluate.outcome import ORDERS, Order, Outcome, first_title
-from memstore.evaluate.score import DOWNSTREAM, QuestionScores, score_questions
+from memstore.evaluate.score import DOWNSTREAM, QuestionScores, page_notes, score_questions
 from memstore.questions.files import PageKey
 
 RANKS = (1, 5, 10, 20)
@@ -42,6 +42,7 @@ def summarise(outcomes: Sequence[Outcome], *, page_key: PageKey, majority: str, 
             "all": tables.group(np.ones(len(outcomes), dtype=np.bool_)),
             "answerable": tables.group(answerable),
         },
+        "notes": list(page_notes(tables.gold, tables.given, key=page_key)),
     }
 
 
@@ -49,12 +50,13 @@ class _Tables:
     """Every score of every question, before means are taken."""
 
     def __init__(self, outcomes: Sequence[Outcome], key: PageKey, majority: str, ranks: Sequence[int]) -> None:
-        gold = [outcome.question for outcome in outcomes]
+        self.gold = gold = [outcome.question for outcome in outcomes]
 
         def given(answer: Callable[[Outcome], str | None], order: Order = "reranked") -> list[Any]:
             return [outcome.prediction(key, order=order, answer=answer(outcome)) for outcome in outcomes]
 
-        self.scores = score_questions(gold, given(lambda _: None))
+        self.given = given(lambda _: None)
+        self.scores = score_questions(gold, self.given)
         floors = {
             "majority_answer": score_questions(gold, given(lambda _: majority)),
             "first_title": score_questions(gold, given(first_title)),

@@ -6,6 +6,7 @@ Every row is checked, and told with file and line if it cannot be used. Knows th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def read_gold(path: Path, *, page_key: PageKey | None = None) -> Gold:
 
     Raises:
         DataNotFound, DataUnreadable: the file is not there, or cannot be read.
-        DataError: a row cannot be used: no JSON object, an id twice, no answer, provenance without the page's name.
+        DataError: a row cannot be used: no JSON object, an id twice, no answer, provenance without the page's name,
+            a number that no text equals (`number_text`).
     """
     rows = list(_rows(path))
     if not rows:
@@ -145,7 +147,7 @@ def _question(row: _Row, key: PageKey) -> GoldQuestion:
     evidence = []
     for output in row.outputs:
         if "provenance" in output:
-            pages = frozenset(_text(item.get(key), f"`{key}`", row.place) for item in _provenance(output, row.place))
+            pages = frozenset(_name(item.get(key), f"`{key}`", row.place) for item in _provenance(output, row.place))
             if "" in pages:
                 raise row.place.error(f"provenance without `{key}`, by which this file names its pages")
             evidence.append(pages)
@@ -171,7 +173,9 @@ def _prediction(row: _Row, key: PageKey) -> Prediction:
     if output.get("answer") is None:
         raise row.place.error("the prediction has no answer; if there is none to give, write an empty string")
     answer = _text(output["answer"], "`answer`", row.place)
-    pages = (_text(item[key], f"`{key}`", row.place) for item in _provenance(output, row.place) if key in item)
+    pages = [_name(item[key], f"`{key}`", row.place) for item in _provenance(output, row.place) if key in item]
+    if "" in pages:
+        raise row.place.error(f"provenance with an empty `{key}`, which would take a place; leave it out")
     return Prediction(id=row.id, answer=answer, pages=tuple(dict.fromkeys(pages)), line=row.place.line)
 
 
@@ -180,13 +184,40 @@ def _page_key(rows: Sequence[_Row]) -> PageKey:
     return "title" if items and all(item.get("wikipedia_id") is None for item in items) else "wikipedia_id"
 
 
+def number_text(value: float) -> str:
+    """A number as the text it is compared as.
+
+    Raises:
+        ValueError: it is not finite, or whole and yet a fraction, as tables with gaps make `13.0` of 13: what answers
+            and pages are compared with is never written like that, so each comparison would fail in silence.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("no number and no text; leave the row out, or write what it should be")
+    if isinstance(value, float) and value.is_integer():
+        raise ValueError(f'equal to no text "{value:.0f}"; write {value:.0f}, or the text in quotes')
+    return str(value)
+
+
 def _text(value: object, name: str, place: _Place) -> str:
     """A string, or a number's digits, without white space around it; empty for null."""
     if value is None:
         return ""
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value).strip()
-    raise place.error(f"{name} must be a string, not {json.dumps(value)[:80]}")
+    if isinstance(value, str):
+        return value.strip()
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise place.error(f"{name} must be a string, not {json.dumps(value)[:80]}")
+    try:
+        return number_text(value)
+    except ValueError as error:
+        raise place.error(f"{name} is {json.dumps(value)}, which is {error}") from None
+
+
+def _name(value: object, name: str, place: _Place) -> str:
+    """The text of an id or a page: numbers must be whole."""
+    text = _text(value, name, place)
+    if isinstance(value, float):
+        raise place.error(f"{name} must be a string or a whole number, not {text}")
+    return text
 
 
 def _provenance(output: dict[str, Any], place: _Place) -> list[dict[str, Any]]:
@@ -227,7 +258,7 @@ def _row(raw: bytes, place: _Place) -> _Row:
         raise place.error(
             f'not in KILT\'s form, {{"id", "input", "output": [{{"answer"}}]}}: the row has the keys {keys}'
         )
-    name = _text(value.get("id"), "`id`", place)
+    name = _name(value.get("id"), "`id`", place)
     if not name:
         raise place.error("the row has no `id`")
     question = _text(value.get("input"), "`input`", place)

@@ -31,10 +31,25 @@ def values(estimates: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: e["value"] for name, e in estimates.items()}
 
 
+def test_nothing_is_noted_of_pages_that_are_found(task: dict[str, Any]) -> None:
+    assert task["notes"] == []
+
+
 def test_the_answerable_are_those_whose_passages_hold_an_answer(task: dict[str, Any]) -> None:
     assert task["answerable"]["value"] == 3 / 4
     counts = {name: (g["questions"], g["questions_with_evidence"]) for name, g in task["groups"].items()}
     assert counts == {"all": (4, 3), "answerable": (3, 2)}
+
+
+def test_pages_named_unlike_the_stores_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = options(tmp_path)
+    text = wanted.data["rivers"].read_text(encoding="utf-8")
+    wanted.data["rivers"].write_text(re.sub('"title": "([^"]*)"', '"wikipedia_id": "Q-\\1"', text), encoding="utf-8")
+    report = evaluate(wanted, answerer=Scripted())
+    [note] = report["tasks"]["rivers"]["notes"]
+    assert "by `wikipedia_id` they are 'cairo' there, and 'Q-Nile' (line 1) in the questions" in note
+    show_evaluation(report)
+    assert f"\nNOTE: {note}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from memstore.cli.show import show_scores
 from memstore.errors import ConfigError
 from memstore.evaluate import Estimate, GoldQuestion, Prediction, score_files, score_questions
+from memstore.evaluate.score import page_notes
 
 ORACLES = Path(__file__).parents[2].parent / "shared" / "oracles" / "kilt"
 ROUGE_OF_EQUALS = 2 / (2 + 1e-8)
@@ -79,8 +81,45 @@ def test_plain_values_for_json(tmp_path: Path) -> None:
         "kilt": {"KILT-accuracy": one, "KILT-em": one, "KILT-f1": one, "KILT-rougel": rouge},
         "downstream": {"accuracy": one, "em": one, "f1": one, "rougel": rouge},
         "retrieval": {"Rprec": one, "precision@1": one, "precision@5": part, "recall@5": one, "success_rate@5": one},
+        "notes": [],
         "bootstrap": {"confidence": 0.95, "resamples": 2000, "seed": 20230618},
     }
+
+
+UNLIKE = [
+    ("13.0", [["13"], []], "by `wikipedia_id` they are '13' (line 1) there, and '13.0' (line 1) in the questions"),
+    ("13", [["Q42"], ["Q42", "x"]], "they are 'Q42' (line 1) there, and '13' (line 1) in the questions"),
+    ("13", [[], ["x"]], "they are 'x' (line 2) there, and '13' (line 1) in the questions"),
+    ("13", [[], []], "no prediction names a page"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "guessed", "note"), UNLIKE)
+def test_pages_that_all_are_wrong_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted: str, guessed: list[list[str]], note: str
+) -> None:
+    def rows(answers: str, pages: list[list[str]]) -> list[dict[str, Any]]:
+        named = [[{"wikipedia_id": page} for page in of_one] for of_one in pages]
+        return [
+            {"id": str(i), "input": "?", "output": [{"answer": answer, "provenance": provenance}]}
+            for i, (answer, provenance) in enumerate(zip(answers, named, strict=True))
+        ]
+
+    gold = write(tmp_path / "gold.jsonl", rows("xy", [[wanted], [wanted]]))
+    report = score_files(gold, write(tmp_path / "guess.jsonl", rows("xy", guessed)))
+    assert report.retrieval["Rprec"].value == 0
+    assert len(report.notes) == 1
+    assert note in report.notes[0]
+    show_scores(report.as_dict())
+    assert f"\nNOTE: {report.notes[0]}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pages", [["13"], []])
+def test_nothing_is_noted_where_a_page_is_right_or_none_is_asked_for(pages: list[str]) -> None:
+    evidence = (frozenset(pages),)
+    gold = [GoldQuestion(id=name, input="", answers=("x",), evidence=evidence) for name in "ab"]
+    guesses = [Prediction(id="a", answer="x", pages=("9",)), Prediction(id="b", answer="x", pages=("8", "13"))]
+    assert page_notes(gold, guesses, key="wikipedia_id") == ()
 
 
 def test_how_predictions_name_pages_is_all_the_same_where_the_questions_name_none(tmp_path: Path) -> None:

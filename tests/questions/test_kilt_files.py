@@ -112,6 +112,25 @@ BAD_ROWS = {
     "odd answer": (output({"answer": ["x"]}), '`answer` must be a string, not ["x"]'),
     "true": (output({"answer": True}), "`answer` must be a string, not true"),
     "odd provenance": (output({"answer": "x", "provenance": "1"}), "`provenance` must be a list of objects"),
+    "a page of a table with gaps": (
+        output({"answer": "x", "provenance": [{"wikipedia_id": 13.0}]}),
+        '`wikipedia_id` is 13.0, which is equal to no text "13"; write 13, or the text in quotes',
+    ),
+    "a page that is missing": (
+        output({"answer": "x", "provenance": [{"wikipedia_id": float("nan")}]}),
+        "`wikipedia_id` is NaN, which is no number and no text",
+    ),
+    "half a page": (
+        output({"answer": "x", "provenance": [{"wikipedia_id": 1.5}]}),
+        "`wikipedia_id` must be a string or a whole number, not 1.5",
+    ),
+    "an id of a table with gaps": ('{"id": 7.0, "output": []}', '`id` is 7.0, which is equal to no text "7"'),
+    "an answer that is missing": (output({"answer": float("nan")}), "`answer` is NaN, which is no number and no text"),
+    "an endless answer": (output({"answer": float("-inf")}), "`answer` is -Infinity, which is no number"),
+    "an answer of a table with gaps": (
+        output({"answer": 1903.0}),
+        '`answer` is 1903.0, which is equal to no text "1903"',
+    ),
     "odd page": (output({"answer": "x", "provenance": [{"wikipedia_id": ["1"]}]}), "`wikipedia_id` must be a string"),
 }
 BAD_GOLD = BAD_ROWS | {
@@ -125,8 +144,18 @@ BAD_PREDICTIONS = BAD_ROWS | {
     "two outputs": (output({"answer": "x"}, {"answer": "y"}), "exactly one output, not 2"),
     "no answer": (output({"provenance": []}), "the prediction has no answer"),
     "null answer": (output({"answer": None}), "the prediction has no answer"),
+    "null page": (output({"answer": "x", "provenance": [{"wikipedia_id": None}]}), "with an empty `wikipedia_id`"),
+    "empty page": (output({"answer": "x", "provenance": [{"wikipedia_id": " "}]}), "with an empty `wikipedia_id`"),
     "pages by title": (output({"answer": "x", "provenance": [{"title": "T"}]}), "no provenance in this file has"),
 }
+
+
+def test_numbers_that_are_texts(tmp_path: Path) -> None:
+    """A fraction is an answer; in quotes anything is, `13.0` too."""
+    row = output({"answer": 3.14, "provenance": [{"wikipedia_id": "13.0"}]}, {"answer": "26.0"}, {"answer": "NaN"})
+    [question] = read_gold(write(tmp_path / "gold.jsonl", row)).questions
+    assert question.answers == ("3.14", "26.0", "NaN")
+    assert question.evidence == (frozenset(["13.0"]),)
 
 
 @pytest.mark.parametrize("case", BAD_GOLD)

@@ -15,6 +15,7 @@ from typing import Literal
 
 from memstore.errors import ConfigError, CorpusError, CorpusNotFound, CorpusUnreadable
 from memstore.files import read_whole
+from memstore.questions.files import number_text
 
 AnswerChoice = Literal["first", "shortest", "random"]
 
@@ -94,7 +95,10 @@ def _row(text: str, *, path: Path, line: int) -> TaskRow:
         raise CorpusError('a row needs an "id" and an "input" of text', path=path, line=line)
     if not isinstance(outputs, list) or not all(isinstance(o, dict) for o in outputs):
         raise CorpusError('"output" must be a list of objects', path=path, line=line)
-    answers = [text for o in outputs if (text := _answer(o.get("answer"))).strip()]
+    try:
+        answers = [text for o in outputs if (text := _answer(o.get("answer"))).strip()]
+    except ValueError as error:
+        raise CorpusError(f'an "answer" is {error}', path=path, line=line) from None
     if not answers:
         raise CorpusError('no object of "output" has an "answer"', path=path, line=line)
     named = [o.get("provenance") or [] for o in outputs]
@@ -106,8 +110,10 @@ def _row(text: str, *, path: Path, line: int) -> TaskRow:
 
 
 def _answer(value: object) -> str:
-    """An answer's text, a number's digits; empty for anything else."""
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    """An answer's text, a number's digits; empty for anything else. `ValueError` for a number that no text equals."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number_text(value)
+    return value if isinstance(value, str) else ""
 
 
 # --- which task, which answer -----------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ def test_the_hash_is_of_the_rows_not_of_the_compression(tmp_path: Path) -> None:
         (b'{"id": "x", "input": "q", "output": [{"answer": "y", "provenance": 5}]}', '"provenance" must be a list'),
         (b'{"id": "x", "input": "q", "output": [{"answer": "y", "provenance": {"title": "T"}}]}', "must be a list"),
         (b'{"id": "x", "input": "q", "output": [{"answer": true}, {"answer": null}]}', 'has an "answer"'),
+        (b'{"id": "x", "input": "q", "output": [{"answer": NaN}, {"answer": "y"}]}', 'an "answer" is no number and no'),
+        (b'{"id": "x", "input": "q", "output": [{"answer": 19.0}]}', 'an "answer" is equal to no text "19"; write 19'),
         (b'{"id": "x", "output": []}', '"input"'),
         (b'{"id": "x", "input": " ", "output": [{"answer": "y"}]}', '"input"'),
         (b'{"id": "x", "input": "q", "output": {"answer": "y"}}', '"output" must be a list'),
