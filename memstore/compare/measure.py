@@ -26,8 +26,9 @@ from memstore.model.tokens import TextTokenizer
 from memstore.questions.metrics import accuracy, exact_match, f1
 from memstore.tables import read_table
 from memstore.train.data.batch import DevBatch
-from memstore.train.data.cache import read_manifest
-from memstore.train.data.mixture import DataSettings, open_source
+from memstore.train.data.cache import content_of, read_manifest
+from memstore.train.data.mixture import MixedBatches
+from memstore.train.data.settings import DataSettings
 
 SCORES = ("em", "f1", "accuracy")
 # KILT's headline for labels. Slots, which KILT also compares to the letter, go by exact match here: a model that folds
@@ -72,7 +73,7 @@ class System:
         return next(iter(self.models.values())).device
 
 
-def data_settings(config: CompareConfig) -> dict[str, Any]:
+def data_settings(config: CompareConfig) -> DataSettings:
     """The `[data]` that all systems are measured on: the base's cache, gold rule and lengths.
 
     Raises:
@@ -86,18 +87,25 @@ def data_settings(config: CompareConfig) -> dict[str, Any]:
             f"grid.retrieve_k asks for {config.grid.most} passages, but {whole.cache} holds {held} of each question: "
             f"prepare it with k = {config.grid.most}, or ask for fewer"
         )
-    data = {key: value for key, value in config.base["data"].items() if key in _READ_ALIKE}
-    return data | {"dev": dev_sets(whole, config.grid.sets), "dev_passages": config.grid.most}
+    dev = tuple(dev_sets(whole, config.grid.sets))
+    alike = {name: getattr(whole, name) for name in _READ_ALIKE}
+    return DataSettings(**alike, train=dev, dev=dev, dev_passages=config.grid.most)
 
 
-def dev_batches(data: Mapping[str, Any], tokenizer: TextTokenizer, *, questions: int, batch: int) -> Iterator[DevBatch]:
+def recorded_data(config: CompareConfig, data: DataSettings) -> dict[str, Any]:
+    """What a result remembers of `data_settings`: what the file says, and what is in the cache, not where it is."""
+    said = {key: value for key, value in config.base["data"].items() if key in _READ_ALIKE}
+    return said | {"dev": list(data.dev), "dev_passages": data.dev_passages, "cache": content_of(data.cache)}
+
+
+def dev_batches(data: DataSettings, tokenizer: TextTokenizer, *, questions: int, batch: int) -> Iterator[DevBatch]:
     """The questions to measure on, `questions` of each set (0 for all); each batch is of one task.
 
     Raises:
-        ConfigError, CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `open_source`.
+        ConfigError, CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `Candidates.open`.
     """
-    wanted = {"train": data["dev"], "dev_questions": questions, "dev_batch": batch}
-    return open_source({**data, **wanted}, tokenizer=tokenizer, seed=0).dev()
+    asked = dataclasses.replace(data, dev_questions=questions, dev_batch=batch)
+    return MixedBatches(asked, tokenizer=tokenizer, seed=0).dev()
 
 
 # --- quality ------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from memstore.checkpoint.files import check_folder
 from memstore.compare import record
 from memstore.compare.clock import take_times
 from memstore.compare.config import CompareConfig
-from memstore.compare.measure import System, data_settings, dev_batches, measure
+from memstore.compare.measure import System, data_settings, dev_batches, measure, recorded_data
 from memstore.compare.report import write_report
 from memstore.compare.summary import summarise
 from memstore.compare.systems import ALL_TASKS, Plan, Run, plans
@@ -32,6 +32,7 @@ from memstore.machine import compute_dtype
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
 from memstore.train.data.cache import content_of, read_manifest
+from memstore.train.data.settings import DataSettings
 from memstore.train.loop import TrainReport, train
 from memstore.train.state import differences
 
@@ -48,7 +49,7 @@ class _Work:
 
     config: CompareConfig
     plans: Mapping[str, Plan]
-    data: Json
+    data: DataSettings
     tell: Tell
     listen: Listen
 
@@ -191,7 +192,7 @@ def _settings(work: _Work, name: str) -> Json:
     return {
         "system": work.plans[name].settings,
         "reranker": work.plans[reranker].settings if reranker else None,
-        "data": {**work.data, "cache": content_of(Path(work.data["cache"]))},
+        "data": recorded_data(work.config, work.data),
         "grid": {key: list(v) if isinstance(v, tuple) else v for key, v in asked.items()},
     }
 
@@ -203,7 +204,7 @@ def _found(work: _Work, name: str) -> Json | None:
 def _fingerprints(work: _Work, system: System) -> Json:
     models = {task: record.model_fingerprint(model, system.tokenizer) for task, model in system.models.items()}
     reranker = None if system.reranker is None else _fingerprints(work, system.reranker)["models"]
-    return {"models": models, "reranker": reranker, "cache": content_of(Path(work.data["cache"]))}
+    return {"models": models, "reranker": reranker, "cache": content_of(work.data.cache)}
 
 
 def _measure(work: _Work, system: System) -> None:
@@ -223,7 +224,7 @@ def _measure(work: _Work, system: System) -> None:
             told_at = time.monotonic()
             work.tell(f"{system.name}: {len(results.ids):,} questions at {len(results.points)} points")
     if results is None:
-        raise ConfigError(f"{work.data['cache']} has no question in {', '.join(work.data['dev'])}")
+        raise ConfigError(f"{work.data.cache} has no question in {', '.join(work.data.dev)}")
     seconds = time.monotonic() - begin
     work.tell(f"{system.name}: measured {len(results.ids):,} questions in {seconds:.0f} s")
     values = _described(work, system) | {"fingerprints": fingerprints, "seconds": seconds}
@@ -232,7 +233,7 @@ def _measure(work: _Work, system: System) -> None:
 
 def _described(work: _Work, system: System) -> Json:
     """What answered, in figures that a reader asks for."""
-    manifest, table = read_manifest(Path(work.data["cache"])), work.config.systems[system.name]
+    manifest, table = read_manifest(work.data.cache), work.config.systems[system.name]
     training = {
         task: {key: value for key, value in _require_trained(run).items() if key not in ("settings", "settings_hash")}
         for task, run in work.plans[system.name].runs.items()

@@ -16,7 +16,7 @@ from memstore.errors import ConfigError
 from memstore.tables import read_table
 from memstore.train.config import TrainConfig
 from memstore.train.data.cache import content_of, read_manifest, task_of
-from memstore.train.data.mixture import DataSettings
+from memstore.train.data.settings import DataSettings
 
 RUNS = "runs"
 ALL_TASKS = ""  # the key of a model that answers every task
@@ -138,7 +138,7 @@ def _share(count: int, tasks: int) -> int:
 
 def _tasks(whole: TrainConfig, measured: Sequence[str], name: str) -> dict[str, dict[str, list[str]]]:
     """The question sets of each task that is measured, "train" and "dev"."""
-    settings = read_table(DataSettings, whole.data, where=f"systems.{name}", name="data")
+    settings = data_of(whole, where=f"systems.{name}")
     dev = dev_sets(settings, measured)
     train = list(settings.train) or [n for n in read_manifest(settings.cache).sets if n.endswith(".train")]
     found: dict[str, dict[str, list[str]]] = {}
@@ -164,10 +164,21 @@ def dev_sets(settings: DataSettings, measured: Sequence[str]) -> list[str]:
     return found
 
 
+def data_of(config: TrainConfig, *, where: str) -> DataSettings:
+    """The `[data]` of a training config, which a comparison cannot do without.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if config.data is None:
+        raise ConfigError(f"{where}: data is missing: name the cache to train from, as data.cache")
+    return config.data
+
+
 def _training(values: Mapping[str, Any], out: Path, name: str) -> Run:
     where = f"[base] with the changes of systems.{name}"
     config = read_table(TrainConfig, {**values, "out": str(out)}, where=where)
-    cache = read_table(DataSettings, config.data, where=where, name="data").cache
+    cache = data_of(config, where=where).cache
     settings = {key: value for key, value in values.items() if key not in _RUNNING}
     settings["data"] = {**values["data"], "cache": content_of(cache)}  # what is in it, not where it is
     return Run(config=config, settings=json.loads(json.dumps(settings, default=str)))

@@ -1,7 +1,4 @@
-"""Every choice of a training run, frozen and typed, read from one TOML file. Knows no tensors and no texts.
-
-The `[data]` table belongs to the data side: it is carried along as plain values.
-"""
+"""Every choice of a training run, frozen and typed, read from one TOML file. Knows no tensors and no texts."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from typing import Any, Literal, Self
 
 from memstore.errors import ConfigError
 from memstore.tables import read_table, read_toml, require
+from memstore.train.data.settings import DataSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +181,7 @@ class TrainConfig:
 
     Attributes:
         out: folder of the run; one that was cut off there goes on.
+        data: what batches are made of; None where the caller brings batches.
         steps: optimizer steps in all.
         seed: of new weights (the scorer and what else a T5 is given begin always the same), dropout and batches.
         device: "cpu", "cuda", ...; under several processes each takes its own GPU.
@@ -200,7 +199,7 @@ class TrainConfig:
     out: Path
     steps: int
     model: ModelTable
-    data: dict[str, Any] = field(default_factory=dict)
+    data: DataSettings | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -231,13 +230,9 @@ class TrainConfig:
             ConfigError: no such file, not TOML, or a key that is unknown, missing or of a wrong kind; names
                 the key and the file.
         """
-        config = read_table(cls, read_toml(path, what="training config"), where=str(path))
-        if config.data:  # belongs to the data side, which asks again; here the file can be named
-            from memstore.train.data.mixture import DataSettings  # which itself is read by `read_table`
-
-            read_table(DataSettings, config.data, where=str(path), name="data")
-        return config
+        return read_table(cls, read_toml(path, what="training config"), where=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return dataclasses.asdict(self) | {"out": str(self.out)}
+        values = dataclasses.asdict(self) | {"out": str(self.out)}
+        return values if self.data is None else values | {"data": self.data.to_dict()}

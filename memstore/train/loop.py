@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from memstore.errors import TrainingDiverged
+from memstore.errors import ConfigError, TrainingDiverged
 from memstore.machine import compute_dtype
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
@@ -180,16 +180,18 @@ def _identity(
 ) -> dict[str, Any]:
     """What a resumed run must share with the one it resumes. Not where files are: it may go on elsewhere."""
     values = {name: config.to_dict()[name] for name in ("data", "loss", "optimizer", "seed", "accumulate")}
-    if cache := values["data"].get("cache"):
-        values["data"] = values["data"] | {"cache": content_of(Path(cache))}
+    if config.data is not None:
+        values["data"] |= {"cache": content_of(config.data.cache)}
     made_of = {"model": model.config.to_dict(), "tokenizer": tokenizer.fingerprint}
     return made_of | values | {"processes": processes.world}
 
 
 def _source(config: TrainConfig, tokenizer: TextTokenizer) -> BatchSource:
-    from memstore.train.data.mixture import open_source  # who brings batches of their own needs none of it
+    from memstore.train.data.mixture import MixedBatches  # who brings batches of their own needs none of it
 
-    return open_source(config.data, tokenizer=tokenizer, seed=config.seed)
+    if config.data is None:
+        raise ConfigError("the training config has no [data] table: name the cache to train from, as data.cache")
+    return MixedBatches(config.data, tokenizer=tokenizer, seed=config.seed)
 
 
 def _silent(_: str) -> None:

@@ -30,7 +30,9 @@ from memstore.files import sync, system_errors
 from memstore.model.config import ModelConfig
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
+from memstore.tables import read_table
 from memstore.train.config import LossConfig, OptimizerConfig
+from memstore.train.data.settings import DataSettings
 from memstore.train.optim import Optimizer
 
 log = logging.getLogger(__name__)
@@ -191,6 +193,10 @@ def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
     for part, kind in {"model": ModelConfig, "loss": LossConfig, "optimizer": OptimizerConfig}.items():
         known = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
         found[part] = json.loads(json.dumps(known)) | found.get(part, {})
+    found["data"] = found.get("data") or None  # {} for batches that the caller brings, before it was None
+    if found["data"] is not None:
+        data = read_table(DataSettings, found["data"], where="the saved state", name="data")
+        found["data"] = json.loads(json.dumps(data.to_dict()))
     return found
 
 

@@ -38,7 +38,8 @@ def test_training_stages_follow_one_another(stage: int, tmp_path: Path) -> None:
         assert means[str(start)] <= stage
     else:
         assert config.model.path == ("" if stage == 1 else str(tmp_path / f"stage-{stage - 1}/last"))
-    assert f'--out "$WORK/{Path(config.data["cache"]).name}"' in script
+    assert config.data is not None
+    assert f'--out "$WORK/{config.data.cache.name}"' in script
     if config.model.source == "scratch":
         ModelConfig.from_dict({"vocab_size": 16384} | config.model.config)
 

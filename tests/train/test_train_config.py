@@ -14,6 +14,7 @@ from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.model.packed import Tokens
 from memstore.model.tokens import TextTokenizer
 from memstore.train.config import ModelTable, TrainConfig
+from memstore.train.data.settings import DataSettings
 from memstore.train.initial_model import open_model
 from tests import tiny
 
@@ -153,7 +154,7 @@ def test_a_config_file(tmp_path: Path) -> None:
     assert (got.out, got.steps, got.model.source) == (Path("run"), 3, "t5")
     assert got.loss.lm_temperature == 2.0
     assert got.dev.recall_at == (3,)
-    assert got.data == {"cache": "c"}
+    assert got.data == DataSettings(cache=Path("c"))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,7 @@ Knows the cache's arrays; refuses to know models, stores and retrievers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,114 +24,18 @@ from memstore.errors import ConfigError
 from memstore.model.packed import Layout, Tokens
 from memstore.model.tokens import TextTokenizer
 from memstore.questions.answers import searchable_answers
-from memstore.tables import read_table, require
 from memstore.train.data.batch import Batch, DevBatch
 from memstore.train.data.cache import Candidates, QuestionSet
-from memstore.train.data.curriculum import Points, at, check_points
-from memstore.train.data.pretrain import Difficulty, Example, Pretraining, PretrainSettings
+from memstore.train.data.curriculum import at
+from memstore.train.data.pretrain import Example, Pretraining
 from memstore.train.data.pretrain_table import PretrainTable
 from memstore.train.data.ragged import Ints
-from memstore.train.data.tasks import AnswerChoice, choose_answer, mixture
+from memstore.train.data.settings import DataSettings, Difficulty
+from memstore.train.data.tasks import choose_answer, mixture
 from memstore.train.data.windows import Windows, find
 from memstore.train.data.word_dropout import Words
 
 _DEV = (0, 0, 0, 1)  # before a dev question's number: seeds of training questions have three parts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataSettings:
-    """`[data]` of a training config. Schedules are lists of `[batch, value]`, linear between them.
-
-    Attributes:
-        cache: the folder that `memstore.train.data.prepare` made.
-        questions: per batch.
-        train, dev: question sets; by default all named `*.train`, and all named `*.dev`.
-        mixture: "uniform" over tasks, by "temperature" (`p ~ n ** (1 / temperature)`), or as "given" in `weights`.
-        weights: by set.
-        answer: which of several answers is trained on: "first", "shortest", "random", or "read": the shortest of
-            those that stand in a gold passage that is read (of all, if none does).
-        answerable_only: train on questions with a gold passage among their candidates only, and on those that ask for
-            a verdict, which can be given without one.
-        gold: what counts as gold: "answer" (its words are found in it), "title" (its page is a source), "either".
-        choice: which candidates are read if there are more than `passages`: "first" ones of the retriever,
-            a random "sample", or a random one with "gold" in it. They stay in the retriever's order.
-        passages: schedule: passages per question.
-        passage_tokens: schedule: tokens per passage at most.
-        window: what a task's longer passages are cut to: their "begin", or a random window behind the title, in gold
-            passages around an "answer". Passages of pretraining and of dev questions do not ask: the former are cut to
-            windows, the latter to their begin.
-        question_tokens: per question at most; 0 for the model's limit.
-        word_dropout: share of the words of a task's questions left out. Not of those that ask for a verdict: a claim
-            without one of its words is another claim.
-        hardness: schedule: share of lexical neighbours among pretraining's wrong passages.
-        pretrain_share: schedule: share of questions made from plain passages.
-        max_target_tokens: of an answer, eos included.
-        max_tokens: of a batch's rows at most (question and passage together); questions at its end are left
-            out. 0 for no limit.
-        fixed_length: every batch has the same shape; see the module.
-        dev_questions: of each set at most, evenly spread; 0 for all.
-        dev_batch: questions per dev batch.
-        dev_passages: candidates of a dev question.
-        pretrain: of the questions made from plain passages.
-    """
-
-    cache: Path
-    questions: int = 64
-    train: tuple[str, ...] = ()
-    dev: tuple[str, ...] = ()
-    mixture: Literal["uniform", "temperature", "given"] = "uniform"
-    temperature: float = 2.0
-    weights: dict[str, Any] = field(default_factory=dict)
-    answer: Literal[AnswerChoice, "read"] = "first"
-    answerable_only: bool = False
-    gold: Literal["answer", "title", "either"] = "answer"
-    choice: Literal["first", "sample", "gold"] = "first"
-    passages: Points = ((0, 8),)
-    passage_tokens: Points = ((0, 256),)
-    window: Literal["begin", "answer"] = "begin"
-    question_tokens: int = 0
-    word_dropout: float = 0.0
-    hardness: Points = ((0, 1.0),)
-    pretrain_share: Points = ((0, 0.0),)
-    max_target_tokens: int = 48
-    max_tokens: int = 0
-    fixed_length: bool = False
-    dev_questions: int = 0
-    dev_batch: int = 32
-    dev_passages: int = 20
-    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
-
-    def __post_init__(self) -> None:
-        require(self, positive=("questions", "temperature", "dev_batch", "dev_passages"),
-                natural=("max_tokens", "dev_questions", "question_tokens"), shares=("word_dropout",))  # fmt: skip
-        if self.max_target_tokens < 2:
-            raise ConfigError(f"max_target_tokens must be at least 2, not {self.max_target_tokens}")
-        if (self.mixture == "given") != bool(self.weights):
-            raise ConfigError('mixture = "given" needs weights, and no other takes them')
-        limits = {"passages": (1, 1e4), "passage_tokens": (2, 1e6), "hardness": (0, 1), "pretrain_share": (0, 1)}
-        for name, (low, high) in limits.items():
-            check_points(name, getattr(self, name), low=low, high=high)
-        if self.fixed_length and (len(self.passages) > 1 or len(self.passage_tokens) > 1):
-            raise ConfigError("fixed_length needs constant passages and passage_tokens: one point each")
-
-    def difficulty(self, number: int) -> Difficulty:
-        """Where the curriculum stands at a batch."""
-        return Difficulty(
-            passages=round(at(self.passages, number)),
-            passage_tokens=round(at(self.passage_tokens, number)),
-            hardness=at(self.hardness, number),
-        )
-
-
-def open_source(data: Mapping[str, Any], *, tokenizer: TextTokenizer, seed: int) -> MixedBatches:
-    """Batches as the `[data]` table of a training config describes them.
-
-    Raises:
-        ConfigError: a key is unknown or a value impossible, or the cache lacks what is asked for.
-        CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `Candidates.open`.
-    """
-    settings = read_table(DataSettings, data, where="the training config", name="data")
-    return MixedBatches(settings, tokenizer=tokenizer, seed=seed)
 
 
 class MixedBatches:

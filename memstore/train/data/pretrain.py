@@ -27,14 +27,13 @@ from tokenizers import Tokenizer
 
 from memstore.errors import ConfigError
 from memstore.model.tokens import TextTokenizer
-from memstore.tables import require
 from memstore.train.data.pretrain_table import PretrainTable
 from memstore.train.data.ragged import Ints, Ragged
 from memstore.train.data.salient_spans import MONTHS, YEAR
+from memstore.train.data.settings import KINDS, Difficulty, PretrainSettings
 from memstore.train.data.windows import Windows, find
 from memstore.train.data.word_dropout import WORD_MARKS, Words
 
-KINDS = ("salient", "asked", "rebuild", "corrupt")
 QUESTION_WORDS = {
     "year": ("when", "in what year", "what year", "when did"),
     "date": ("when", "when did", "on what date", "in what month"),
@@ -53,57 +52,6 @@ _LONGEST_TITLE = 12  # tokens of a title that is asked for, or named in a questi
 _TOKENS_BEFORE = 6  # enough for the word before an answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainSettings:
-    """`[data.pretrain]`.
-
-    Attributes:
-        salient, asked, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
-        class_share: of "asked": how often a span whose class is known is asked for by it ("which river").
-        title_share: of "asked": how often it is the passage's title that is asked for, with the words of a sentence
-            of the passage. Most questions about Wikipedia ask for a page or name one; sentences behind the first say
-            "it" or "he".
-        named_share: of the other "asked" ones: how often the title stands in the question.
-        word_dropout: of "salient" and "asked": share of the sentence's words left out.
-        keep_words: of "rebuild": share of the sentence's words that are given.
-        noise: of "corrupt": share of tokens masked.
-        noise_span: of "corrupt": mean length of a masked span, in tokens.
-        salient_prompt, asked_prompt, rebuild_prompt, corrupt_prompt: question templates.
-        dev_questions: so many passages are held out, evenly spread, and asked about for measuring ("salient"). In
-            training no question is made from them; "corrupt", and wrong passages, may be any.
-    """
-
-    salient: float = 0.7
-    asked: float = 0.0
-    rebuild: float = 0.3
-    corrupt: float = 0.0
-    class_share: float = 0.6
-    title_share: float = 0.0
-    named_share: float = 0.0
-    word_dropout: float = 0.15
-    keep_words: float = 0.5
-    noise: float = 0.15
-    noise_span: float = 3.0
-    salient_prompt: str = "fill: {question}"
-    asked_prompt: str = "question: {question}"
-    rebuild_prompt: str = "rebuild: {question}"
-    corrupt_prompt: str = "denoise: {question}"
-    dev_questions: int = 256
-
-    def __post_init__(self) -> None:
-        shares = ("class_share", "title_share", "named_share", "word_dropout", "keep_words", "noise")
-        require(self, natural=(*KINDS, "dev_questions"), shares=shares)
-        if not sum(getattr(self, kind) for kind in KINDS) > 0:
-            raise ConfigError(f"one of {', '.join(KINDS)} must be above 0, or there is nothing to pretrain on")
-        if self.corrupt and not self.noise:
-            raise ConfigError("noise must be above 0 where corrupt is: else nothing is masked")
-        if self.noise_span < 1:
-            raise ConfigError(f"noise_span must be at least 1, not {self.noise_span}")
-        for kind in KINDS:
-            if "{question}" not in getattr(self, f"{kind}_prompt"):
-                raise ConfigError(f"{kind}_prompt must contain {{question}}")
-
-
 @dataclass(frozen=True, slots=True)
 class Example:
     """One question with its passages: token ids; `target` and every passage end with eos."""
@@ -113,15 +61,6 @@ class Example:
     target: Ints
     passages: list[Ints]
     gold: list[bool]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difficulty:
-    """Where a curriculum stands: passages per question, tokens per passage, share of lexical neighbours."""
-
-    passages: int
-    passage_tokens: int
-    hardness: float
 
 
 class Pretraining:

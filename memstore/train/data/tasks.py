@@ -11,13 +11,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from memstore.errors import ConfigError, CorpusError, CorpusNotFound, CorpusUnreadable
 from memstore.files import read_whole
 from memstore.questions.files import number_text
-
-AnswerChoice = Literal["first", "shortest", "random"]
+from memstore.train.data.settings import AnswerChoice
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ import torch
 
 from memstore.errors import CandidatesMismatch, CandidatesNotFound, ConfigError
 from memstore.model.packed import Tokens
+from memstore.model.tokens import TextTokenizer
+from memstore.tables import read_table
 from memstore.train.data.batch import Batch
 from memstore.train.data.cache import Candidates
 from memstore.train.data.curriculum import at
-from memstore.train.data.mixture import DataSettings, MixedBatches, choose_candidates, open_source
+from memstore.train.data.mixture import MixedBatches, choose_candidates
 from memstore.train.data.prepare import prepare
 from memstore.train.data.prepare_options import PrepareOptions
+from memstore.train.data.settings import DataSettings
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 from tests import tiny
@@ -49,10 +52,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return options.out
 
 
+def open_batches(values: dict[str, Any], *, tokenizer: TextTokenizer, seed: int) -> MixedBatches:
+    """Batches as a training config's `[data]` describes them."""
+    settings = read_table(DataSettings, values, where="the training config", name="data")
+    return MixedBatches(settings, tokenizer=tokenizer, seed=seed)
+
+
 @pytest.fixture
 def source(cache: Path) -> Source:
     def make(*, seed: int = 5, **data: Any) -> MixedBatches:
-        return open_source({"cache": str(cache), "questions": 16} | data, tokenizer=cases.tokenizer(), seed=seed)
+        return open_batches({"cache": str(cache), "questions": 16} | data, tokenizer=cases.tokenizer(), seed=seed)
 
     return make
 
@@ -198,11 +207,11 @@ def test_a_question_without_candidates_gets_eos_for_a_passage(cache: Path, tmp_p
     tasks = cases.write_questions(tmp_path, {"nq.train": [("xyzzy", ["Nile"], [])]})
     options = PrepareOptions(out=tmp_path / "cache", store=cache.parent / "store", tasks=tasks, k=2, neighbours=0)
     prepare(options, cases.tokenizer())
-    made = open_source({"cache": str(options.out), "questions": 2}, tokenizer=cases.tokenizer(), seed=0)
+    made = open_batches({"cache": str(options.out), "questions": 2}, tokenizer=cases.tokenizer(), seed=0)
     _, passages, question_of, _, gold, _ = plain(made.batch(0))
     assert (passages, question_of, gold) == ([[1], [1]], [0, 1], [False, False])
     with pytest.raises(ConfigError, match="no task is left"):
-        open_source({"cache": str(options.out), "answerable_only": True}, tokenizer=cases.tokenizer(), seed=0)
+        open_batches({"cache": str(options.out), "answerable_only": True}, tokenizer=cases.tokenizer(), seed=0)
 
 
 def test_answerable_only_leaves_out_questions_without_gold(source: Source) -> None:
@@ -319,15 +328,15 @@ def test_settings_that_cannot_work_are_refused(source: Source, data: dict[str, A
 def test_what_the_cache_lacks_is_said(tmp_path: Path, cache: Path) -> None:
     tokenizer = cases.tokenizer()
     with pytest.raises(CandidatesNotFound):
-        open_source({"cache": str(tmp_path)}, tokenizer=tokenizer, seed=0)
+        open_batches({"cache": str(tmp_path)}, tokenizer=tokenizer, seed=0)
     with pytest.raises(CandidatesMismatch, match="passage_template"):
-        open_source({"cache": str(cache)}, tokenizer=cases.tokenizer(passage_template="{text}"), seed=0)
+        open_batches({"cache": str(cache)}, tokenizer=cases.tokenizer(passage_template="{text}"), seed=0)
     corpus = cases.write_corpus(tmp_path / "corpus.jsonl")
     prepare(PrepareOptions(out=tmp_path / "plain", corpus=(corpus,), pretrain=False), tokenizer)
     with pytest.raises(ConfigError, match="no question set to train on"):
-        open_source({"cache": str(tmp_path / "plain")}, tokenizer=tokenizer, seed=0)
+        open_batches({"cache": str(tmp_path / "plain")}, tokenizer=tokenizer, seed=0)
     with pytest.raises(ConfigError, match="prepared without pretraining"):
-        open_source({"cache": str(tmp_path / "plain"), "pretrain_share": [[0, 1.0]]}, tokenizer=tokenizer, seed=0)
+        open_batches({"cache": str(tmp_path / "plain"), "pretrain_share": [[0, 1.0]]}, tokenizer=tokenizer, seed=0)
 
 
 def test_defaults_can_be_made_without_a_file(tmp_path: Path) -> None:

@@ -16,14 +16,13 @@ from memstore.train.data.prepare import prepare
 from memstore.train.data.prepare_options import PrepareOptions
 from memstore.train.data.pretrain import (
     QUESTION_WORDS,
-    Difficulty,
     Example,
     Pretraining,
-    PretrainSettings,
     noise_spans,
 )
 from memstore.train.data.pretrain_table import PretrainTable
 from memstore.train.data.salient_spans import salient, sentences
+from memstore.train.data.settings import Difficulty, PretrainSettings
 from tests import tiny
 from tests.train.data import data_cases as cases
 
