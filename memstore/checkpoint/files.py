@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from memstore import files
+from memstore.checkpoint.int8 import dequantised
 from memstore.checkpoint.t5 import require_none
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, OutputUnwritable
 from memstore.files import replacing, system_errors
@@ -108,11 +109,12 @@ def has_weights(folder: Path) -> bool:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All parameters in `model.safetensors`, or in the files that its index names.
+    """All parameters in `model.safetensors`, or in the files that its index names, those kept in int8 as bfloat16.
 
     Raises:
         CheckpointNotFound: there are none, or a file that the index names is missing.
-        CheckpointError: a file is broken, quantised, or cannot be read, or only a pickle is there.
+        CheckpointError: a file is broken, quantised in another way than ours, or cannot be read, or only a pickle is
+            there.
         CheckpointMismatch: the files lack parameters that the index names.
     """
     if not has_weights(folder):
@@ -146,11 +148,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise _unreadable(path, error) from error
     except SafetensorError as error:
         raise _broken(path, error) from None
+    tensors = dequantised(tensors)
     if quantised := {name: t.dtype for name, t in tensors.items() if t.dtype not in _FLOATS}:
         first = min(quantised)
         raise CheckpointError(
             f"{path} holds {len(quantised)} parameter(s) that are quantised, {first} to {quantised[first]} first: "
-            "take the checkpoint in float32, bfloat16 or float16"
+            "take the checkpoint in float32, bfloat16 or float16, or in int8 by `memstore convert --weights int8`"
         )
     return tensors
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -31,6 +31,7 @@ from memstore.checkpoint.files import (
     stock_tokenizer,
     write,
 )
+from memstore.checkpoint.int8 import quantised
 from memstore.errors import CheckpointError, CheckpointMismatch, CheckpointNotFound, ConfigError
 from memstore.fingerprint import Fingerprint
 from memstore.machine import why_unusable
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # a machine that trains from a cache has no stores
     from memstore.store import Store
 
 FILES = (CONFIG, "*.safetensors", WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, PIECES)
+Weights = Literal["float32", "bfloat16", "int8"]
 DEFAULT = "default"  # the model that comes with the package
 DTYPES = (torch.float32, torch.bfloat16)  # T5 activations overflow float16
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -63,7 +65,7 @@ def load(
 
     Args:
         path_or_id: a folder, a hub id (`owner/name`), or "default".
-        dtype: what to compute in, float32 or bfloat16; what the file holds, if None.
+        dtype: what to compute in, float32 or bfloat16; what the file holds, if None (bfloat16, if it holds int8).
         device: where to put the parameters.
 
     Returns:
@@ -103,15 +105,24 @@ def model_of(store: Store, *, name: str | None = None, device: str = "cpu") -> t
     return load(name, dtype=getattr(torch, store.fingerprint.dtype), device=device)
 
 
-def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer) -> None:
-    """Write a checkpoint: parameters in the dtype they have, `config.json` last.
+def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer, *, weights: Weights | None = None) -> None:
+    """Write a checkpoint, `config.json` last. No file is ever half there.
 
-    No file is ever half there.
+    Args:
+        folder: where to.
+        model: the model.
+        tokenizer: its tokenizer.
+        weights: what parameters are kept in; the dtype they have, if None. "int8" has a scale per row, and is read
+            again as bfloat16.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full. What was there before still is.
     """
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}
+    if weights == "int8":
+        tensors = quantised(tensors)
+    elif weights is not None:
+        tensors = {name: p.to(getattr(torch, weights)) for name, p in tensors.items()}
     write(Path(folder), tensors, tokenizer=tokenizer.json, config=model.config.to_dict())
 
 
@@ -229,6 +240,17 @@ def read_config(folder: Path) -> ModelConfig:
             "Turn it into one with `memstore convert`, or with memstore.checkpoint.loading.from_t5 in Python."
         )
     return _checked(values, folder)
+
+
+def is_own(path_or_id: str | Path) -> bool:
+    """Whether a checkpoint is one of ours, not a stock one's.
+
+    Raises:
+        CheckpointNotFound: nothing is there, or `config.json` is missing.
+        CheckpointError: it is broken.
+    """
+    values = read_json(resolve(path_or_id) / CONFIG)
+    return "system" in values and "model_type" not in values
 
 
 # --- pieces of both ----------------------------------------------------------------------------

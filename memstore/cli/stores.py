@@ -96,30 +96,49 @@ def plan(
 
 @app.command()
 def convert(
-    t5: Annotated[str, typer.Argument(help="Folder or hub id of a stock T5 (v1.0, v1.1 or Flan).")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="Folder or hub id of a stock T5 (v1.0, v1.1 or Flan), or with --weights of one of ours."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
-    system: Annotated[str, typer.Option(help="fid, lumen or glimmer.")] = "glimmer",
+    system: Annotated[str | None, typer.Option(help="fid, lumen or glimmer [glimmer].")] = None,
     alpha: Annotated[float | None, typer.Option(help="Share of encoder layers that run live [1/3; FiD: 1].")] = None,
-    beta: Annotated[float, typer.Option(help="Share of the live layers before the scorer.")] = 0.25,
+    beta: Annotated[float | None, typer.Option(help="Share of the live layers before the scorer [0.25].")] = None,
     copy_head: Annotated[bool, typer.Option("--copy-head", help="Add a copy head.")] = False,
     embedding_dim: Annotated[int, typer.Option(help="Width of vectors for dense retrieval; 0 for none.")] = 0,
+    weights: Annotated[
+        str | None, typer.Option(help="What parameters are kept in: float32, bfloat16, int8 [as they are].")
+    ] = None,
 ) -> None:
-    """Turn a stock T5 checkpoint into a FiD, LUMEN or GLIMMER; what T5 has not begins small and untrained."""
-    from memstore import checkpoint
+    """Turn a stock T5 checkpoint into a FiD, LUMEN or GLIMMER; what T5 has not begins small and untrained. Or keep the
+    weights of one of ours in other numbers.
+    """
+    from memstore import checkpoint as checkpoints
     from memstore.checkpoint.files import check_folder
 
+    if weights not in (None, "float32", "bfloat16", "int8"):
+        raise ConfigError(f"--weights must be float32, bfloat16 or int8, not {weights!r}")
+    if weights is not None and checkpoints.is_own(checkpoint):
+        if (system, alpha, beta, copy_head, embedding_dim) != (None, None, None, False, 0):
+            raise ConfigError(f"{checkpoint} is memstore's own already: only --weights can be changed")
+        check_folder(out, inputs=[checkpoint])
+        model, tokenizer = checkpoints.load(checkpoint)
+        checkpoints.save(out, model, tokenizer, weights=cast("Any", weights))
+        typer.echo(f"wrote {out}: the same model, its weights in {weights}")
+        return
+    system = system or "glimmer"
     if system not in ("fid", "lumen", "glimmer"):
         raise ConfigError(f"--system must be fid, lumen or glimmer, not {system!r}")
-    check_folder(out, inputs=[t5])
-    model, tokenizer = checkpoint.from_t5(
-        t5,
+    check_folder(out, inputs=[checkpoint])
+    model, tokenizer = checkpoints.from_t5(
+        checkpoint,
         system=cast("Any", system),
         alpha=alpha,
-        beta=beta,
+        beta=0.25 if beta is None else beta,
         copy_head=copy_head,
         embedding_dim=embedding_dim,
     )
-    checkpoint.save(out, model, tokenizer)
+    checkpoints.save(out, model, tokenizer, weights=cast("Any", weights))
     typer.echo(
         f"wrote {out}: {system}, {model.config.num_memory_layers} memory and {model.config.num_live_layers} live layers"
     )

@@ -130,6 +130,7 @@ def test_verify_of_a_damaged_store_exits_1(store: Path, tmp_path: Path) -> None:
         (["train", "--config", "/nowhere.toml"], "/nowhere.toml"),
         (["convert", "/nowhere", "--out", "OUT"], "/nowhere"),
         (["convert", "/nowhere", "--out", "OUT", "--system", "bert"], "--system must be fid, lumen or glimmer"),
+        (["convert", "/nowhere", "--out", "OUT", "--weights", "int4"], "--weights must be float32, bfloat16 or int8"),
     ],
 )
 def test_a_users_mistake_exits_2_in_one_line(
@@ -162,6 +163,22 @@ def test_a_stock_t5_is_converted_and_builds(tmp_path: Path) -> None:
     built = run("build", "--corpus", "sample", "--limit", "5", "--model", str(tmp_path / "ours"), "--out",
                 str(tmp_path / "store"), "--json")  # fmt: skip
     assert json.loads(built.stdout)["passages"] == 5
+
+
+def test_a_model_of_ours_is_kept_in_int8_and_nothing_else_of_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.save_checkpoint(tmp_path / "model")
+    done = run("convert", str(model), "--out", str(tmp_path / "small"), "--weights", "int8")
+    assert "the same model, its weights in int8" in done.stdout
+    assert (tmp_path / "small" / "config.json").read_bytes() == (model / "config.json").read_bytes()
+    sizes = [(f / "model.safetensors").stat().st_size for f in (tmp_path / "small", model)]
+    assert sizes[0] < 0.4 * sizes[1]  # of float32's
+    for more, message in ((["--beta", "0.5"], "only --weights can be changed"), ([], "memstore's own already")):
+        weights = ["--weights", "int8"] if more else []
+        code, error = main(monkeypatch, capsys, "convert", str(model), "--out", str(tmp_path / "x"), *weights, *more)
+        assert (code, message in error) == (2, True), error
+    assert not (tmp_path / "x").exists()
 
 
 def test_plan_predicts_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
