@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from memstore.errors import ConfigError, CorpusError, CorpusFormatError, CorpusNotFound
+from memstore.errors import ConfigError, CorpusError, CorpusFormatError
 from memstore.passage import Document, Passage
+from memstore_builders.corpus_files import corpus_files
 from memstore_builders.formats import FORMATS, Record, dpr_columns, parse_object
 from memstore_builders.split import split_document
 from memstore_builders.streams import RowError, numbered_lines
@@ -116,7 +117,7 @@ def open_corpus(
     max_words: int = 100,
     limit: int | None = None,
 ) -> Corpus:
-    """Opens files, and folders (every file below, sorted by path; names that begin with a dot are left out).
+    """Opens files, and folders (`corpus_files.find_files` says which files below are read, and in what order).
 
     Args:
         paths: each plain or compressed by gzip or zstd, which the first bytes tell.
@@ -126,9 +127,9 @@ def open_corpus(
         limit: the most passages an iteration yields; all by default.
 
     Raises:
-        CorpusNotFound: a path does not exist, or a folder has no files.
-        CorpusFormatError: a format is unknown or ambiguous.
-        CorpusUnreadable: a file is damaged or closed to us.
+        CorpusNotFound: a path does not exist, a folder has no files, or a link in it leads to nothing.
+        CorpusFormatError: a format is unknown or ambiguous, or a path leads to neither a file nor a folder.
+        CorpusUnreadable: a file is damaged, or a file or folder is closed to us.
         ConfigError: an option is out of range, or a file is named twice.
     """
     if format is not None and format not in FORMATS:
@@ -139,7 +140,7 @@ def open_corpus(
         raise ConfigError(f"max_words must be at least 1, not {max_words}")
     if limit is not None and limit < 0:
         raise ConfigError(f"limit must not be negative, not {limit}")
-    files = _files(paths)
+    files = corpus_files(paths)
     formats = {path: format or detect_format(path) for path in files}
     return Corpus(formats, on_error=on_error, max_words=max_words, limit=limit)
 
@@ -214,40 +215,6 @@ def _json_format(path: Path, record: Record) -> str | None:
 def _known() -> str:
     formats = "; ".join(f"{name} ({format.help})" for name, format in FORMATS.items())
     return f"Name the format with --format NAME. Known: {formats}"
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """The files that `paths` name, in reading order."""
-    if not paths:
-        raise ConfigError("no corpus given: name at least one file or folder")
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = files_below(path)
-            if not found:
-                raise CorpusNotFound(f"{path}: there are no files in this folder")
-            files.extend(found)
-        elif path.is_file():
-            files.append(path)
-        elif path.exists():
-            raise CorpusFormatError(f"{path}: is neither a file nor a folder; a corpus is read more than once")
-        else:
-            raise CorpusNotFound(f"{path}: no such corpus file or folder")
-    seen: set[Path] = set()
-    for path in files:
-        if (real := path.resolve()) in seen:
-            raise ConfigError(f"{path}: this corpus file is named twice")
-        seen.add(real)
-    return files
-
-
-def files_below(folder: Path) -> list[Path]:
-    """The files of a corpus folder, in reading order: all below it, but what is hidden or lies in a hidden folder."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def sample_corpus() -> Path:

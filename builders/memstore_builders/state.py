@@ -16,7 +16,7 @@ from memstore import locks
 from memstore.errors import ConfigError, DiskSpaceError, MemstoreError
 from memstore.files import replacing
 from memstore.store.format import CURRENT, TEMPORARY
-from memstore_builders.corpus import files_below
+from memstore_builders.corpus_files import find_files
 
 WORK, LOCK, JOB = ".build", "lock", "job.json"
 _WORK_FILE = re.compile(
@@ -30,6 +30,7 @@ def check_place(out: Path, corpus: Sequence[Path]) -> None:
     Raises:
         ConfigError: `out` is a file, or a folder of the corpus, or lies in one; or it holds what a build would remove
             or write over, and which no build that can be resumed has left.
+        CorpusNotFound, CorpusUnreadable, CorpusFormatError: from `find_files`.
     """
     with writing(out):
         file = out.is_file()
@@ -38,8 +39,9 @@ def check_place(out: Path, corpus: Sequence[Path]) -> None:
         raise ConfigError(f"{out} is a file, and a store is a folder: choose another --out, or remove the file")
     if lost is not None:
         raise ConfigError(lost)
+    real = Path(os.path.realpath(out))
     for path in corpus:
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        if any(real.is_relative_to(folder) for folder in find_files(path).folders):
             raise ConfigError(
                 f"the store {out} would lie in the corpus folder {path}, and its files be read as corpus when a build "
                 "is run again: choose an --out outside that folder, or name the corpus's files one by one"
@@ -186,9 +188,7 @@ def folder_bytes(folder: Path) -> int:
 
 def describe(path: Path) -> dict[str, Any]:
     """A corpus file as a build remembers it: name and size; a folder by the total of the files that are read."""
-    if path.is_dir():
-        return {"name": path.name, "bytes": sum(file.stat().st_size for file in files_below(path))}
-    return {"name": path.name, "bytes": path.stat().st_size if path.is_file() else None}
+    return {"name": path.name, "bytes": sum(file.stat().st_size for file in find_files(path).files)}
 
 
 def absolute(name: str) -> str:
