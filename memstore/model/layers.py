@@ -143,9 +143,23 @@ class SelfAttention(nn.Module):
 
     def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(R, L, 3 * inner)` to three `(R, H, L, d_kv)`."""
-        r, length, _ = x.shape
-        q, k, v = x.view(r, length, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = x.view(*x.shape[:2], 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
+
+    def queries(self, x: Tensor, layout: Layout) -> Tensor:
+        """Packed and filled `(filled, D)` to queries `(R, H, L, d_kv)`: a third of the work of `qkv`."""
+        [q] = self._project(x, layout, self.qkv.weight[: self.qkv.out_features // 3])
+        return q
+
+    def keys_values(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Packed and filled `(filled, D)` to keys and values, two `(R, H, L, d_kv)`: the other two thirds."""
+        keys, values = self._project(x, layout, self.qkv.weight[self.qkv.out_features // 3 :])
+        return keys, values
+
+    def _project(self, x: Tensor, layout: Layout, weight: Tensor) -> list[Tensor]:
+        """By some rows of the three projections, `(n * inner, D)`: n times `(R, H, L, d_kv)`."""
+        parts = layout.to_rows(F.linear(x, weight)).chunk(len(weight) // (self.heads * self.d_kv), dim=-1)
+        return [part.view(*part.shape[:2], self.heads, self.d_kv).transpose(1, 2) for part in parts]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """`(R, H, Q, d_kv)` over `(R, H, K, d_kv)` to `(R, Q, inner)`."""
@@ -185,7 +199,7 @@ class CrossAttention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward on packed rows."""
+    """Pre-norm self-attention and feed-forward on packed rows, whole or in two steps (`keys_values`, `rest`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -195,7 +209,27 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, bias: Tensor) -> Tensor:
         """Packed and filled `(filled, D)` to the same."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), layout, bias))
+        return self._finish(x, self.attention(self.attention_norm(x), layout, bias))
+
+    def keys_values(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens of packed and filled states `(filled, D)`: two `(R, H, L, d_kv)`."""
+        return self.attention.keys_values(self.attention_norm(x), layout)
+
+    def rest(self, x: Tensor, layout: Layout, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """What `forward` gives for each row's first tokens, as many as `layout` says, over keys and values of all.
+
+        Args:
+            x: packed and filled states of these tokens, `(filled, D)`, as they are before the layer.
+            layout: of x, M rows.
+            keys: `(M, H, L, d_kv)`, what `keys_values` gave for the same rows.
+            values: likewise.
+            bias: `(1 or M, H, layout.width, L)`.
+        """
+        y = self.attention.attend(self.attention.queries(self.attention_norm(x), layout), keys, values, bias)
+        return self._finish(x, self.attention.o(layout.from_rows(y)))
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
 
 
@@ -212,13 +246,25 @@ class EncoderStack(nn.Module):
         blocks = self.blocks[first:last]
         if not len(blocks) or not layout.tokens:
             return x
-        bias = masked_bias(self.bias(layout.width, layout.width).to(x.dtype), layout.key_mask(x.device))
+        bias = self.bias_of(layout, x)
         x = layout.fill(x)
         if layout.rows > 1 and not layout.uniform:
             layout.index(x.device)  # once for all blocks, and outside of what is compiled
         for block in blocks:
             x = block(x, layout, bias)
         return x[: layout.tokens]
+
+    def layer(self, index: int) -> EncoderBlock:
+        """One layer, for a caller that runs it in two steps."""
+        return self.blocks[index]  # type: ignore[return-value]
+
+    def bias_of(self, layout: Layout, like: Tensor, *, queries: int | None = None) -> Tensor:
+        """What layers add to attention, `(1 or R, H, queries, L)` in `like`'s dtype: positions, padded keys shut off.
+
+        For the first `queries` tokens of each row; by default for all.
+        """
+        bias: Tensor = self.bias(layout.width, layout.width)
+        return masked_bias(bias[:, :, :queries].to(like.dtype), layout.key_mask(like.device))
 
 
 def masked_bias(bias: Tensor, mask: Tensor | None) -> Tensor:

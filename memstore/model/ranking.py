@@ -14,11 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from memstore.model import selection
-from memstore.model.layers import EncoderBlock, masked_bias
+from memstore.model.layers import EncoderBlock
 from memstore.model.model import MemoryModel
 from memstore.model.packed import Layout, Packed, Rows
 
@@ -60,14 +59,12 @@ class Ranked:
         rows = self.rows.take(kept)
         if self.pending is None or not rows.layout.tokens:
             return rows
-        block, layout = self.pending.block, rows.layout
-        x = layout.fill(rows.states)
-        q = _heads(layout.to_rows(F.linear(block.attention_norm(x), _query_weight(block))), block)  # (M, H, L', d_kv)
-        index = kept.to(x.device)
+        layout = rows.layout
+        index = kept.to(rows.states.device)
         keys, values = (t[index][:, :, : layout.width] for t in (self.pending.keys, self.pending.values))
-        bias = masked_bias(_bias(self.model, layout.width).to(x.dtype), layout.key_mask(x.device))
-        y = layout.from_rows(block.attention.attend(q, keys, values, bias))
-        return rows.with_states(_finished(block, x, y)[: layout.tokens])
+        bias = self.model.live.bias_of(layout, rows.states)
+        states = self.pending.block.rest(layout.fill(rows.states), layout, keys, values, bias)
+        return rows.with_states(states[: layout.tokens])
 
 
 def rank(model: MemoryModel, questions: Packed, memories: Packed, question_of: Tensor) -> Ranked:
@@ -84,46 +81,9 @@ def rank(model: MemoryModel, questions: Packed, memories: Packed, question_of: T
     last = model.config.num_live_a_layers - 1
     rows = model.join(questions, memories, question_of)
     rows = rows.with_states(model.live(rows.states, rows.layout, last=last))
-    block, layout = model.live.blocks[last], rows.layout
-    assert isinstance(block, EncoderBlock)
-    keys, values = _keys_values(block, rows.states, layout)
-    starts = layout.on(rows.states.device).starts
-    first = rows.states.index_select(0, starts)  # (R, D)
-    q = F.linear(block.attention_norm(first), _query_weight(block)).unsqueeze(1)  # (R, 1, inner)
-    bias = masked_bias(_bias(model, layout.width)[:, :, :1].to(first.dtype), layout.key_mask(first.device))
-    y = block.attention.attend(_heads(q, block), keys, values, bias)  # (R, 1, inner)
-    scores = model.score_of(_finished(block, first, y.squeeze(1)))
-    return Ranked(model, rows, scores, _Pending(block, keys, values))
-
-
-# --- parts of an encoder layer --------------------------------------------------------------------------------
-
-
-def _query_weight(block: EncoderBlock) -> Tensor:
-    return block.attention.qkv.weight[: block.attention.qkv.out_features // 3]
-
-
-def _keys_values(block: EncoderBlock, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Keys and values of packed states `(T, D)`: two `(R, H, L, d_kv)`."""
-    weight = block.attention.qkv.weight[block.attention.qkv.out_features // 3 :]
-    both = layout.to_rows(F.linear(block.attention_norm(layout.fill(x)), weight))  # (R, L, 2 * inner)
-    keys, values = both.chunk(2, dim=-1)
-    return _heads(keys, block), _heads(values, block)
-
-
-def _heads(x: Tensor, block: EncoderBlock) -> Tensor:
-    """`(R, L, inner)` to `(R, H, L, d_kv)`."""
-    return x.view(len(x), -1, block.attention.heads, block.attention.d_kv).transpose(1, 2)
-
-
-def _bias(model: MemoryModel, width: int) -> Tensor:
-    """Position bias of the live layers, `(1, H, L, L)`."""
-    bias: Tensor = model.live.bias(width, width)
-    return bias
-
-
-def _finished(block: EncoderBlock, x: Tensor, y: Tensor) -> Tensor:
-    """What a layer makes of states `(N, D)` and what its attention brought them, `(N, inner)`."""
-    x = x + block.attention.o(y)
-    finished: Tensor = x + block.feed_forward(block.feed_forward_norm(x))
-    return finished
+    block, layout = model.live.layer(last), rows.layout
+    keys, values = block.keys_values(layout.fill(rows.states), layout)
+    first, firsts = rows.states.index_select(0, layout.on(rows.states.device).starts), Layout([1] * layout.rows)
+    bias = model.live.bias_of(layout, first, queries=1)
+    states = block.rest(firsts.fill(first), firsts, keys, values, bias)[: layout.rows]  # (R, D)
+    return Ranked(model, rows, model.score_of(states), _Pending(block, keys, values))

@@ -112,6 +112,22 @@ def test_self_attention_on_ragged_rows_equals_plain_attention_row_by_row() -> No
             torch.testing.assert_close(y, plain_attention(q, k, v, table(n, n)[0]) @ layer.o.weight.T)
 
 
+@pytest.mark.parametrize("first", [[5, 1, 0, 9], [1, 1, 0, 1], [3, 1, 0, 9]], ids=["all", "the first", "some"])
+@torch.no_grad()
+def test_a_block_in_two_steps_is_the_block_at_the_first_tokens_of_each_row(first: list[int]) -> None:
+    torch.manual_seed(1)
+    stack = EncoderStack(tiny.config(), 2).eval()
+    layout, firsts = Layout([5, 1, 0, 9]), Layout(first)
+    x, block = torch.randn(layout.tokens, 32), stack.layer(1)
+    whole = block(layout.fill(x), layout, stack.bias_of(layout, x))
+    chosen = torch.cat([torch.arange(n) + start for n, start in zip(first, layout.on(x.device).starts, strict=True)])
+    keys, values = block.keys_values(layout.fill(x), layout)
+    bias = stack.bias_of(layout, x, queries=firsts.width)
+    assert bias.shape == (4, 3, firsts.width, layout.width)
+    rest = block.rest(firsts.fill(x[chosen]), firsts, keys, values, bias)
+    torch.testing.assert_close(rest[: firsts.tokens], whole[chosen])
+
+
 BIASES = {"none": None, "shared": (1, 3, 7, 50), "per row": (5, 3, 7, 50), "keys only": (5, 1, 1, 50)}
 
 

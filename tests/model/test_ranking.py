@@ -7,7 +7,7 @@ import torch
 
 from memstore.model import selection
 from memstore.model.model import MemoryModel
-from memstore.model.packed import Tokens
+from memstore.model.packed import Layout, Tokens
 from memstore.model.ranking import rank
 from tests import tiny
 
@@ -47,6 +47,41 @@ def test_scores_and_kept_rows_are_those_of_whole_layers(
         assert torch.equal(taken.token_ids, wanted.token_ids)
         assert torch.equal(taken.question_of, wanted.question_of)
         torch.testing.assert_close(model.live_b(taken).states, model.live_b(wanted).states, atol=close, rtol=close)
+
+
+class OtherBlock(torch.nn.Module):
+    """A layer that is no T5's: one head, positions from a turn of the states, no feed-forward."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.both = torch.nn.Linear(width, 2 * width, bias=False)
+
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.cos(torch.arange(x.shape[1]) / 9)[:, None]  # (R, L, D), each row from position 0
+
+    def keys_values(self, x: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = layout.to_rows(self.both(x)).chunk(2, dim=-1)
+        return self.turned(keys).unsqueeze(1), values.unsqueeze(1)  # (R, 1, L, D)
+
+    def rest(
+        self, x: torch.Tensor, layout: Layout, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        weights = self.turned(layout.to_rows(x)).unsqueeze(1) @ keys.transpose(2, 3) + bias[:, :1]
+        return x + layout.from_rows((weights.softmax(-1) @ values).squeeze(1))
+
+    def forward(self, x: torch.Tensor, layout: Layout, bias: torch.Tensor) -> torch.Tensor:
+        return self.rest(x, layout, *self.keys_values(x, layout), bias)
+
+
+@torch.inference_mode()
+def test_another_kind_of_block_ranks_by_its_own_two_steps() -> None:
+    model = tiny.model(8, alpha=2 / 3, beta=1 / 2)
+    torch.manual_seed(8)
+    model.live.blocks = torch.nn.ModuleList(OtherBlock(model.config.d_model) for _ in model.live.blocks)
+    plain, ranked = model.live_a(*encoded(model)), rank(model, *encoded(model))
+    assert ranked.pending is not None
+    torch.testing.assert_close(ranked.scores, model.score(plain), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ranked.take(KEPT).states, plain.take(KEPT).states, atol=1e-4, rtol=1e-5)
 
 
 @torch.inference_mode()
