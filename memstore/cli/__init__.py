@@ -9,12 +9,13 @@ import sys
 
 # Their commands join the application, and are listed in this order.
 from memstore.cli import stores, serving, training, measuring  # noqa: F401  # isort: skip
-from memstore.cli.app import app
+from memstore.cli.app import app, show_any_character
 from memstore.errors import MemstoreError
 
 
 def main() -> None:
     """Entry point: runs a command, and turns the errors raised on purpose into exit code 2."""
+    show_any_character()
     try:
         app()
     except MemstoreError as error:

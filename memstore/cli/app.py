@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import sys
@@ -55,6 +57,18 @@ def corpora(paths: list[Path]) -> tuple[Path, ...]:
     return tuple(sample_corpus() if str(p) == "sample" and not p.exists() else p for p in paths)
 
 
+def show_any_character() -> None:
+    """Let what is printed hold characters that the terminal's encoding does not: they are escaped as in Python.
+
+    File names that are not UTF-8 go through as they are where the system says so (the locale C), else as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            unicode = codecs.lookup(stream.encoding).name.startswith("utf")
+            if stream.errors == "strict" or not unicode:
+                stream.reconfigure(errors="backslashreplace")
+
+
 def tell(values: dict[str, Any], as_json: bool, show: Any) -> None:
     """Print a result: one JSON object, or as `show` lays it out for people.
 
@@ -63,7 +77,7 @@ def tell(values: dict[str, Any], as_json: bool, show: Any) -> None:
     """
     try:
         if as_json:
-            print(json.dumps(values, ensure_ascii=False, default=str))  # noqa: T201
+            print(_as_json(values, sys.stdout.encoding or "utf-8"))  # noqa: T201
         else:
             show(values)
         print(end="", flush=True)  # noqa: T201
@@ -76,3 +90,13 @@ def tell(values: dict[str, Any], as_json: bool, show: Any) -> None:
             f"the result cannot be printed: {error.strerror or error}. Make room where the output goes, or print it "
             "elsewhere, and run the command again."
         ) from error
+
+
+def _as_json(values: dict[str, Any], encoding: str) -> str:
+    """JSON in one line. Where the encoding does not hold a character, all beyond ASCII are JSON's own escapes."""
+    text = json.dumps(values, ensure_ascii=False, default=str)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(values, default=str)
+    return text

@@ -66,6 +66,11 @@ def fresh(options: PrepareOptions, tmp_path: Path) -> PrepareOptions:
     return dataclasses.replace(options, out=tmp_path / "cache")
 
 
+def test_a_set_may_be_named_in_no_utf8(root: Path, fresh: PrepareOptions, tokenizer: TextTokenizer) -> None:
+    prepare(dataclasses.replace(fresh, tasks={"caf\udce9.train": (root / "nq.train.jsonl",)}), tokenizer)
+    assert [s.name for s in Candidates.open(fresh.out).sets.values()] == ["caf\udce9.train"]
+
+
 def test_candidates_are_the_retrievers_in_its_order(cache: Candidates, root: Path) -> None:
     retriever = open_retriever(Store.open(root / "store"))
     for name, rows in cases.QUESTIONS.items():
