@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.common import percentile
 from memstore.errors import MemstoreError
 from memstore.files import make_place, write_text
-from memstore.train.data.tasks import read_tasks
+from memstore.questions.files import read_questions
 from memstore_client import AnswerReply, Client
 
 WARM_UP = 5
@@ -42,7 +42,7 @@ def main() -> None:
     replies: list[AnswerReply] = []
     seen: list[float] = []  # milliseconds by the client's clock
     with Client(options.url, timeout=300) as client:
-        asked = [row.input for row in itertools.islice(read_tasks(options.data), options.questions)]
+        asked = [row.input for row in itertools.islice(read_questions(options.data), options.questions)]
         for question in asked[:WARM_UP]:
             client.answer(question, max_new_tokens=options.max_new_tokens)
         for question in asked:

@@ -26,7 +26,7 @@ class GoldQuestion:
         id: unique in its file.
         input: the question's text; may be empty, scoring does not need it.
         answers: the different accepted answers, at least one.
-        evidence: per output that has provenance, the pages that prove it.
+        evidence: per output that has provenance, the pages that prove it; empty where nothing is scored.
         titles: of these pages, where the file gives them, whatever key names them in `evidence`; each once.
         line: where the row stands in its file, from 1; 0 for one that comes from no file.
     """
@@ -75,6 +75,19 @@ def read_gold(path: Path, *, page_key: PageKey | None = None) -> Gold:
         raise DataError("the file holds no questions", path=path, line=1)
     key = page_key or _page_key(rows)
     return Gold(path=path, page_key=key, questions=tuple(_question(row, key) for row in rows))
+
+
+def read_questions(path: Path) -> Iterator[GoldQuestion]:
+    """Reads questions to learn from, or to ask: `evidence` stays empty, and pages need no id. See `read_gold`.
+
+    Raises:
+        DataNotFound, DataUnreadable: the file is not there, or cannot be read.
+        DataError: a row cannot be used, or asks nothing.
+    """
+    for row in _rows(path):
+        if not row.input:
+            raise row.place.error("the question has no text: `input` is empty")
+        yield _question(row, None)
 
 
 def read_predictions(path: Path, *, page_key: PageKey, with_evidence: bool = True) -> tuple[Prediction, ...]:
@@ -139,14 +152,14 @@ class _Row:
     outputs: list[dict[str, Any]]
 
 
-def _question(row: _Row, key: PageKey) -> GoldQuestion:
+def _question(row: _Row, key: PageKey | None) -> GoldQuestion:
     answers = dict.fromkeys(_text(output.get("answer"), "`answer`", row.place) for output in row.outputs)
     answers.pop("", None)
     if not answers:
         raise row.place.error("the question has no answer to score against (KILT publishes none of its test sets')")
     evidence = []
     for output in row.outputs:
-        if "provenance" in output:
+        if key is not None and "provenance" in output:
             pages = frozenset(_name(item.get(key), f"`{key}`", row.place) for item in _provenance(output, row.place))
             if "" in pages:
                 raise row.place.error(f"provenance without `{key}`, by which this file names its pages")

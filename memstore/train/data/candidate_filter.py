@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from memstore.passage import Passage
 from memstore.questions.answers import normalise
+from memstore.questions.files import GoldQuestion
 from memstore.train.data.cache import ANSWER, TITLE
 from memstore.train.data.salient_spans import FUNCTION_WORDS
-from memstore.train.data.tasks import TaskRow
 
 
 @dataclass(slots=True)
@@ -58,11 +58,11 @@ class Screen:
     support: float = 0.0
     elsewhere: bool = False
 
-    def stay(self, row: TaskRow, passages: Sequence[tuple[Passage, str]], marks: Sequence[int]) -> list[bool]:
+    def stay(self, row: GoldQuestion, passages: Sequence[tuple[Passage, str]], marks: Sequence[int]) -> list[bool]:
         """For each passage, given with its normalised text and its mark, whether it is kept."""
         return [self._stays(row, *read, mark) for read, mark in zip(passages, marks, strict=True)]
 
-    def _stays(self, row: TaskRow, passage: Passage, normalised: str, mark: int) -> bool:
+    def _stays(self, row: GoldQuestion, passage: Passage, normalised: str, mark: int) -> bool:
         if mark & TITLE and self.elsewhere:
             return False
         if not mark & ANSWER or not self.support:

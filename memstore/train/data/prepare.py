@@ -28,6 +28,7 @@ from memstore.errors import CandidatesMismatch
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
+from memstore.questions.files import read_questions
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, hash_file
@@ -50,7 +51,7 @@ from memstore.train.data.pretrain_table import TableBuilder
 from memstore.train.data.question_sets import (
     CHUNK,
     Advance,
-    Corpus,
+    PassageFiles,
     PassageTable,
     QuestionSetBuilder,
     chunks,
@@ -61,7 +62,6 @@ from memstore.train.data.question_sets import (
     word_rarity,
 )
 from memstore.train.data.ragged import Ragged, id_type
-from memstore.train.data.tasks import read_tasks
 
 RARITY_PASSAGES = 20_000  # passages of the store whose words are counted
 Tick = Callable[[str, int, int], None]
@@ -194,7 +194,7 @@ class _Work:
     def _set(self, name: str, paths: tuple[Path, ...]) -> QuestionSetBuilder:
         assert self.store is not None
         assert self.retriever is not None
-        rows = [row for path in paths for row in read_tasks(path)]
+        rows = [row for path in paths for row in read_questions(path)]
         o, training = self.options, name.rpartition(".")[2] == "train"
         keep_unanswerable = o.keep_unanswerable if training else 1.0
         with self._stage(name, len(rows)) as advance:
@@ -222,7 +222,7 @@ class _Work:
         return word_rarity(self.store, passages=RARITY_PASSAGES)
 
     def _more_passages(self) -> None:
-        corpus = Corpus(self.options.corpus)
+        corpus = PassageFiles(self.options.corpus)
         store, wanted = self.store, self.options.pretrain_passages
         spaced = 0 if store is None else len(spread(len(store), wanted))
         with self._stage("passages", len(corpus) + spaced) as advance:

@@ -16,7 +16,7 @@ from memstore.model.tokens import TextTokenizer
 from memstore.store import Store, generation_path, hash_file, segment_path
 from memstore.store.format import PASSAGES, SEALED, Seal
 from memstore.train.data.cache import CacheFingerprint, task_of
-from memstore.train.data.tasks import file_sha256
+from memstore.train.data.lines import file_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

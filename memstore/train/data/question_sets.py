@@ -20,13 +20,14 @@ from memstore.errors import CorpusError, PassageNotFound
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
 from memstore.questions.answers import holds, normalise, same_title, searchable_answers
+from memstore.questions.files import GoldQuestion
 from memstore.retrieve import Retriever
 from memstore.retrieve.folder import scratch_folder
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
 from memstore.train.data.cache import ANSWER, TITLE, SetReport
 from memstore.train.data.candidate_filter import Rarity, Screen
+from memstore.train.data.lines import read_lines
 from memstore.train.data.ragged import Ints, id_type
-from memstore.train.data.tasks import TaskRow, read_lines
 
 SPARE = 8  # candidates found beyond what is wanted, where a screen may leave some out
 CHUNK = 256  # questions or passages handled at a time
@@ -59,7 +60,7 @@ class SpreadSource(PassageSource, Protocol):
         ...
 
 
-class Corpus:
+class PassageFiles:
     """Ready passages from files, in memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -151,7 +152,7 @@ class QuestionSetBuilder:
     """The questions of one set that are kept, with their candidates, and counts over all of them."""
 
     k: int
-    kept: list[TaskRow] = field(default_factory=list)
+    kept: list[GoldQuestion] = field(default_factory=list)
     candidates: list[NDArray[np.int32]] = field(default_factory=list)
     marks: list[NDArray[np.uint8]] = field(default_factory=list)
     _asked: int = 0
@@ -168,7 +169,7 @@ class QuestionSetBuilder:
         self._gold += any(marks)
         self._first += bool(marks and marks[0] & ANSWER)
 
-    def keep(self, row: TaskRow, candidates: Sequence[int], marks: Sequence[int]) -> None:
+    def keep(self, row: GoldQuestion, candidates: Sequence[int], marks: Sequence[int]) -> None:
         """Add a question."""
         self.kept.append(row)
         padding = self.k - len(candidates)
@@ -189,7 +190,7 @@ class QuestionSetBuilder:
 
 
 def gather_set(
-    rows: Sequence[TaskRow],
+    rows: Sequence[GoldQuestion],
     *,
     k: int,
     keep_unanswerable: float,
@@ -235,7 +236,7 @@ def gather_set(
     return built
 
 
-def mark(row: TaskRow, passages: Sequence[tuple[Passage, str]]) -> list[int]:
+def mark(row: GoldQuestion, passages: Sequence[tuple[Passage, str]]) -> list[int]:
     """ANSWER | TITLE of each passage, given with its normalised text.
 
     A question whose answers are all verdicts has no words to look for: its page's passages count as answers too.

@@ -7,9 +7,9 @@ import math
 import pytest
 
 from memstore.passage import Passage
+from memstore.questions.files import GoldQuestion
 from memstore.train.data.cache import ANSWER, TITLE
 from memstore.train.data.candidate_filter import Rarity, Screen
-from memstore.train.data.tasks import TaskRow
 
 
 def _passage(name: str, title: str, text: str) -> tuple[Passage, str]:
@@ -22,7 +22,9 @@ PASSAGES = [
     _passage("c", "Burgundy", "red wine"),
     _passage("d", "Paint", "red"),
 ]
-ROW = TaskRow("1", "when was red wine first grown in Burgundy", ("1395",), ("Wine",))
+ROW = GoldQuestion(
+    id="1", input="when was red wine first grown in Burgundy", answers=("1395",), evidence=(), titles=("Wine",)
+)
 
 
 @pytest.fixture

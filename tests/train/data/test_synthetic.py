@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from memstore.cli import app
 from memstore.evaluate import read_gold
 from memstore.passage import Passage
+from memstore.questions.files import read_questions
 from memstore.train.data.entity_types import Classes
 from memstore.train.data.synthetic import Question, QuestionMaker, make_questions
-from memstore.train.data.tasks import read_tasks
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_passage_without_a_title_is_not_asked_for_and_lends_no_name(tmp_path: 
     }
     row = Question(asked, "1903", "").row(0)
     (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    assert [r.titles for r in read_tasks(tmp_path / "q.jsonl")] == [()]
+    assert [r.titles for r in read_questions(tmp_path / "q.jsonl")] == [()]
     assert read_gold(tmp_path / "q.jsonl").questions[0].answers == ("1903",)
 
 
@@ -137,7 +137,7 @@ def test_the_command_writes_a_file_that_prepare_reads(tmp_path: Path) -> None:
     for out in outs:
         result = CliRunner().invoke(app, ["questions", "--corpus", "sample", "--out", str(out), "--most", "1"])
         assert result.exit_code == 0, result.output
-    rows = list(read_tasks(outs[0]))
+    rows = list(read_questions(outs[0]))
     assert result.output == f"wrote {outs[2]}: {len(rows):,} questions\n"
     assert len(rows) > 100
     assert outs[0].read_bytes() == outs[2].read_bytes()
