@@ -18,7 +18,7 @@ import torch
 from benchmarks.common import TOTAL, Options, Report, Times, ratio, take_turns
 from benchmarks.inputs import corpus_file, glimmer_checkpoint
 from benchmarks.peak import peak, share_row
-from memstore.answer import Stages
+from memstore.answer import StageTimer
 from memstore.model.flops import memory_flops
 from memstore.model.packed import Tokens
 from memstore.passage import Passage
@@ -100,7 +100,7 @@ def _forward(encoder: PassageEncoder, batches: list[Tokens]) -> None:
         encoder.model.encode_passages(batch)
 
 
-def _build(chosen: BuildOptions, stages: Stages) -> None:
+def _build(chosen: BuildOptions, stages: StageTimer) -> None:
     """A build from nothing; its own clock tells how long the encode stage took."""
     report = build(chosen)
     stages.milliseconds["encode stage"] = report.seconds["encode"] * 1e3

@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 import torch
 
-from memstore.answer import Stages
+from memstore.answer import StageTimer
 
 TOTAL = "total"
-Subject = Callable[[Stages], object]
+Subject = Callable[[StageTimer], object]
 """Work to be timed as a whole; it may time stages of its own."""
 
 
@@ -94,7 +94,7 @@ def take_turns(
     for r in range(-warm_ups, rounds):
         first = r % len(names)
         for name in names[first:] + names[:first]:
-            stages = Stages(torch.device(device))
+            stages = StageTimer(torch.device(device))
             with stages(TOTAL):
                 subjects[name](stages)
             if r >= 0:

@@ -25,7 +25,7 @@ from benchmarks.common import Options, Report, Subject, ratio, take_turns
 from benchmarks.inputs import questions_of, read_passages
 from benchmarks.serving import built_store, serving
 from memstore import checkpoint
-from memstore.answer import Answerer, Question, Stages
+from memstore.answer import Answerer, Question, StageTimer
 from memstore.checkpoint.files import read_tokenizer
 from memstore.errors import ConfigError
 from memstore.machine import tune_allocator
@@ -166,7 +166,7 @@ def _bytes(store: Path) -> int:
 
 
 def _start_up(store: Path) -> Subject:
-    def work(stages: Stages) -> None:
+    def work(stages: StageTimer) -> None:
         with serving(store) as server:
             stages.milliseconds[START_UP] = server.start_up
 
@@ -176,7 +176,7 @@ def _start_up(store: Path) -> Subject:
 def _subject(asker: Asker, questions: Sequence[str]) -> Subject:
     rest = iter(questions)
 
-    def work(stages: Stages) -> None:
+    def work(stages: StageTimer) -> None:
         stages.milliseconds |= asker.ask(next(rest))
 
     return work

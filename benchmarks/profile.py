@@ -26,7 +26,7 @@ from benchmarks.common import Options, Report, Subject, Times, ratio, take_turns
 from benchmarks.inputs import questions_of
 from benchmarks.serving import built_store, serving
 from memstore import answer as story
-from memstore.answer import Answerer, Question, Stages
+from memstore.answer import Answerer, Question, StageTimer
 from memstore.model.model import MemoryModel
 from memstore.model.packed import Packed
 from memstore.model.ranking import Ranked
@@ -97,7 +97,7 @@ def _question(text: str) -> Question:
 
 
 def _over_http(client: Client, questions: Sequence[str]) -> Subject:
-    def work(stages: Stages) -> None:
+    def work(stages: StageTimer) -> None:
         for question in questions:
             begin = time.perf_counter()
             reply = client.answer(question, retrieve_k=RETRIEVE_K, keep_k=KEEP_K, max_new_tokens=NEW_TOKENS)
@@ -110,7 +110,7 @@ def _over_http(client: Client, questions: Sequence[str]) -> Subject:
 
 
 def _in_process(answerer: Answerer, questions: Sequence[str]) -> Subject:
-    def work(stages: Stages) -> None:
+    def work(stages: StageTimer) -> None:
         for question in questions:
             (answer,) = answerer.answer([_question(question)])
             for stage, ms in answer.usage.milliseconds.items():
@@ -126,7 +126,7 @@ def _with_whole_layers(work: Subject) -> Subject:
         rows = model.live_a(questions, memories, question_of)
         return Ranked(model, rows, None if model.scorer is None else model.score(rows))
 
-    def whole(stages: Stages) -> None:
+    def whole(stages: StageTimer) -> None:
         with mock.patch.object(story, "rank", plain_rank):
             work(stages)
 
@@ -140,18 +140,18 @@ def _per_question(times: Times, count: int) -> Times:
 # --- by operator ----------------------------------------------------------------------------------------------
 
 
-class _Marked(Stages):
-    """Stages that a profile shows."""
+class _Marked(StageTimer):
+    """Times stages, and marks them in a profile."""
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        with record_function(MARK + stage), Stages.__call__(self, stage):
+        with record_function(MARK + stage), StageTimer.__call__(self, stage):
             yield
 
 
 def _operators(answerer: Answerer, questions: Sequence[str], stage: str) -> dict[str, float]:
     """The stage's operators with most time of their own, milliseconds and calls per question; the rest; and Python."""
-    with mock.patch.object(story, "Stages", _Marked), profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with mock.patch.object(story, "StageTimer", _Marked), profile(activities=[ProfilerActivity.CPU]) as profiled:
         for question in questions:
             answerer.answer([_question(question)])
     spent: dict[str, list[float]] = defaultdict(list)

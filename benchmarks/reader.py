@@ -19,7 +19,7 @@ from benchmarks.common import Options, Report, Subject, Times, ratio, take_turns
 from benchmarks.inputs import glimmer_of, random_tokens, stock_t5, write_store
 from benchmarks.peak import peak, share_row
 from memstore import decode
-from memstore.answer import Stages
+from memstore.answer import StageTimer
 from memstore.decode.prepared import PreparedDecoder
 from memstore.machine import compute_dtype
 from memstore.model import selection
@@ -48,7 +48,7 @@ def run(options: Options) -> Report:
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder, torch.inference_mode():
         store = _store(Path(folder), model, passages)
         read = glimmer(model, store, question)
-        kept = read(Stages(model.device))  # the same in every round
+        kept = read(StageTimer(model.device))  # the same in every round
         subjects: dict[str, Subject] = {FID: fid(stock, question, passages), GLIMMER: read}
         times = take_turns(subjects, rounds=2 if options.quick else 7, device=options.device)
     theirs, ours = times[FID], times[GLIMMER]
@@ -104,7 +104,7 @@ def _store(folder: Path, model: MemoryModel, passages: list[Tensor]) -> Store:
     return write_store(folder, pairs, count=len(pairs), config=model.config)
 
 
-def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Stages], list[int]]:
+def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[StageTimer], list[int]]:
     """What `Answerer` does between retrieval and text; it returns which passages were kept."""
     ids = [str(i) for i in range(PASSAGES)]
     tokens = Tokens.of([question]).to(model.device)
@@ -112,7 +112,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Sta
     banned = [model.config.pad_token_id, model.config.eos_token_id]
     prepared = PreparedDecoder(model)  # as `Answerer` does when it opens
 
-    def read(stages: Stages) -> list[int]:
+    def read(stages: StageTimer) -> list[int]:
         """Answer once; which passages were kept."""
         with stages("load"):
             loaded = store.load(ids, dtype=model.dtype, device=model.device)
@@ -142,7 +142,7 @@ def fid(stock: Any, question: Tensor, passages: list[Tensor]) -> Subject:
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(stock.device)  # (40, L)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True).to(stock.device)
 
-    def read(stages: Stages) -> None:
+    def read(stages: StageTimer) -> None:
         """Answer once."""
         with stages("encode"):
             states = stock.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (40, L, D)

@@ -16,7 +16,7 @@ import bm25s
 
 from benchmarks.common import Options, Report, Subject, ratio, take_turns
 from benchmarks.inputs import QUESTION_WORDS, questions_of, read_passages
-from memstore.answer import Stages
+from memstore.answer import StageTimer
 from memstore.passage import Passage
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
 
@@ -66,7 +66,7 @@ def _build_bm25s(passages: Sequence[Passage]) -> Any:
 
 
 def _search_ours(retriever: Bm25Retriever, questions: Sequence[str]) -> Subject:
-    def work(_: Stages) -> None:
+    def work(_: StageTimer) -> None:
         for question in questions:
             retriever.search([question], K)
 
@@ -74,7 +74,7 @@ def _search_ours(retriever: Bm25Retriever, questions: Sequence[str]) -> Subject:
 
 
 def _search_bm25s(index: Any, questions: Sequence[str]) -> Subject:
-    def work(_: Stages) -> None:
+    def work(_: StageTimer) -> None:
         for question in questions:
             index.retrieve(bm25s.tokenize([question], show_progress=False), k=K, show_progress=False)
 

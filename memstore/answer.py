@@ -98,7 +98,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Stages:
+class StageTimer:
     """Milliseconds per named stage."""
 
     device: torch.device
@@ -158,7 +158,9 @@ class Answerer:
 
     # --- the story ----------------------------------------------------------------------------------------------
 
-    def _read(self, questions: Sequence[Question], found: Sequence[Sequence[RankedPassage]], stages: Stages) -> _Read:
+    def _read(
+        self, questions: Sequence[Question], found: Sequence[Sequence[RankedPassage]], stages: StageTimer
+    ) -> _Read:
         question_of = torch.tensor([i for i, hits in enumerate(found) for _ in range(max(1, len(hits)))])  # (R,)
         with stages("load"):
             memories, bytes_read = self._memories(questions, found)
@@ -202,7 +204,7 @@ class Answerer:
         return [a for a in answers if a is not None]
 
     def _answer(self, questions: Sequence[Question]) -> list[Answer]:
-        stages = Stages(self.model.device)
+        stages = StageTimer(self.model.device)
         with stages("retrieve"):
             found = self._candidates(questions)
         read = self._read(questions, found, stages)

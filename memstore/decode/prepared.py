@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from memstore.decode.spans import Spans
 from memstore.model.layers import DecoderBlock, LayerCache, RMSNorm, attend
-from memstore.model.model import CopyHead, Encoded, Generation, MemoryModel
+from memstore.model.model import CopyHead, DecoderState, Encoded, MemoryModel
 
 Map = Callable[[Tensor], Tensor]
 
@@ -113,18 +113,18 @@ class Copying:
     anything: Tensor | None
 
     @classmethod
-    def of(cls, generation: Generation) -> Copying | None:
+    def of(cls, state: DecoderState) -> Copying | None:
         """None without a copy head."""
-        if generation.copy_keys is None or generation.copy_ids is None or generation.copy_mask is None:
+        if state.copy_keys is None or state.copy_ids is None or state.copy_mask is None:
             return None
-        ids, index = torch.unique(generation.copy_ids, return_inverse=True)
-        allowed, anything = generation.copy_mask, generation.copy_mask.any(1, keepdim=True)
+        ids, index = torch.unique(state.copy_ids, return_inverse=True)
+        allowed, anything = state.copy_mask, state.copy_mask.any(1, keepdim=True)
         return cls(
             ids=ids,
             index=index,
-            keys=generation.copy_keys.transpose(1, 2).contiguous(),  # not at every step
+            keys=state.copy_keys.transpose(1, 2).contiguous(),  # not at every step
             mask=torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, -torch.inf),
-            before=generation.copy_before,
+            before=state.copy_before,
             anything=None if bool(anything.all()) else anything,
         )
 
@@ -176,29 +176,29 @@ class PreparedDecoder:
         self.scale = c.d_model**-0.5 if c.scale_head else None
         self.copy_head = None if model.copy_head is None else _CopyHead(model.copy_head)
 
-    def start(self, encoded: Encoded, *, capacity: int, beams: int = 1) -> Progress:
+    def start(self, encoded: Encoded, *, capacity: int, beams: int = 1) -> PreparedDecoding:
         """Prepare decoding of B questions, `capacity` tokens at most."""
-        generation = self.model.start(encoded, capacity=capacity, beams=beams)
+        state = self.model.start(encoded, capacity=capacity, beams=beams)
         bias = self.model.decoder.bias(1, capacity).to(self.model.dtype)
-        return Progress(decoder=self, generation=generation, bias=bias, copying=Copying.of(generation))
+        return PreparedDecoding(decoder=self, state=state, bias=bias, copying=Copying.of(state))
 
 
 @dataclass(slots=True)
-class Progress:
+class PreparedDecoding:
     """One batch's way through a prepared decoder. `bias` is `(1, H, 1, capacity)`: of the last position."""
 
     decoder: PreparedDecoder
-    generation: Generation
+    state: DecoderState
     bias: Tensor
     copying: Copying | None
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i continue what row `rows[i]` has decoded, `(B * beams,)`."""
-        self.generation.cache.reorder(rows)
+        self.state.cache.reorder(rows)
 
     def take(self, questions: Tensor) -> None:
         """Keep only the questions with the given indices `(B',)`, with all their beams."""
-        self.generation.take(questions)
+        self.state.take(questions)
         if self.copying is not None:
             self.copying.take(questions)
 
@@ -247,7 +247,7 @@ class Progress:
 
     def _decode(self, ids: Tensor) -> Tensor:
         """Normed states `(N, D)` of one more token per row."""
-        cache, d = self.generation.cache, self.decoder
+        cache, d = self.state.cache, self.decoder
         bias = self.bias[..., self.bias.shape[-1] - cache.length - 1 :]
         x = F.embedding(ids, d.model.embedding.weight)  # (N, D)
         for layer, layer_cache in zip(d.layers, cache.layers, strict=True):

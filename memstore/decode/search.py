@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from memstore.decode.prepared import PreparedDecoder, Progress
+from memstore.decode.prepared import PreparedDecoder, PreparedDecoding
 from memstore.decode.spans import Phrases, Spans
 from memstore.errors import RequestError
 from memstore.model.model import Encoded, MemoryModel
@@ -142,32 +142,32 @@ class _Line:
         return Decoded(ids=self.ids, score=self.score, finished=self.finished, steps=self.tokens)
 
 
-class _PlainProgress:
-    """`prepared.Progress` by the model's own step."""
+class _PlainDecoding:
+    """`prepared.PreparedDecoding` by the model's own step."""
 
     def __init__(self, model: MemoryModel, encoded: Encoded, *, capacity: int, beams: int = 1) -> None:
-        self.model, self.generation = model, model.start(encoded, capacity=capacity, beams=beams)
+        self.model, self.state = model, model.start(encoded, capacity=capacity, beams=beams)
 
     def best(self, ids: Tensor, *, banned: Sequence[int], spans: Spans | None) -> tuple[Tensor, Tensor]:
         best, token = _allowed(self.log_probs(ids), banned, spans).max(dim=-1)
         return best, token
 
     def log_probs(self, ids: Tensor) -> Tensor:
-        return self.model.step(ids[:, None], self.generation)[:, -1]
+        return self.model.step(ids[:, None], self.state)[:, -1]
 
     def reorder(self, rows: Tensor) -> None:
-        self.generation.cache.reorder(rows)
+        self.state.cache.reorder(rows)
 
     def take(self, questions: Tensor) -> None:
-        self.generation.take(questions)
+        self.state.take(questions)
 
 
 def _begin(
     model: MemoryModel, encoded: Encoded, *, capacity: int, beams: int, prepared: PreparedDecoder | None
-) -> Progress | _PlainProgress:
+) -> PreparedDecoding | _PlainDecoding:
     if prepared is not None:
         return prepared.start(encoded, capacity=capacity, beams=beams)
-    return _PlainProgress(model, encoded, capacity=capacity, beams=beams)
+    return _PlainDecoding(model, encoded, capacity=capacity, beams=beams)
 
 
 @torch.inference_mode()
@@ -196,10 +196,10 @@ def greedy(
     eos = model.config.eos_token_id
     lines = [_Line(limit) for limit in limits]
     live = list(lines)  # the line of each row still in the batch
-    progress = _begin(model, encoded, capacity=max(limits), beams=1, prepared=prepared)
+    decoding = _begin(model, encoded, capacity=max(limits), beams=1, prepared=prepared)
     token = torch.full((len(live),), model.config.decoder_start_token_id, device=encoded.states.device)
     while True:
-        best, token = progress.best(token, banned=banned, spans=spans)  # (rows,), (rows,)
+        best, token = decoding.best(token, banned=banned, spans=spans)  # (rows,), (rows,)
         for line, t, log_prob in zip(live, token.tolist(), best.tolist(), strict=True):
             if not line.done:
                 line.extend(t, log_prob, eos)
@@ -208,7 +208,7 @@ def greedy(
             return [line.decoded() for line in lines]
         if 2 * len(staying) <= len(live):
             kept = torch.tensor(staying, device=token.device)
-            progress.take(kept)
+            decoding.take(kept)
             live, token = [live[row] for row in staying], token[kept]
             if spans is not None:
                 spans.take(kept)
@@ -350,11 +350,11 @@ def beam_search(
     device = encoded.states.device
     searches = [_Search(limit, num_beams, length_penalty, c.eos_token_id) for limit in limits]
     live = list(searches)  # the search of each question still in the batch
-    progress = _begin(model, encoded, capacity=max(limits), beams=num_beams, prepared=prepared)
-    parts = [progress] if spans is None else [progress, spans]
+    decoding = _begin(model, encoded, capacity=max(limits), beams=num_beams, prepared=prepared)
+    parts = [decoding] if spans is None else [decoding, spans]
     ids = torch.full((len(live) * num_beams,), c.decoder_start_token_id, device=device)
     while True:
-        log_probs = _allowed(progress.log_probs(ids), banned, spans)
+        log_probs = _allowed(decoding.log_probs(ids), banned, spans)
         log_probs = log_probs.view(len(live), num_beams, -1)  # (B, beams, V): one position
         scores = torch.tensor([[r.score for r in s.running] for s in live], device=device)  # (B, beams)
         _advance(live, scores[:, :, None] + log_probs)

@@ -18,7 +18,7 @@ from memstore.model.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
+class PerStage:
     """One number for each stage of answering one question.
 
     Attributes:
@@ -53,15 +53,15 @@ class Stages:
                 "live_b": float(self.live_b), "decode": float(self.decode)}  # fmt: skip
 
 
-class StageFlops(Stages):
+class StageFlops(PerStage):
     """Floating-point operations per stage."""
 
 
-class StageBytes(Stages):
+class StageBytes(PerStage):
     """Bytes that each stage must at least move."""
 
 
-class StageParameters(Stages):
+class StageParameters(PerStage):
     """Parameters that each stage reads."""
 
 

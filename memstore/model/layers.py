@@ -299,7 +299,7 @@ class LayerCache:
 
 @dataclass(slots=True)
 class DecoderCache:
-    """All that generation of one batch of questions carries from step to step.
+    """What decoding one batch of questions carries from step to step.
 
     `mask` is `(B, 1, 1, S)` additive, or None without padding; `length` counts decoded positions.
     """

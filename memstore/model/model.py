@@ -40,7 +40,7 @@ class Encoded:
 
 
 @dataclass(slots=True)
-class Generation:
+class DecoderState:
     """One batch's way through the decoder: its caches, and what the copy head points at.
 
     `copy_keys` `(B, S, D)`, `copy_ids` `(B, S)` and `copy_mask` `(B, S)` bool are None without a copy head;
@@ -83,47 +83,47 @@ class CopyHead(nn.Module):
         self.gate = nn.Linear(config.d_model, 1)
         self.previous = nn.Linear(config.d_model, 1) if config.copy_previous else None
 
-    def forward(self, hidden: Tensor, logits: Tensor, generation: Generation, written: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, logits: Tensor, state: DecoderState, written: Tensor) -> Tensor:
         """Log-probabilities `(N, t, V)` float32 from decoder states `(N, t, D)`, logits `(N, t, V)`, and the
         tokens written last, `(N, t)`.
         """
         n, t, _ = hidden.shape
-        weights, gate = self.attend(hidden, generation, written), self.share(hidden, generation)
-        ids = generation.copy_ids
+        weights, gate = self.attend(hidden, state, written), self.share(hidden, state)
+        ids = state.copy_ids
         assert ids is not None
         copied = torch.zeros(*weights.shape[:2], logits.shape[-1], device=hidden.device)
         copied = copied.scatter_add(2, ids[:, None, :].expand(-1, weights.shape[1], -1), weights).view(n, t, -1)
         return _mixed(gate, logits.float().softmax(-1), copied)
 
     def of_targets(
-        self, hidden: Tensor, vocabulary: Tensor, generation: Generation, written: Tensor, targets: Tensor
+        self, hidden: Tensor, vocabulary: Tensor, state: DecoderState, written: Tensor, targets: Tensor
     ) -> Tensor:
         """What `forward` gives at the targets `(B, t)` alone, from their log-probabilities `(B, t)` by the vocabulary
         softmax: no tensor is as wide as the vocabulary.
         """
-        weights, gate = self.attend(hidden, generation, written), self.share(hidden, generation).squeeze(-1)
-        ids = generation.copy_ids
+        weights, gate = self.attend(hidden, state, written), self.share(hidden, state).squeeze(-1)
+        ids = state.copy_ids
         assert ids is not None
         copied = (weights * (ids[:, None, :] == targets[:, :, None])).sum(-1)  # (B, t)
         return _mixed(gate, vocabulary.exp(), copied)
 
-    def attend(self, hidden: Tensor, generation: Generation, written: Tensor) -> Tensor:
+    def attend(self, hidden: Tensor, state: DecoderState, written: Tensor) -> Tensor:
         """How the copied share divides among what is read: `(B, beams * t, S)` float32, zeros without a passage."""
-        keys, mask = generation.copy_keys, generation.copy_mask
+        keys, mask = state.copy_keys, state.copy_mask
         assert keys is not None
         assert mask is not None
         n, t, d = hidden.shape
         b = keys.shape[0]
         q = self.query(hidden).view(b, n // b * t, d)  # beams of a question share its keys
         weights: Tensor = (q @ keys.transpose(1, 2)).float() * d**-0.5
-        if self.previous is not None and generation.copy_before is not None:
-            follows = written.view(b, n // b * t, 1) == generation.copy_before[:, None, :]
+        if self.previous is not None and state.copy_before is not None:
+            follows = written.view(b, n // b * t, 1) == state.copy_before[:, None, :]
             weights = weights + self.previous(hidden).float().view(b, n // b * t, 1) * follows
         return weights.masked_fill(~mask[:, None, :], -torch.inf).softmax(-1).nan_to_num(0.0)
 
-    def share(self, hidden: Tensor, generation: Generation) -> Tensor:
+    def share(self, hidden: Tensor, state: DecoderState) -> Tensor:
         """The vocabulary softmax's share, `(N, t, 1)` float32: 1 where there is no passage, so nothing to copy."""
-        mask = generation.copy_mask
+        mask = state.copy_mask
         assert mask is not None
         gate = torch.sigmoid(self.gate(hidden).float())
         anything = mask.any(1).repeat_interleave(len(hidden) // len(mask))[:, None, None]
@@ -240,13 +240,13 @@ class MemoryModel(nn.Module):
 
     # --- decoder ------------------------------------------------------------------------------------------
 
-    def start(self, encoded: Encoded, *, capacity: int, beams: int = 1) -> Generation:
+    def start(self, encoded: Encoded, *, capacity: int, beams: int = 1) -> DecoderState:
         """Prepare decoding: cross keys and values of every layer, and the copy head's, computed once."""
         cache = self.decoder.start(encoded.states, encoded.layout, capacity=capacity, beams=beams)
         if self.copy_head is None:
-            return Generation(cache=cache)
+            return DecoderState(cache=cache)
         layout = encoded.layout
-        return Generation(
+        return DecoderState(
             cache=cache,
             copy_keys=layout.to_rows(self.copy_head.key(layout.fill(encoded.states))),
             copy_ids=layout.pad(encoded.token_ids),
@@ -255,17 +255,17 @@ class MemoryModel(nn.Module):
             copy_before=layout.pad(encoded.token_ids.roll(1)) if self.config.copy_previous else None,
         )
 
-    def step(self, ids: Tensor, generation: Generation) -> Tensor:
+    def step(self, ids: Tensor, state: DecoderState) -> Tensor:
         """Feed decoder tokens, `(N = B * beams, t)`: log-probabilities `(N, t, V)` float32 of the next."""
-        hidden = self._decode(ids, generation)
+        hidden = self._decode(ids, state)
         logits = self._logits(hidden)  # (N, t, V)
         if self.copy_head is None:
             return logits.float().log_softmax(-1)
-        return self.copy_head(hidden, logits, generation, ids)  # type: ignore[no-any-return]
+        return self.copy_head(hidden, logits, state, ids)  # type: ignore[no-any-return]
 
-    def _decode(self, ids: Tensor, generation: Generation) -> Tensor:
+    def _decode(self, ids: Tensor, state: DecoderState) -> Tensor:
         """Decoder tokens `(N, t)` to decoder states `(N, t, D)`."""
-        return self.decoder(_stream(self.embedding(ids)), generation.cache)  # type: ignore[no-any-return]
+        return self.decoder(_stream(self.embedding(ids)), state.cache)  # type: ignore[no-any-return]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Decoder states `(..., D)` to logits `(..., V)`."""
@@ -287,8 +287,8 @@ class MemoryModel(nn.Module):
 
         Logits are computed where there are targets, one row each: answers are short and batches padded to the longest.
         """
-        generation, written = self.start(encoded, capacity=targets.shape[1]), self._shifted(targets)
-        hidden = self._decode(written, generation)
+        state, written = self.start(encoded, capacity=targets.shape[1]), self._shifted(targets)
+        hidden = self._decode(written, state)
         mask = targets != self.config.pad_token_id
         at = mask.flatten().nonzero().squeeze(1)  # a GPU is waited for once
         wanted = targets.flatten().index_select(0, at)
@@ -297,7 +297,7 @@ class MemoryModel(nn.Module):
         vocabulary = found.new_zeros(targets.numel()).index_copy(0, at, found).view(targets.shape)  # (B, t)
         if self.copy_head is None:
             return vocabulary, mask
-        return self.copy_head.of_targets(hidden, vocabulary, generation, written, targets), mask
+        return self.copy_head.of_targets(hidden, vocabulary, state, written, targets), mask
 
     def _shifted(self, targets: Tensor) -> Tensor:
         first = torch.full_like(targets[:, :1], self.config.decoder_start_token_id)

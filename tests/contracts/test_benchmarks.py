@@ -15,7 +15,7 @@ from benchmarks import ON_DEVICE, growth, load
 from benchmarks import __main__ as command
 from benchmarks.common import TOTAL, Options, Times, ratio, take_turns
 from benchmarks.peak import share_row
-from memstore.answer import Stages
+from memstore.answer import StageTimer
 from memstore.store import Store
 
 
@@ -129,7 +129,7 @@ def test_subjects_take_turns_and_warm_ups_do_not_count() -> None:
     seen: list[str] = []
 
     def subject(name: str, milliseconds: float) -> object:
-        def work(stages: Stages) -> None:
+        def work(stages: StageTimer) -> None:
             seen.append(name)
             stages.milliseconds["part"] = milliseconds
 

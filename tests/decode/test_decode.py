@@ -73,7 +73,7 @@ class Chain:
     def start(self, encoded, *, capacity, beams=1):
         return SimpleNamespace(cache=SimpleNamespace(reorder=lambda index: None), take=lambda questions: None)
 
-    def step(self, ids, generation):
+    def step(self, ids, state):
         self.rows.append(len(ids))
         return self.table[ids].log()
 

@@ -51,12 +51,12 @@ def encoded(made, lengths: tuple[int, ...] = LENGTHS, *, seed: int = 0, copied: 
 @torch.inference_mode()
 def steps(made, read: Encoded, fed: list[int], banned: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The best token's log-probability, by the plain and by the prepared decoder, when the same tokens are fed."""
-    generation = made.start(read, capacity=len(fed))
+    state = made.start(read, capacity=len(fed))
     progress = PreparedDecoder(made).start(read, capacity=len(fed))
     plain, prepared = [], []
     for token in fed:
         ids = torch.full((read.layout.rows,), token)
-        log_probs = made.step(ids[:, None], generation)[:, -1]
+        log_probs = made.step(ids[:, None], state)[:, -1]
         log_probs[:, banned] = -torch.inf
         plain.append(torch.stack([v.double() for v in log_probs.max(-1)]))
         prepared.append(torch.stack([v.double() for v in progress.best(ids, banned=banned)]))

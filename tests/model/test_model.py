@@ -207,8 +207,8 @@ def test_decoding_in_steps_equals_teacher_forcing(sizes: list[int], parts: dict[
     model = make("glimmer", decoder_start_token_id=7, **parts)
     encoded, targets = encode(model)
     inputs = torch.cat([torch.full_like(targets[:, :1], 7), targets[:, :-1]], 1)
-    generation = model.start(encoded, capacity=8)
-    steps = [model.step(part, generation) for part in inputs.split(sizes, dim=1)]
+    state = model.start(encoded, capacity=8)
+    steps = [model.step(part, state) for part in inputs.split(sizes, dim=1)]
     close(torch.cat(steps, 1), model.log_probs(encoded, targets))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from memstore.model.layers import DecoderCache
-from memstore.model.model import CopyHead, Generation
+from memstore.model.model import CopyHead, DecoderState
 from memstore.model.packed import Tokens
 from tests import tiny
 
@@ -34,8 +34,8 @@ def written(hidden: torch.Tensor) -> torch.Tensor:
     return torch.zeros(hidden.shape[:2], dtype=torch.int64)
 
 
-def generation(keys: list[list[list[float]]], ids: list[list[int]], mask: list[list[bool]]) -> Generation:
-    return Generation(
+def decoder_state(keys: list[list[list[float]]], ids: list[list[int]], mask: list[list[bool]]) -> DecoderState:
+    return DecoderState(
         cache=DecoderCache(layers=[], mask=None),
         copy_keys=torch.tensor(keys),
         copy_ids=torch.tensor(ids),
@@ -47,7 +47,9 @@ def generation(keys: list[list[list[float]]], ids: list[list[int]], mask: list[l
 def test_hand_computed_mixture() -> None:
     # Dot products 0, ln 2 * sqrt 2 (twice) and a question token's: attention 1/5, 2/5, 2/5, 0.
     key = math.log(2) * math.sqrt(2)
-    state = generation([[[0.0, 9.0], [key, 0.0], [key, 5.0], [99.0, 0.0]]], [[4, 3, 3, 1]], [[True, True, True, False]])
+    state = decoder_state(
+        [[[0.0, 9.0], [key, 0.0], [key, 5.0], [99.0, 0.0]]], [[4, 3, 3, 1]], [[True, True, True, False]]
+    )
     logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0, math.log(4)]]])  # softmax: 1/8 each, 1/2 for token 4
     hidden = torch.tensor([[[1.0, 0.0]]])
     got = head(math.log(3))(hidden, logits, state, written(hidden)).exp()  # 3/4 vocabulary, 1/4 copied
@@ -58,7 +60,7 @@ def test_hand_computed_mixture() -> None:
 
 @torch.no_grad()
 def test_a_token_that_goes_on_from_what_was_written_has_a_bonus() -> None:
-    state = generation([[[0.0, 9.0]] * 4], [[2, 3, 4, 3]], [[True] * 4])  # all alike, but for what stands before
+    state = decoder_state([[[0.0, 9.0]] * 4], [[2, 3, 4, 3]], [[True] * 4])  # all alike, but for what stands before
     state.copy_before = torch.tensor([[0, 2, 3, 4]])
     made, hidden = head(-30.0, bonus=math.log(5)), torch.tensor([[[1.0, 0.0]] * 2])
     got = made(hidden, torch.zeros(1, 2, VOCAB), state, torch.tensor([[3, 1]])).exp()
@@ -70,7 +72,7 @@ def test_a_token_that_goes_on_from_what_was_written_has_a_bonus() -> None:
 def test_without_passage_tokens_it_is_the_vocabulary_softmax() -> None:
     torch.manual_seed(0)
     hidden, logits = torch.randn(2, 3, 2), torch.randn(2, 3, VOCAB)
-    state = generation([[[1.0, 0.0]], [[1.0, 0.0]]], [[2], [2]], [[False], [True]])
+    state = decoder_state([[[1.0, 0.0]], [[1.0, 0.0]]], [[2], [2]], [[False], [True]])
     got = head()(hidden, logits, state, written(hidden))
     torch.testing.assert_close(got[0], logits[0].log_softmax(-1))
     assert not torch.allclose(got[1], logits[1].log_softmax(-1))
@@ -85,10 +87,10 @@ def test_beams_share_their_questions_keys() -> None:
         [[0, 1, 2, 3, 4, 0]] * 2,
         [[True] * 6, [True] * 2 + [False] * 4],
     )
-    got = head()(hidden, logits, generation(keys, ids, mask), written(hidden))
+    got = head()(hidden, logits, decoder_state(keys, ids, mask), written(hidden))
     for n in range(4):
         b = n // 2
-        own = generation([keys[b]], [ids[b]], [mask[b]])
+        own = decoder_state([keys[b]], [ids[b]], [mask[b]])
         one = head()(hidden[n : n + 1], logits[n : n + 1], own, written(hidden[n : n + 1]))
         torch.testing.assert_close(got[n], one[0])
 
@@ -112,7 +114,7 @@ def test_probabilities_sum_to_one_and_question_tokens_are_not_copied(tied: bool)
 
 
 def test_gradients_are_finite_without_passages() -> None:
-    state = generation([[[1.0, 0.0]]], [[2]], [[False]])
+    state = decoder_state([[[1.0, 0.0]]], [[2]], [[False]])
     made, hidden = head(), torch.randn(1, 1, 2, requires_grad=True)
     made(hidden, torch.zeros(1, 1, VOCAB, requires_grad=True), state, written(hidden))[0, 0, 3].backward()
     assert hidden.grad is not None
