@@ -286,8 +286,9 @@ def _split_tsv(text: str) -> list[str]:
 
 # --- wikiextractor's <doc> ------------------------------------------------------------------------------
 
-_DOC = re.compile(r'<doc (?P<attributes>.*?)title="(?P<title>.*)">\s*')
-_ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
+# A title may hold bare quotes, so a value ends at the quote after which another attribute or the end of the head comes.
+_ATTRIBUTE = re.compile(r'\s+([\w:.-]+)="(.*?)"(?=\s+[\w:.-]+="|\s*>\s*\Z)')
+_HEAD_END = re.compile(r"\s*>\s*\Z")
 
 
 def _read_wikiextractor(lines: Iterable[Line]) -> Iterator[Row]:
@@ -336,13 +337,26 @@ class _Page:
             self.lines.append(line)
 
     def document(self) -> Document | RowError:
-        head = _DOC.fullmatch(self.head)
-        if self.error is not None or head is None:
-            return self.error or RowError('the first line must read <doc id="..." url="..." title="...">')
-        attributes = dict(_ATTRIBUTE.findall(head["attributes"]))
+        attributes = _attributes(self.head)
+        if self.error is not None or "title" not in attributes:
+            return self.error or RowError(
+                'the first line must read <doc id="..." url="..." title="...">: attributes in double quotes, each once, '
+                "in any order, title among them"
+            )
         if not (page_id := html.unescape(attributes.get("id", "")).strip()):
             return RowError('"id" of the <doc> is missing or empty')
-        return _wikipedia_page(page_id, head["title"], attributes.get("url", ""), self.lines)
+        return _wikipedia_page(page_id, attributes["title"], attributes.get("url", ""), self.lines)
+
+
+def _attributes(head: str) -> dict[str, str]:
+    """The attributes of a `<doc ...>` line; none if any part of the line is something else, or one comes twice."""
+    found: dict[str, str] = {}
+    at = len("<doc")
+    while match := _ATTRIBUTE.match(head, at):
+        if match[1] in found:
+            return {}
+        found[match[1]], at = match[2], match.end()
+    return found if _HEAD_END.match(head, at) else {}
 
 
 FORMATS = {

@@ -85,6 +85,20 @@ def write(folder: Path, data: bytes, name: str = "c") -> Path:
         ),
         ("wikiextractor", b"stray", "text outside of <doc ...> and </doc>"),
         ("wikiextractor", b'<doc id="a" url="">\nText.\n</doc>', "the first line must read <doc id="),
+        *(
+            ("wikiextractor", head + b"\nText.\n</doc>", "the first line must read <doc id=")
+            for head in (
+                b'<doc id="a" title="T" id="b">',
+                b'<doc id="a" title="T" title="U">',
+                b'<doc id="a" title="say " id="b" twice">',
+                b'<doc id="a" title=T>',
+                b"<doc id='a' title='T'>",
+                b'<doc id="a" title="T" language>',
+                b'<doc id="a" title="T">Text',
+                b'<doc id="a" title="T"',
+                b'<doc id="a" Title="T">',
+            )
+        ),
         ("wikiextractor", b'<doc url="u" title="T">\nText.\n</doc>', '"id" of the <doc> is missing or empty'),
         (
             "wikiextractor",

@@ -127,6 +127,20 @@ CASES = [
         id="wikiextractor",
     ),
     pytest.param(
+        "wikiextractor",
+        b'<doc id="12" url="u?a=1" title="Granite" language="en" revision="1063">\nGranite\n\nA rock.\n</doc>\n'
+        b'<doc title="The "A" B" revid="3" id="13" x:y.z-0="" url="v" >\nThe "A" B\n\nA letter.\n</doc>\n'
+        b'<doc  url="w&amp;x"\ttitle="" id="14">\nNo title.\n</doc>\n'
+        b'<doc id="15" title="a = "b" > c">\nNo url.\n</doc>\n',
+        [
+            whole("12", "Granite", "A rock.", "u?a=1"),
+            whole("13", 'The "A" B', "A letter.", "v"),
+            whole("14", "", "No title.", "w&x"),
+            whole("15", 'a = "b" > c', "No url."),
+        ],
+        id="wikiextractor with further attributes, in another order, as its cirrus-extract writes",
+    ),
+    pytest.param(
         "wikiextractor-json",
         rows(
             {
