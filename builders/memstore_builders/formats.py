@@ -7,25 +7,21 @@ the whole file cannot be used. What happens to bad rows, and where the lines com
 
 from __future__ import annotations
 
-import csv
 import html
 import json
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memstore.passage import Document, Passage
 from memstore_builders.streams import RowError
+from memstore_builders.tsv import Line, tsv_rows
 
-Line = tuple[int, str | RowError]
 Row = tuple[int, Document | Passage | RowError]
 Record = dict[str, Any]
 
 MAX_DOCUMENT_CHARS = 64 * 2**20  # of a document that spans lines (wikiextractor)
-MAX_QUOTED_LINES = 100  # a quoted TSV field may run on over so many lines
-MAX_QUOTED_CHARS = 2**20  # and its row over so many characters
 _TSV_COLUMNS = ("id", "text", "title")
 
 
@@ -209,17 +205,19 @@ def _read_dpr(lines: Iterable[Line]) -> Iterator[Row]:
 
     A passage's document is its title, which names the page in DPR.
     """
-    waiting = deque[Line]()
     source = iter(lines)
     header = dpr_columns(next(source, (0, ""))[1])
     if header is None:
         raise RowError("its first line must name the columns id, text and title, separated by tabs")
-    while line := waiting.popleft() if waiting else next(source, None):
-        number, first = line
-        if isinstance(first, RowError):
-            yield number, first
-        elif first and not first.isspace():
-            yield number, _dpr_row(first, header, waiting, source)
+    for number, row in tsv_rows(source, header):
+        if isinstance(row, RowError):
+            yield number, row
+            continue
+        try:
+            passage = _passage(row)
+            yield number, replace(passage, document_id=passage.title or passage.id)
+        except RowError as error:
+            yield number, error
 
 
 def dpr_columns(line: str | RowError) -> list[str] | None:
@@ -228,60 +226,6 @@ def dpr_columns(line: str | RowError) -> list[str] | None:
         return None
     columns = [column.strip().strip('"').lower() for column in line.split("\t")]
     return columns if sorted(columns) == sorted(_TSV_COLUMNS) else None
-
-
-def _dpr_row(first: str, header: list[str], waiting: deque[Line], source: Iterator[Line]) -> Passage | RowError:
-    """The row that begins with the line `first`; a quoted field may run on over the lines after it."""
-    try:
-        cells = _split_tsv(first)
-    except csv.Error as error:
-        joined = _close_quote(first, waiting, source)
-        if joined is None:
-            return RowError(f"not a row of tab-separated values: {error}")
-        cells = joined
-    if len(cells) != len(header):
-        return RowError(f"{len(cells)} columns where {len(header)} are needed ({', '.join(header)})")
-    record = dict(zip(header, cells, strict=True))
-    try:
-        passage = _passage({"id": record["id"], "text": record["text"], "title": record["title"]})
-        return Passage(
-            passage.id,
-            passage.title or passage.id,
-            passage.title,
-            passage.text,
-            "",
-            passage.start,
-            passage.end,
-        )
-    except RowError as error:
-        return error
-
-
-def _close_quote(first: str, waiting: deque[Line], source: Iterator[Line]) -> list[str] | None:
-    """Cells of `first` and the lines its open quote runs over; None, and no line lost, if it never closes."""
-    taken: list[str] = [first]
-    for index in range(MAX_QUOTED_LINES):
-        if index == len(waiting):
-            if (line := next(source, None)) is None:
-                return None
-            waiting.append(line)
-        text = waiting[index][1]
-        if isinstance(text, RowError) or sum(map(len, taken)) > MAX_QUOTED_CHARS:
-            return None
-        taken.append(text)
-        if text.count('"') % 2:  # only such a line can close the quote
-            try:
-                cells = _split_tsv("\n".join(taken))
-            except csv.Error:
-                return None
-            for _ in range(index + 1):
-                waiting.popleft()
-            return cells
-    return None
-
-
-def _split_tsv(text: str) -> list[str]:
-    return next(csv.reader([text], delimiter="\t", strict=True))
 
 
 # --- wikiextractor's <doc> ------------------------------------------------------------------------------
@@ -340,8 +284,8 @@ class _Page:
         attributes = _attributes(self.head)
         if self.error is not None or "title" not in attributes:
             return self.error or RowError(
-                'the first line must read <doc id="..." url="..." title="...">: attributes in double quotes, each once, '
-                "in any order, title among them"
+                'the first line must read <doc id="..." url="..." title="...">, '
+                "its attributes in any order, each once and in double quotes"
             )
         if not (page_id := html.unescape(attributes.get("id", "")).strip()):
             return RowError('"id" of the <doc> is missing or empty')

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from memstore.errors import ConfigError, CorpusError, CorpusNotFound, CorpusUnreadable
-from memstore_builders import formats, streams
+from memstore_builders import formats, streams, tsv
 from memstore_builders.corpus import ERRORS_KEPT, open_corpus
 
 GOOD = b'{"id": "good", "text": "Good."}'
@@ -161,8 +161,45 @@ def test_lines_after_a_quoted_field_keep_their_numbers(tmp_path: Path) -> None:
     assert [error.split(": ")[0] for error in corpus.counts.errors] == [f"{path}:5", f"{path}:6"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "column", "kept"),
+    [
+        pytest.param(['1\t"Open\tA', "2\tx\tB", '3\tclosed"\tC'], "text", ["2", "3"], id="by another row's quote"),
+        pytest.param(['1\t"Open\tA', '2\tclosed"\tB'], "text", ["2"], id="by the next row's"),
+        pytest.param(['a\t"Open\tA', "b c\tx\tB", 'd\tclosed"\tC'], "text", ["b c", "d"], id="ids of words"),
+        pytest.param(['1\t"Open', "2\tx\tB", '3\tclosed"\tC'], "text", ["2", "3"], id="a row without its last column"),
+        pytest.param(['1\tx\t"Open', "2\ty\tB", '3\tz\tC"'], "title", ["2", "3"], id="in the last column"),
+    ],
+)
+def test_a_quote_that_opens_a_row_swallows_no_others(
+    tmp_path: Path, lines: list[str], column: str, kept: list[str]
+) -> None:
+    path = write(tmp_path, "\n".join(["id\ttext\ttitle", *lines, ""]).encode())
+    corpus = open_corpus([path], on_error="skip")
+    assert [p.id for p in corpus] == kept
+    [message] = corpus.counts.errors
+    assert message.startswith(
+        f'{path}:2: not a row of tab-separated values: the quote that opens "{column}" would run on over other rows, '
+        f"to line {len(lines) + 1}; "
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        'id\ttext\ttitle\n1\t"a\n2\tb\nc"\tT\n',
+        'id\ttext\ttitle\n1\t"a\nb\tc\td\ne"\tT\n',
+        'text\tid\ttitle\n"a\nb"\t1\tT\n',
+        'title\tid\ttext\nT\t1\t"a\nb"\n',
+    ],
+)
+def test_a_quoted_value_may_run_on_over_lines_that_are_no_rows(tmp_path: Path, rows: str) -> None:
+    [passage] = open_corpus([write(tmp_path, rows.encode())])
+    assert (passage.id, passage.title, passage.text[0], passage.text[-1]) == ("1", "T", "a", rows.split('"')[1][-1])
+
+
 def test_a_quote_is_not_sought_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAX_QUOTED_LINES", 2)
+    monkeypatch.setattr(tsv, "MAX_QUOTED_LINES", 2)
     path = write(tmp_path, b'id\ttext\ttitle\n1\t"a\nb\n2\tx\tT\n3\ty"\tT\n')
     corpus = open_corpus([path], on_error="skip")
     assert [(p.id, p.text) for p in corpus] == [("2", "x"), ("3", 'y"')]
