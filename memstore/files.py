@@ -22,6 +22,9 @@ _DEVICES = Path("/dev")  # /dev/stdout may lead to a file, but to write there wh
 GZIP = b"\x1f\x8b"
 """What a gzip file begins with."""
 _ZSTD, _SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # the latter behind a byte from 0x50 to 0x5f
+ZSTD_WINDOW = 1 << 31
+"""Bytes that a zstd file may look back, as by `zstd --long=31`: the most that the format's library reads. Memory for
+it is taken as a file needs it; the library's own default, 128 MiB, refuses files of `--long=28` and more."""
 
 
 def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
@@ -205,17 +208,24 @@ def read_whole(path: Path) -> bytes:
     return _unzstd(data) if is_zstd(data[:4]) else data
 
 
+def zstd_fault(error: Exception) -> str:
+    """What an error of the zstandard package says of the file."""
+    if "requires too much memory" in str(error):
+        return "the zstd data look back more than 2 GiB: compress the file again, with --long=31 or less"
+    return f"damaged zstd data: {error}"
+
+
 def _unzstd(data: bytes) -> bytes:
     """All frames of a zstd file; one that is cut off is an error, which the package's own reader would hide."""
     import zstandard  # only here: a machine that trains from a cache need not have it
 
     parts = []
     while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
+        frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
         try:
             parts.append(frame.decompress(data))
         except zstandard.ZstdError as error:
-            raise EOFError(f"damaged zstd data: {error}") from error
+            raise EOFError(zstd_fault(error)) from error
         if not frame.eof:
             raise EOFError("the zstd data are cut off before their end")
         data = frame.unused_data

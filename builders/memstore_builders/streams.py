@@ -1,6 +1,7 @@
 """Bytes of a corpus file, decompressed, as numbered lines. Knows compression and UTF-8, no format of a row.
 
-Memory is bounded: a read buffer and one line, and no line longer than `MAX_LINE_BYTES`.
+Memory is bounded: a read buffer and one line, no line longer than `MAX_LINE_BYTES`; for a zstd file what it looks
+back too, 2 GiB at most and by default 8 MiB.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import zstandard
 
 from memstore.errors import CorpusFormatError, CorpusUnreadable
-from memstore.files import GZIP, is_zstd
+from memstore.files import GZIP, ZSTD_WINDOW, is_zstd, zstd_fault
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -55,7 +56,7 @@ def numbered_lines(path: Path) -> Generator[tuple[int, str | RowError], None, No
                     yield number, RowError(f"the row is longer than {MAX_LINE_BYTES:,} bytes")
                     continue
                 yield number, _decode(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CorpusUnreadable(f"{path}: cannot be read after line {number}: {reason}") from error
 
@@ -124,8 +125,11 @@ class _ZstdFile(io.RawIOBase):
                 raise EOFError("the zstd data are cut off before their end")
             return False
         if self._frame is None:
-            self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._output = memoryview(self._frame.decompress(data))
+            self._frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+        try:
+            self._output = memoryview(self._frame.decompress(data))
+        except zstandard.ZstdError as error:
+            raise EOFError(zstd_fault(error)) from error
         if self._frame.eof:
             self._input, self._frame = self._frame.unused_data, None
         return True

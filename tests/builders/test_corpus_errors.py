@@ -247,6 +247,8 @@ def test_all_bad_rows_are_counted_and_the_first_messages_kept(tmp_path: Path) ->
 # --- files that cannot be read ---------------------------------------------------------------------------
 
 MANY = b"".join(json.dumps({"id": i, "text": f"Row {i}."}).encode() + b"\n" for i in range(20_000))
+# A frame without size and checksum, a window of 2 to the 10 + 22 bytes, and one raw block, the last, of one byte.
+LONGEST = b"\x28\xb5\x2f\xfd\x00" + bytes([22 << 3]) + b"\x09\x00\x00x"
 CHECKED = zstandard.ZstdCompressor(write_checksum=True)  # without one, zstd cannot tell damage
 
 
@@ -263,6 +265,7 @@ def damaged(data: bytes) -> bytes:
         pytest.param(damaged(gzip.compress(MANY)), "", id="gzip damaged"),
         pytest.param(damaged(CHECKED.compress(MANY)), "", id="zstd damaged"),
         pytest.param(zstandard.compress(MANY) + b"tail", "", id="zstd with something behind"),
+        pytest.param(LONGEST, "look back more than 2 GiB: compress the file again", id="zstd with a window of 4 GiB"),
     ],
 )
 def test_damaged_compression_is_an_error_even_when_skipping(tmp_path: Path, data: bytes, reason: str) -> None:

@@ -163,6 +163,18 @@ def zstd_in_frames(data: bytes) -> bytes:
     return zstandard.compress(data[:half]) + zstandard.compress(data[half:])
 
 
+def zstd_long(data: bytes) -> bytes:
+    """A stream, whose length is not known at first: its frame declares the whole window of 1 GiB."""
+    settings = zstandard.ZstdCompressionParameters(window_log=30, hash_log=6, chain_log=6)
+    stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    return (
+        stream.compress(data[:9])
+        + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        + stream.compress(data[9:])
+        + stream.flush()
+    )
+
+
 def pzstd(data: bytes) -> bytes:
     """Frames of a few bytes, each behind a frame that is to be skipped: more than is decompressed at a time."""
     parts = [data[i : i + 7] for i in range(0, len(data), 7)]
@@ -179,6 +191,7 @@ def pzstd(data: bytes) -> bytes:
         pytest.param(lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:]), id="gzip members"),
         pytest.param(zstandard.compress, id="zstd"),
         pytest.param(zstd_in_frames, id="zstd frames"),
+        pytest.param(zstd_long, id="zstd --long=30"),
         pytest.param(pzstd, id="pzstd"),
     ],
 )

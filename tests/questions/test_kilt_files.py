@@ -193,7 +193,13 @@ def test_no_questions(tmp_path: Path, text: str) -> None:
         read_gold(path)
 
 
+LONG = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=30, hash_log=6))
+STREAM = LONG.compressobj()  # a stream, whose length is not known at first, declares its whole window: 1 GiB
 PACKED = {
+    "zstd --long=30": STREAM.compress(b"\n")
+    + STREAM.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    + STREAM.compress(GOLD.encode())
+    + STREAM.flush(),
     "gzip": gzip.compress(GOLD.encode()),
     "zstd": zstandard.compress(GOLD.encode()),
     "zstd frames": zstandard.compress(GOLD[:30].encode()) + zstandard.compress(GOLD[30:].encode()),
