@@ -42,7 +42,8 @@ def run(options: Options) -> Report:
         with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder:
             mapped = MemoryMap.write(Path(folder), store, asked)
             names = ("memstore", "memstore, TensorStore", "zarr-python", "memory map")
-            works = (Store.open(store.path), Store.open(store.path, engine="tensorstore"), ZarrPython(store), mapped)
+            other = Store.open(store.path, shard_reader="tensorstore")
+            works = (Store.open(store.path), other, ZarrPython(store), mapped)
             subjects = {name: _subject(work, asked, ids) for name, work in zip(names, works, strict=True)}
             _check_equal(works, asked[0], ids[0])
             times = take_turns(subjects, rounds=rounds, warm_ups=warm_ups)
@@ -96,7 +97,7 @@ def _subject(work: Any, asked: list[Rows], ids: list[list[str]]) -> Subject:
 
 
 def _check_equal(works: tuple[Any, ...], rows: Rows, ids: list[str]) -> None:
-    """The baselines must give what ours gives; the TensorStore engine is held to it by the store's own tests."""
+    """The baselines must give what ours gives; TensorStore is held to it by the store's own tests."""
     wanted = works[0].load(ids, dtype=DTYPE)
     for work in works[2:]:
         states, lengths, token_ids = work.load(rows)

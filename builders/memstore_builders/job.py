@@ -14,7 +14,7 @@ from memstore.store import Codec, Fingerprint, get_codec
 from memstore_builders.encode import PassageEncoder
 from memstore_builders.state import WORK, absolute, describe
 
-Retriever = Literal["bm25", "dense", "hybrid"]
+RetrieverKind = Literal["bm25", "dense", "hybrid"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class BuildOptions:
     out: Path
     model: str = "default"
     codec: str = "int8"
-    retriever: Retriever = "bm25"
+    retriever: RetrieverKind = "bm25"
     encoder: str = "memory"
     corpus_format: str | None = None
     on_error: Literal["fail", "skip"] = "fail"

@@ -17,7 +17,7 @@ from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, Me
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
-from memstore.store.check import Problem, check_generation
+from memstore.store.check import Fault, check_generation
 from memstore_builders.encode import PassageEncoder
 
 TOLERANCE = {"bfloat16": 0.03, "float32": 1e-3}
@@ -31,7 +31,7 @@ _BATCH = 256
 class Verification:
     """What was found. `sampled` passages were encoded anew; `largest_difference` is the relative error of the worst."""
 
-    problems: tuple[Problem, ...]
+    problems: tuple[Fault, ...]
     passages: int
     sampled: int
     largest_difference: float
@@ -80,7 +80,7 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
     return Verification(problems=tuple(problems), passages=len(store), sampled=len(rows), largest_difference=largest)
 
 
-def _check_retriever(store: Store, own: MemoryTextEncoder | None) -> list[Problem]:
+def _check_retriever(store: Store, own: MemoryTextEncoder | None) -> list[Fault]:
     """The index opens, holds exactly the generation's passages, and answers."""
     try:
         retriever = open_retriever(store, memory_encoder=own)
@@ -90,18 +90,18 @@ def _check_retriever(store: Store, own: MemoryTextEncoder | None) -> list[Proble
         raise
     except MemstoreError as error:
         where = f"index/{store.generation.number:06d}"
-        return [Problem(kind=type(error).__name__, where=where, message=str(error))]
+        return [Fault(kind=type(error).__name__, where=where, message=str(error))]
     return []
 
 
-def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[float, list[Problem]]:
+def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[float, list[Fault]]:
     """The largest relative difference of these passages' memories to new ones, and what is beyond tolerance."""
     ids = store.ids(rows)
     passages = store.passages(ids)
     try:
         stored = store.load(ids, dtype=torch.float32)
     except StoreCorrupt as error:
-        return 0.0, [Problem(kind=type(error).__name__, where="segments", message=str(error))]
+        return 0.0, [Fault(kind=type(error).__name__, where="segments", message=str(error))]
     made = encoder.encode(passages)
     codec = store.codec
     largest, problems = 0.0, []
@@ -122,5 +122,5 @@ def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[fl
     return largest, problems
 
 
-def _mismatch(passage_id: str, message: str) -> Problem:
-    return Problem(kind="MemoryMismatch", where=f"passage {passage_id}", message=message)
+def _mismatch(passage_id: str, message: str) -> Fault:
+    return Fault(kind="MemoryMismatch", where=f"passage {passage_id}", message=message)

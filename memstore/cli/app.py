@@ -30,7 +30,7 @@ Model = Annotated[
     str | None, typer.Option(help="Checkpoint folder or hub id; by default the one that built the store.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-Corpus = Annotated[
+CorpusOption = Annotated[
     list[Path],
     typer.Option(help="Corpus file or folder, plain, .gz or .zst; repeat for several. `sample` is the bundled one."),
 ]

@@ -11,7 +11,7 @@ import typer
 from memstore.cli.app import (
     BuildModel,
     CodecName,
-    Corpus,
+    CorpusOption,
     Device,
     Dtype,
     EncoderName,
@@ -32,7 +32,7 @@ from memstore.errors import ConfigError
 
 @app.command()
 def build(
-    corpus: Corpus,
+    corpus: CorpusOption,
     out: Annotated[Path, typer.Option(help="Folder of the store; a build that was cut off there goes on.")],
     model: BuildModel = "default",
     codec: CodecName = "int8",
@@ -67,7 +67,7 @@ def build(
 
 @app.command()
 def plan(
-    corpus: Corpus,
+    corpus: CorpusOption,
     model: BuildModel = "default",
     codec: CodecName = "int8",
     retriever: RetrieverName = "bm25",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memstore.cli.app import BuildModel, Corpus, Json, app, corpora, tell
+from memstore.cli.app import BuildModel, CorpusOption, Json, app, corpora, tell
 from memstore.errors import ConfigError
 
 
@@ -72,7 +72,7 @@ def prepare(
 
 @app.command()
 def questions(
-    corpus: Corpus,
+    corpus: CorpusOption,
     out: Annotated[Path, typer.Option(help="File to write: JSON lines in KILT's form; with .gz compressed.")],
     most: Annotated[int, typer.Option(min=1, help="Questions per passage.")] = 2,
     most_per_answer: Annotated[int, typer.Option(min=1, help="Questions with the same answer.")] = 40,
@@ -105,7 +105,7 @@ def questions(
 
 @app.command()
 def tokenizer(
-    corpus: Corpus,
+    corpus: CorpusOption,
     out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json to.")],
     vocab_size: Annotated[int, typer.Option(min=512, help="Pieces in all.")] = 16384,
     lowercase: Annotated[bool, typer.Option(help="Make capitals small: better for small models.")] = False,

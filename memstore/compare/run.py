@@ -26,7 +26,7 @@ from memstore.compare.config import CompareConfig
 from memstore.compare.measure import System, data_settings, dev_batches, measure, recorded_data
 from memstore.compare.report import write_report
 from memstore.compare.summary import summarise
-from memstore.compare.systems import ALL_TASKS, Plan, Run, plans
+from memstore.compare.systems import ALL_TASKS, Run, SystemRuns, system_runs
 from memstore.errors import ConfigError
 from memstore.machine import compute_dtype
 from memstore.model.model import MemoryModel
@@ -48,7 +48,7 @@ class _Work:
     """What a comparison works with."""
 
     config: CompareConfig
-    plans: Mapping[str, Plan]
+    runs_of: Mapping[str, SystemRuns]
     data: DataSettings
     tell: Tell
     listen: Listen
@@ -86,7 +86,7 @@ def compare(
         KeyboardInterrupt: a training stopped because it was asked to.
     """
     check_folder(config.out)
-    work = _Work(config, plans(config), data_settings(config), tell or (lambda _: None), listen)
+    work = _Work(config, system_runs(config), data_settings(config), tell or (lambda _: None), listen)
     names = config.names(only)
     _refuse_other_settings(work)
     finished = [name for name in names if _train(work, name)]
@@ -109,8 +109,8 @@ def compare(
 
 def _refuse_other_settings(work: _Work) -> None:
     """Hold what is there, of any system, to what is asked for, before hours of work."""
-    for name, plan in work.plans.items():
-        for run in plan.runs.values():
+    for name, system in work.runs_of.items():
+        for run in system.runs.values():
             _trained(run)
         _found(work, name)
 
@@ -126,7 +126,7 @@ def _trained(run: Run) -> Json | None:
 
 def _train(work: _Work, name: str) -> bool:
     """Have a system's models trained; false if it stopped before its end, as `stop_after_minutes` asked."""
-    for task, run in work.plans[name].runs.items():
+    for task, run in work.runs_of[name].runs.items():
         label = f"{name}/{task}" if task else name
         if _trained(run) is not None:
             work.tell(f"{label}: is trained already")
@@ -159,9 +159,11 @@ def _load(work: _Work, names: list[str]) -> dict[str, System]:
     for name in names:
         table = work.config.systems[name]
         paths = {
-            task: run.config.out / _require_trained(run)["checkpoint"] for task, run in work.plans[name].runs.items()
+            task: run.config.out / _require_trained(run)["checkpoint"] for task, run in work.runs_of[name].runs.items()
         }
-        loaded = {task: _open(work, path) for task, path in (paths or {ALL_TASKS: work.plans[name].checkpoint}).items()}
+        loaded = {
+            task: _open(work, path) for task, path in (paths or {ALL_TASKS: work.runs_of[name].checkpoint}).items()
+        }
         reranker = systems[table.reranker] if table.reranker else None
         if reranker is not None and not reranker.reranks:
             raise ConfigError(f"systems.{name}.reranker names {table.reranker!r}, which has no scorer")
@@ -190,8 +192,8 @@ def _settings(work: _Work, name: str) -> Json:
     reranker, grid = work.config.systems[name].reranker, work.config.grid
     asked = {key: getattr(grid, key) for key in ("retrieve_k", "keep_k", "questions", "max_new_tokens", "dtype")}
     return {
-        "system": work.plans[name].settings,
-        "reranker": work.plans[reranker].settings if reranker else None,
+        "system": work.runs_of[name].settings,
+        "reranker": work.runs_of[reranker].settings if reranker else None,
         "data": recorded_data(work.config, work.data),
         "grid": {key: list(v) if isinstance(v, tuple) else v for key, v in asked.items()},
     }
@@ -236,7 +238,7 @@ def _described(work: _Work, system: System) -> Json:
     manifest, table = read_manifest(work.data.cache), work.config.systems[system.name]
     training = {
         task: {key: value for key, value in _require_trained(run).items() if key not in ("settings", "settings_hash")}
-        for task, run in work.plans[system.name].runs.items()
+        for task, run in work.runs_of[system.name].runs.items()
     }
     models = {
         task: {"parameters": sum(p.numel() for p in model.parameters()), "config": model.config.to_dict()}

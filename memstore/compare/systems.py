@@ -41,7 +41,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class SystemRuns:
     """What it takes to have a system.
 
     Attributes:
@@ -57,19 +57,19 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes the system what it is, as plain JSON values: two plans of equal settings train the same models."""
+        """What makes the system what it is, as plain JSON values: two of equal settings train the same models."""
         runs = {task: run.settings for task, run in self.runs.items()}
         return {"checkpoint": self.checkpoint, "reranker": self.table.reranker, "runs": runs}
 
 
-def plans(config: CompareConfig) -> dict[str, Plan]:
+def system_runs(config: CompareConfig) -> dict[str, SystemRuns]:
     """Every system's plan, by name: so that a wrong key is told before hours of training.
 
     Raises:
         ConfigError: a training config has an unknown key or an impossible value, or a task has no training set.
         CandidatesNotFound, CandidatesCorrupt: of the cache, which is asked for the tasks of single-task systems.
     """
-    found = {name: _plan(config, name, table) for name, table in config.systems.items()}
+    found = {name: _runs_of(config, name, table) for name, table in config.systems.items()}
     for name, table in config.systems.items():
         for run in found[table.reranker].runs.values() if table.reranker else ():
             if run.config.model.config.get("system", "glimmer") != "glimmer":
@@ -77,22 +77,22 @@ def plans(config: CompareConfig) -> dict[str, Plan]:
     return found
 
 
-def _plan(config: CompareConfig, name: str, table: SystemTable) -> Plan:
+def _runs_of(config: CompareConfig, name: str, table: SystemTable) -> SystemRuns:
     if table.models_of:
-        trained = _plan(config, table.models_of, config.systems[table.models_of])
-        return Plan(name=name, table=table, checkpoint=trained.checkpoint, runs=trained.runs)
+        trained = _runs_of(config, table.models_of, config.systems[table.models_of])
+        return SystemRuns(name=name, table=table, checkpoint=trained.checkpoint, runs=trained.runs)
     if table.checkpoint:
-        return Plan(name=name, table=table, checkpoint=table.checkpoint, runs={})
+        return SystemRuns(name=name, table=table, checkpoint=table.checkpoint, runs={})
     values, out = merged(config.base, table.changes), config.out / RUNS / name
     whole = _training(values, out, name)
     if not table.single_task:
-        return Plan(name=name, table=table, runs={ALL_TASKS: whole})
+        return SystemRuns(name=name, table=table, runs={ALL_TASKS: whole})
     tasks = _tasks(whole.config, config.grid.sets, name)
     runs = {}
     for task, sets in tasks.items():
         share = for_one_task(values, whole.config, train=sets["train"], dev=sets["dev"], tasks=len(tasks))
         runs[task] = _training(share, out / task, name)
-    return Plan(name=name, table=table, runs=runs)
+    return SystemRuns(name=name, table=table, runs=runs)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

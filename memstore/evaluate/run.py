@@ -42,7 +42,7 @@ class Answers(Protocol):
         ...
 
 
-class Progress(Protocol):
+class QuestionProgress(Protocol):
     """What hears of progress. One stage at a time."""
 
     def begin(self, stage: str, total: int | None, *, done: int = 0) -> None:
@@ -121,7 +121,7 @@ class EvaluateOptions:
 
 
 def evaluate(
-    options: EvaluateOptions, *, progress: Progress | None = None, answerer: Answers | None = None
+    options: EvaluateOptions, *, progress: QuestionProgress | None = None, answerer: Answers | None = None
 ) -> dict[str, Any]:
     """Answer and score every file; plain values for JSON.
 
@@ -160,7 +160,7 @@ def evaluate(
 class _Run:
     """One run of `evaluate`."""
 
-    def __init__(self, options: EvaluateOptions, answerer: Answers, progress: Progress | None) -> None:
+    def __init__(self, options: EvaluateOptions, answerer: Answers, progress: QuestionProgress | None) -> None:
         self.options, self.answerer, self.progress = options, answerer, progress
         self.known = set(answerer.info()["model"]["tasks"])
         self.wrong: dict[str, dict[Kind, list[Outcome]]] = {}

@@ -1,7 +1,7 @@
 """The store: memories, passages and their manifests on disk. Knows arrays, never the model."""
 
 from memstore.fingerprint import Fingerprint
-from memstore.store.check import Problem, check_generation
+from memstore.store.check import Fault, check_generation
 from memstore.store.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
 from memstore.store.format import (
     FORMAT_VERSION,
@@ -24,12 +24,12 @@ __all__ = [
     "FORMAT_VERSION",
     "ArraySpec",
     "Codec",
+    "Fault",
     "FileRef",
     "Fingerprint",
     "Generation",
     "IndexRef",
     "Memories",
-    "Problem",
     "SegmentRef",
     "SegmentWriter",
     "Store",

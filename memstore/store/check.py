@@ -41,7 +41,7 @@ from memstore.store.texts import PassageReader, repeated_id
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Fault:
     """Something wrong with a store: the name of the error that a read of it raises, where, and what.
 
     `where` is relative to the store: a file, a folder, or "" for the store as a whole.
@@ -52,7 +52,7 @@ class Problem:
     message: str
 
 
-def check_generation(store: Path, number: int | None = None) -> Iterator[Problem]:
+def check_generation(store: Path, number: int | None = None) -> Iterator[Fault]:
     """Everything wrong with a generation, by default the one in force; yields nothing for a sound one.
 
     A damaged manifest ends the search below it, since what it says cannot be trusted.
@@ -63,13 +63,13 @@ def check_generation(store: Path, number: int | None = None) -> Iterator[Problem
     try:
         generation = read_generation(store, number)
     except (StoreCorrupt, StoreUnreadable) as error:
-        yield _problem(error, "")
+        yield _fault(error, "")
         return
     for name in ("passages", "tokens"):
         total = sum(getattr(s, name) for s in generation.segments)
         if getattr(generation, name) != total:
             message = f"the generation has {getattr(generation, name)} {name}, its segments {total}"
-            yield _problem(CountMismatch(message), "generations")
+            yield _fault(CountMismatch(message), "generations")
     sound = True
     for ref in generation.segments:
         for problem in check_segment(store, ref):
@@ -80,13 +80,13 @@ def check_generation(store: Path, number: int | None = None) -> Iterator[Problem
         yield from check_index(store, generation.number, generation.index)
 
 
-def check_segment(store: Path, ref: SegmentRef) -> Iterator[Problem]:
+def check_segment(store: Path, ref: SegmentRef) -> Iterator[Fault]:
     """Everything wrong with one segment: files, their checksums, then the counts inside them."""
     folder, where = segment_path(store, ref.id), f"segments/{ref.id}"
     try:
         seal = read_seal(folder, ref)
     except MemstoreError as error:
-        yield _problem(error, f"{where}/{SEALED}")
+        yield _fault(error, f"{where}/{SEALED}")
         return
     sound = True
     for problem in _check_files(folder, where, seal):
@@ -99,73 +99,73 @@ def check_segment(store: Path, ref: SegmentRef) -> Iterator[Problem]:
         for row, (passage, expected) in enumerate(zip(segment.passages, segment.passages.hashes.tolist(), strict=True)):
             if hash_id(passage.id) != expected:
                 message = f"row {row} of {where} is {passage.id!r}, whose hash is another"
-                yield _problem(ChecksumMismatch(message), f"{where}/{HASHES}")
+                yield _fault(ChecksumMismatch(message), f"{where}/{HASHES}")
     except MemstoreError as error:
-        yield _problem(error, where)
+        yield _fault(error, where)
         return
     if (low := int(segment.lengths.min())) < 0 or (high := int(segment.lengths.max())) > seal.max_tokens:
         message = f"lengths in {where} are {low} to {high}, outside [0, {seal.max_tokens}]"
-        yield _problem(CountMismatch(message), where)
+        yield _fault(CountMismatch(message), where)
 
 
-def check_ids(store: Path, generation: Generation, *, sound: bool) -> Iterator[Problem]:
+def check_ids(store: Path, generation: Generation, *, sound: bool) -> Iterator[Fault]:
     """The id index: its checksum, and, when the segments are `sound`, that it fits them with no id twice."""
     path = ids_path(store, generation.number)
     where = path.relative_to(store).as_posix()
     if generation.ids is None:
-        yield _problem(MissingData(f"generation {generation.number} was never published: no id index"), where)
+        yield _fault(MissingData(f"generation {generation.number} was never published: no id index"), where)
         return
     try:
         if hash_file(path) != generation.ids.sha256:
-            yield _problem(ChecksumMismatch(f"{where} is not what its generation was made with"), where)
+            yield _fault(ChecksumMismatch(f"{where} is not what its generation was made with"), where)
             return
         index: Uint64 = open_npy(path, dtype="uint64", shape=(2, generation.passages))
         if not sound:
             return
         readers = [PassageReader(segment_path(store, s.id), count=s.passages) for s in generation.segments]
         if not np.array_equal(index, sort_hashes([r.hashes for r in readers])):
-            yield _problem(CountMismatch(f"{where} does not index exactly this generation's passages"), where)
+            yield _fault(CountMismatch(f"{where} does not index exactly this generation's passages"), where)
         if (twice := repeated_id(index, readers)) is not None:
-            yield _problem(CountMismatch(f"passage id {twice!r} is in more than one row"), where)
+            yield _fault(CountMismatch(f"passage id {twice!r} is in more than one row"), where)
     except FileNotFoundError:
-        yield _problem(MissingData(f"{where} is missing"), where)
+        yield _fault(MissingData(f"{where} is missing"), where)
     except MemstoreError as error:
-        yield _problem(error, where)
+        yield _fault(error, where)
 
 
-def check_index(store: Path, number: int, index: IndexRef) -> Iterator[Problem]:
+def check_index(store: Path, number: int, index: IndexRef) -> Iterator[Fault]:
     """The files of the search indexes; lock files, which opening an index leaves, are of no account."""
     folder = index_path(store, number)
     where = folder.relative_to(store).as_posix()
     try:
         found = {name for name in list_files(folder) if not name.endswith(".lock")}
     except StoreUnreadable as closed:
-        yield _problem(closed, where)
+        yield _fault(closed, where)
         return
     for name in sorted(set(index.files) | found):
         if name not in found:
-            yield _problem(MissingData(f"{where}/{name} is missing"), f"{where}/{name}")
+            yield _fault(MissingData(f"{where}/{name} is missing"), f"{where}/{name}")
         elif name not in index.files:
-            yield _problem(IndexCorrupt(f"{where}/{name} is no file of this index"), f"{where}/{name}")
+            yield _fault(IndexCorrupt(f"{where}/{name} is no file of this index"), f"{where}/{name}")
         elif (error := _difference(folder / name, f"{where}/{name}", sha256=index.files[name])) is not None:
-            yield _problem(error, f"{where}/{name}")
+            yield _fault(error, f"{where}/{name}")
 
 
-def _check_files(folder: Path, where: str, seal: Seal) -> Iterator[Problem]:
+def _check_files(folder: Path, where: str, seal: Seal) -> Iterator[Fault]:
     """Each file that SEALED names, and any that it does not."""
     try:
         found = set(list_files(folder)) - {SEALED}
     except StoreUnreadable as closed:
-        yield _problem(closed, where)
+        yield _fault(closed, where)
         return
     for name in sorted(found | set(seal.files)):
         place, sealed = f"{where}/{name}", seal.files.get(name)
         if name not in found:
-            yield _problem(MissingData(f"{place} is missing"), place)
+            yield _fault(MissingData(f"{place} is missing"), place)
         elif sealed is None:
-            yield _problem(CountMismatch(f"{place} is no file of this segment"), place)
+            yield _fault(CountMismatch(f"{place} is no file of this segment"), place)
         elif (error := _difference(folder / name, place, sha256=sealed.sha256, size=sealed.size)) is not None:
-            yield _problem(error, place)
+            yield _fault(error, place)
 
 
 def _difference(path: Path, place: str, *, sha256: str, size: int | None = None) -> MemstoreError | None:
@@ -182,5 +182,5 @@ def _difference(path: Path, place: str, *, sha256: str, size: int | None = None)
     return None
 
 
-def _problem(error: MemstoreError, where: str) -> Problem:
-    return Problem(type(error).__name__, where, str(error))
+def _fault(error: MemstoreError, where: str) -> Fault:
+    return Fault(type(error).__name__, where, str(error))

@@ -1,7 +1,7 @@
 """Reading a generation: memories by passage id, on the hot path of every question. Knows no model.
 
 Rows (positions over the generation's segments, deleted passages included) are for indexes; they never leave
-the engine, where a passage is known by its id.
+the reader, where a passage is known by its id.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from memstore.store.format import (
     read_bytes,
 )
 from memstore.store.ids import Uint64, candidates, open_npy, sort_hashes
-from memstore.store.segment import Engine, Readers, Segment, open_segment
+from memstore.store.segment import Readers, Segment, ShardReader, open_segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Store:
     index are memory-mapped.
     """
 
-    def __init__(self, path: Path, generation: Generation, *, engine: Engine = "direct") -> None:
+    def __init__(self, path: Path, generation: Generation, *, shard_reader: ShardReader = "direct") -> None:
         """View `generation`, which need not be published: an index is built over it before it is.
 
         `Store.open` is for everybody else.
@@ -79,23 +79,23 @@ class Store:
         self._bounds = [0, *itertools.accumulate(s.passages for s in generation.segments)]
         self._starts = np.asarray(self._bounds, dtype=np.int64)
         self._deleted = frozenset(generation.deleted)
-        self._readers = Readers(engine=engine)
+        self._readers = Readers(shard_reader=shard_reader)
         self._segments: dict[int, Segment] = {}
         self._ids: Uint64 | None = None
         self._ids_verified = False
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, path: Path | str, *, generation: int | None = None, engine: Engine = "direct") -> Self:
+    def open(cls, path: Path | str, *, generation: int | None = None, shard_reader: ShardReader = "direct") -> Self:
         """Open a store at the generation in force, or at a numbered one.
 
-        `engine` is what reads memories: `shards` ("direct"), or TensorStore, which gives the same.
+        `shard_reader` is what reads memories: `shards` ("direct"), or TensorStore, which gives the same.
 
         Raises:
             StoreNotFound: no store is at `path`, or it has no such generation.
             ChecksumMismatch, MissingData, StoreFormatError: a manifest is damaged, absent, or not understood.
         """
-        store = cls(Path(path), read_generation(Path(path), generation), engine=engine)
+        store = cls(Path(path), read_generation(Path(path), generation), shard_reader=shard_reader)
         store._index()
         return store
 

@@ -18,7 +18,7 @@ from memstore.store.format import MEMORY, SEALED, Seal, SegmentRef, hash_bytes, 
 from memstore.store.shards import ShardCache, ShardedArray
 from memstore.store.texts import PassageReader
 
-Engine = Literal["direct", "tensorstore"]
+ShardReader = Literal["direct", "tensorstore"]
 
 
 class ChunkSource(Protocol):
@@ -40,9 +40,9 @@ class ChunkSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readers:
-    """What the segments of one store share: which engine reads memories, and the caches."""
+    """What the segments of one store share: what reads memories, and the caches."""
 
-    engine: Engine = "direct"
+    shard_reader: ShardReader = "direct"
     context: Any = field(default_factory=arrays.new_context)
     shards: ShardCache = field(default_factory=ShardCache)
 
@@ -110,7 +110,7 @@ def open_segment(store: Path, ref: SegmentRef, readers: Readers) -> Segment:
 
 
 def _source(path: Path, spec: ArraySpec, seal: Seal, readers: Readers, array: Any) -> ChunkSource:
-    if readers.engine == "tensorstore":
+    if readers.shard_reader == "tensorstore":
         return arrays.TensorStoreArray(path, array)
     return ShardedArray(str(path), spec.dtype, spec.shape, seal.shard_passages, readers.shards)
 

@@ -10,7 +10,7 @@ import pytest
 
 from memstore.compare import config
 from memstore.compare.config import CompareConfig, GridTable, Point
-from memstore.compare.systems import merged, plans
+from memstore.compare.systems import merged, system_runs
 from memstore.errors import ConfigError
 from tests.compare import compare_cases as cases
 
@@ -75,7 +75,7 @@ def test_the_example(cache: Path) -> None:
     """The one that the module shows is a whole comparison."""
     values = tomllib.loads(str(config.__doc__).partition("\n\n")[2])
     values["base"]["data"]["cache"] = str(cache)
-    found = plans(CompareConfig.from_values(values, where="the example"))
+    found = system_runs(CompareConfig.from_values(values, where="the example"))
     assert list(found) == ["fid", "lumen", "glimmer", "single", "no-distillation", "separate", "ranker"]
     assert found["separate"].runs == found["lumen"].runs
     assert found["no-distillation"].runs[""].config.loss.keep_k == 4
@@ -98,7 +98,7 @@ def systems(**changes: Any) -> dict[str, Any]:
 
 
 def test_each_system_trains_the_base_with_its_changes(cache: Path, tmp_path: Path) -> None:
-    found = plans(cases.config(cache, tmp_path, systems=systems(changes={"loss": {"distill_weight": 0}})))
+    found = system_runs(cases.config(cache, tmp_path, systems=systems(changes={"loss": {"distill_weight": 0}})))
     glimmer, lumen, other = (found[name].runs[""].config for name in ("glimmer", "lumen", "other"))
     assert glimmer.out == tmp_path / "runs" / "glimmer"
     assert lumen.model.config == cases.SHAPE | {"system": "lumen"}
@@ -108,19 +108,20 @@ def test_each_system_trains_the_base_with_its_changes(cache: Path, tmp_path: Pat
 def test_one_model_per_task_shares_the_budget(cache: Path, tmp_path: Path) -> None:
     data = {"passages": [[0, 1], [4, 3]], "mixture": "given", "weights": {"nq.train": 1, "fever.train": 1}}
     changes = {"data": data, "dev": {"every_steps": 2}, "steps": 5}
-    runs = plans(cases.config(cache, tmp_path, systems=systems(single_task=True, changes=changes)))["other"].runs
+    runs = system_runs(cases.config(cache, tmp_path, systems=systems(single_task=True, changes=changes)))["other"].runs
     assert sorted(runs) == ["fever", "nq"]
     nq = runs["nq"].config
     assert nq.out == tmp_path / "runs" / "other" / "nq"
     assert (nq.steps, nq.optimizer.warmup_steps, nq.dev.every_steps) == (2, 1, 1)
-    assert nq.data["passages"] == [[0, 1], [2, 3]]
-    assert (nq.data["train"], nq.data["dev"]) == (["nq.train"], ["nq.dev"])
-    assert "weights" not in nq.data
+    assert nq.data is not None
+    assert nq.data.passages == ((0, 1), (2, 3))
+    assert (nq.data.train, nq.data.dev) == (("nq.train",), ("nq.dev",))
+    assert (nq.data.mixture, nq.data.weights) == ("uniform", {})
 
 
 def test_models_of_another_system_are_the_same_runs(cache: Path, tmp_path: Path) -> None:
     made = cases.config(cache, tmp_path, systems=systems(models_of="lumen", reranker="glimmer"))
-    found = plans(made)
+    found = system_runs(made)
     assert found["other"].runs == found["lumen"].runs
     assert made.names(("other",)) == ["glimmer", "other"]
     with pytest.raises(ConfigError, match="no system 'fid'"):
@@ -140,4 +141,4 @@ def test_a_systems_mistake_is_told_before_training(
     cache: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        plans(cases.config(cache, tmp_path, systems=systems(**changes)))
+        system_runs(cases.config(cache, tmp_path, systems=systems(**changes)))

@@ -23,7 +23,7 @@ from memstore.store import IndexRef, SegmentRef, Store, check_generation, hash_f
 from memstore.store.check import check_index, check_segment
 from memstore.store.format import FileRef, Seal, hash_bytes, parse, render
 
-ENGINES = ["direct", "tensorstore"]
+SHARD_READERS = ["direct", "tensorstore"]
 SEGMENT = "segments/000000"
 ZARR = f"{SEGMENT}/memory.zarr"
 
@@ -60,9 +60,9 @@ def flip(path, place, bits=0x10):
     path.write_bytes(data)
 
 
-def read_all(path, engine="direct"):
+def read_all(path, shard_reader="direct"):
     """Everything a server can ask of a store."""
-    store = Store.open(path, engine=engine)
+    store = Store.open(path, shard_reader=shard_reader)
     ids = [f"doc{i}:é{i % 2}" for i in range(11)]
     assert all(store.contains(i) for i in ids)
     store.passages(ids)
@@ -104,9 +104,9 @@ CASES = [(name, damage, error) for name, damages, error in READ_ERRORS for damag
 @pytest.mark.parametrize(("name", "damage", "error"), CASES, ids=lambda v: getattr(v, "__name__", v))
 def test_each_damage_has_its_error(tiny, name, damage, error):
     damage(tiny.path / name)
-    for engine in ENGINES:
+    for shard_reader in SHARD_READERS:
         with pytest.raises(error) as caught:
-            read_all(tiny.path, engine)
+            read_all(tiny.path, shard_reader)
         assert type(caught.value) is error
         assert str(tiny.path) in str(caught.value)
     if error is StoreNotFound:
@@ -150,8 +150,8 @@ def test_a_missing_segment(tiny):
     assert [p.kind for p in check_generation(tiny.path)] == ["MissingData"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_chunk_that_was_never_written_is_missing_and_not_zeros(tiny, engine):
+@pytest.mark.parametrize("shard_reader", SHARD_READERS)
+def test_a_chunk_that_was_never_written_is_missing_and_not_zeros(tiny, shard_reader):
     path = tiny.path / ZARR / "states"
     metadata = json.loads((path / "zarr.json").read_text())
     shutil.rmtree(path)
@@ -161,7 +161,7 @@ def test_a_chunk_that_was_never_written_is_missing_and_not_zeros(tiny, engine):
     array[0].write(np.ones((9, 6), np.int8)).result()  # of the shard's 3
     zarr_json = (path / "zarr.json").read_bytes()
     reseal(tiny, {"memory.zarr/states/zarr.json": FileRef(size=len(zarr_json), sha256=hash_bytes(zarr_json))})
-    store = Store.open(tiny.path, engine=engine)
+    store = Store.open(tiny.path, shard_reader=shard_reader)
     store.load([tiny.ids[0]])
     with pytest.raises(MissingData, match="is missing"):
         store.load([tiny.ids[2]])

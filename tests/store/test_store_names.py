@@ -27,7 +27,7 @@ NAMES = [
     "caf\udce9",
     "\udcff.__lock",
 ]
-ENGINES = ["direct", "tensorstore"]
+SHARD_READERS = ["direct", "tensorstore"]
 
 
 def open_folders() -> int:
@@ -53,8 +53,8 @@ def test_a_store_of_any_name_is_written_and_read(
     }
     assert sorted(p.name for p in meant.get(name, path).iterdir()) == ["CURRENT", "generations", "segments"]
     assert list(check_generation(path)) == []
-    for engine in ENGINES:
-        store = Store.open(path, engine=engine)  # type: ignore[arg-type]
+    for shard_reader in SHARD_READERS:
+        store = Store.open(path, shard_reader=shard_reader)  # type: ignore[arg-type]
         ids = store.ids(range(len(store)))
         loaded = store.load(ids, dtype=torch.float32)
         assert loaded.token_ids.tolist() == [t for row in made.token_ids for t in row.tolist()]
@@ -66,7 +66,7 @@ def test_a_store_of_any_name_is_written_and_read(
 def test_the_folders_held_open_are_few_and_closed_again(make_store: Callable[..., Any]) -> None:
     gc.collect()
     before = open_folders()
-    store = Store.open(make_store("a\\b/c.__lock/d").path, engine="tensorstore")
+    store = Store.open(make_store("a\\b/c.__lock/d").path, shard_reader="tensorstore")
     store.load(store.ids(range(len(store))))
     assert open_folders() == before + 1  # for both segments and all their arrays
     del store

@@ -1,4 +1,4 @@
-"""Reading: what was written comes back in the order asked, by either engine and by plain zarr-python."""
+"""Reading: what was written comes back in the order asked, by either shard reader and by plain zarr-python."""
 
 import dataclasses
 import resource
@@ -27,7 +27,7 @@ from memstore.store import ids as id_index
 from memstore.store.shards import ShardCache
 from memstore.store.texts import from_line, to_line
 
-ENGINES = ["direct", "tensorstore"]
+SHARD_READERS = ["direct", "tensorstore"]
 
 
 def plain_load(tiny, ids, dtype):
@@ -48,7 +48,7 @@ def plain_load(tiny, ids, dtype):
     return torch.cat(states), torch.from_numpy(np.concatenate(token_ids)), lengths
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shard_reader", SHARD_READERS)
 @pytest.mark.parametrize("codec", CODEC_NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def plain_load(tiny, ids, dtype):
         [1, 8, 1],
     ],
 )
-def test_loads_equal_plain_zarr(make_store, engine, codec, dtype, rows):
+def test_loads_equal_plain_zarr(make_store, shard_reader, codec, dtype, rows):
     tiny = make_store(codec=codec)
     ids = [tiny.ids[row] for row in rows]
-    loaded = Store.open(tiny.path, engine=engine).load(ids, dtype=dtype)
+    loaded = Store.open(tiny.path, shard_reader=shard_reader).load(ids, dtype=dtype)
     states, token_ids, lengths = plain_load(tiny, ids, dtype)
     assert torch.equal(loaded.states, states)
     assert torch.equal(loaded.token_ids, token_ids)
@@ -84,10 +84,10 @@ def test_loads_equal_what_was_written(make_store, codec):
 
 
 @pytest.mark.parametrize("shard", [1, 4, 100])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_any_shard_size_reads_the_same(make_store, engine, shard):
+@pytest.mark.parametrize("shard_reader", SHARD_READERS)
+def test_any_shard_size_reads_the_same(make_store, shard_reader, shard):
     tiny = make_store(codec="bf16", shard=shard, lengths=((3, 0, 9, 1, 5), (0,)), vocab_size=70_000)
-    loaded = Store.open(tiny.path, engine=engine).load(tiny.ids[::-1], dtype=torch.float32)
+    loaded = Store.open(tiny.path, shard_reader=shard_reader).load(tiny.ids[::-1], dtype=torch.float32)
     assert torch.equal(loaded.states, torch.cat(tiny.states[::-1]))
     assert loaded.token_ids.tolist() == np.concatenate(tiny.token_ids[::-1]).tolist()
 
@@ -197,9 +197,9 @@ def test_embeddings_that_were_not_asked_for(tmp_path, make_store):
         next(Store.open(path).iter_embeddings())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_threads_read_the_same(tiny, engine):
-    store = Store.open(tiny.path, engine=engine)  # segments are opened by whichever thread is first
+@pytest.mark.parametrize("shard_reader", SHARD_READERS)
+def test_threads_read_the_same(tiny, shard_reader):
+    store = Store.open(tiny.path, shard_reader=shard_reader)  # segments are opened by whichever thread is first
     orders = [np.random.default_rng(seed).permutation(11).tolist() for seed in range(40)]
 
     def load(rows):

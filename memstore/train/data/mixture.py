@@ -45,7 +45,7 @@ class MixedBatches:
         """Open the cache.
 
         Raises:
-            ConfigError, CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `open_source`.
+            ConfigError, CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `Candidates.open`.
         """
         self.settings, self.seed, self._tokenizer = settings, seed, tokenizer
         self.cache = Candidates.open(settings.cache, tokenizer=tokenizer)
