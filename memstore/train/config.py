@@ -29,6 +29,8 @@ class ModelTable:
             for the new number of layers.
         renew: for "checkpoint", the parts that begin at random again: "scorer", "copy_head", "match_embedding",
             "projection".
+        frozen_memories: what makes memories (the embedding and the memory encoder) stays as it is, in any system:
+            stores built with the model before training stay good after it, and passages are encoded without gradient.
     """
 
     source: Literal["checkpoint", "t5", "scratch"]
@@ -38,6 +40,7 @@ class ModelTable:
     config: dict[str, Any] = field(default_factory=dict)
     deepen: tuple[int, ...] = ()
     renew: tuple[Literal["scorer", "copy_head", "match_embedding", "projection"], ...] = ()
+    frozen_memories: bool = False
 
     def __post_init__(self) -> None:
         need, other = ("tokenizer", "path") if self.source == "scratch" else ("path", "tokenizer")

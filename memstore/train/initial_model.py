@@ -51,16 +51,17 @@ def open_model(table: ModelTable, *, seed: int) -> tuple[MemoryModel, TextTokeni
         model, tokenizer = _from_checkpoint(table, seed)
     model.config = model.config.replace(trained=True)
     model = model.float().train()
-    freeze(model)
+    freeze(model, memories=table.frozen_memories)
     return model, TextTokenizer(Tokenizer.from_str(tokenizer.json), model.config)
 
 
-def freeze(model: MemoryModel) -> None:
-    """Take the gradient from what must not move: LUMEN's memory encoder, and the embedding that only it reads."""
-    if model.config.system == "lumen":
-        assert model.memory_embedding is not None
+def freeze(model: MemoryModel, *, memories: bool = False) -> None:
+    """Take the gradient from what must not move: the memory encoder and the embedding that it reads, always LUMEN's,
+    and with `memories` any system's.
+    """
+    if memories or model.config.system == "lumen":
         model.memory_encoder.requires_grad_(requires_grad=False)
-        model.memory_embedding.requires_grad_(requires_grad=False)
+        (model.memory_embedding or model.embedding).requires_grad_(requires_grad=False)
 
 
 def check_losses(model: MemoryModel, config: LossConfig) -> None:

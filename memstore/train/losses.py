@@ -73,9 +73,9 @@ def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed:
 
 
 def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
-    """The passages' memories; LUMEN's as they are stored: without gradient and without dropout."""
+    """The passages' memories; frozen ones as they are stored: without gradient and without dropout."""
     tokens = batch.passages.to(model.device)
-    if model.config.system != "lumen":
+    if (model.memory_embedding or model.embedding).weight.requires_grad:
         return model.encode_passages(tokens)
     with evaluating(model), torch.no_grad():
         return model.encode_passages(tokens)

@@ -295,6 +295,15 @@ def test_lumen_leaves_its_memories_alone() -> None:
     close(memories, model.eval().encode_passages(given.passages).states)
 
 
+def test_a_glimmer_with_frozen_memories_learns_to_read_them() -> None:
+    model, given = make(), batch()
+    freeze(model, memories=True)
+    losses.training_loss(model, given, LossConfig(), seed=0).total.backward()  # type: ignore[no-untyped-call]
+    assert reached(model) == {"live.bias", "live.blocks.0", "live.blocks.1", "scorer", *READER} - {"embedding"}
+    memories = losses.encode_memories(model, given).states  # no dropout in training: they are precomputed
+    close(memories, model.eval().encode_passages(given.passages).states)
+
+
 def test_fid_trains_by_the_same_code() -> None:
     model = make("fid")
     losses.training_loss(model, batch(), LossConfig(), seed=0).total.backward()  # type: ignore[no-untyped-call]

@@ -109,6 +109,19 @@ def test_parts_that_begin_anew(tmp_path: Path) -> None:
         assert torch.equal(p, was.get_parameter(name)) == (name != "scorer.weight"), name
 
 
+def test_a_store_stays_good_where_memories_are_frozen(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    model, tokens = open_model(ModelTable(source="checkpoint", path=str(folder), frozen_memories=True), seed=0)
+    still = {n.partition(".")[0] for n, p in model.named_parameters() if not p.requires_grad}
+    assert still == {"embedding", "memory_encoder"}
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(1.0)
+    was, _ = checkpoint.load(folder)
+    assert checkpoint.fingerprint(model, tokens) == checkpoint.fingerprint(was, tokens)
+
+
 def test_norms_before_scorer_and_projection_are_added_and_begin_anew_with_them(tmp_path: Path) -> None:
     folder = tiny.save_checkpoint(tmp_path / "model", embedding_dim=8)
     table = ModelTable(source="checkpoint", path=str(folder), config={"head_norms": True}, renew=("projection",))
