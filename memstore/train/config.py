@@ -29,6 +29,7 @@ class ModelTable:
             for the new number of layers.
         renew: for "checkpoint", the parts that begin at random again: "scorer", "copy_head", "match_embedding",
             "projection".
+        decoder_layers: for "checkpoint", the decoder layers (from 0) that are kept, ascending; all if none is named.
         frozen_memories: what makes memories (the embedding and the memory encoder) stays as it is, in any system:
             stores built with the model before training stay good after it, and passages are encoded without gradient.
     """
@@ -40,6 +41,7 @@ class ModelTable:
     config: dict[str, Any] = field(default_factory=dict)
     deepen: tuple[int, ...] = ()
     renew: tuple[Literal["scorer", "copy_head", "match_embedding", "projection"], ...] = ()
+    decoder_layers: tuple[int, ...] = ()
     frozen_memories: bool = False
 
     def __post_init__(self) -> None:
@@ -48,8 +50,10 @@ class ModelTable:
             raise ConfigError(f"source = {self.source!r} needs {need}, and takes no {other}")
         if self.vectors and self.source != "scratch":
             raise ConfigError('vectors are for source = "scratch": a checkpoint has its own')
-        if (self.deepen or self.renew) and self.source != "checkpoint":
-            raise ConfigError('deepen and renew are for source = "checkpoint"')
+        if (self.deepen or self.renew or self.decoder_layers) and self.source != "checkpoint":
+            raise ConfigError('deepen, renew and decoder_layers are for source = "checkpoint"')
+        if list(self.decoder_layers) != sorted(set(self.decoder_layers)):
+            raise ConfigError(f"decoder_layers must ascend, each once, not {list(self.decoder_layers)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

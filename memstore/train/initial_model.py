@@ -137,16 +137,20 @@ def _begin_with(vectors: Tensor, model: MemoryModel, *, source: str) -> None:
 
 def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
     """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN), layers
-    added, and the cut between memory and live layers may move.
+    added, decoder layers left out, and the cut between memory and live layers may move.
     """
     loaded, tokenizer = checkpoint.load(table.path, dtype=torch.float32)
-    if not (table.config or table.deepen or table.renew):
+    if not (table.config or table.deepen or table.renew or table.decoder_layers):
         return loaded, tokenizer
     grown = {"num_layers": loaded.config.num_layers + len(table.deepen)}
+    if table.decoder_layers:
+        grown["num_decoder_layers"] = len(table.decoder_layers)
     changed = MemoryModel(ModelConfig.from_dict(loaded.config.to_dict() | grown | table.config))
     changed.initialise(seed)
     new: dict[str, Tensor] = changed.state_dict()
     held: dict[str, Tensor] = _placed(changed.config.num_memory_layers, loaded, table.deepen)
+    if table.decoder_layers:
+        held = _with_decoder_layers(table.decoder_layers, held, of=loaded.config.num_decoder_layers)
     if changed.question_encoder is not None and loaded.question_encoder is None:
         held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
         memory = {n: p for n, p in held.items() if n.startswith("memory_encoder.")}
@@ -157,6 +161,24 @@ def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTok
     tensors |= {n: p for n, p in new.items() if n not in held and n.startswith(_MAY_BE_NEW)}
     checkpoint.assign(changed, {n: p.clone() for n, p in tensors.items()}, dtype=torch.float32, source=table.path)
     return changed, tokenizer
+
+
+def _with_decoder_layers(kept: Sequence[int], held: dict[str, Tensor], *, of: int) -> dict[str, Tensor]:
+    """The same parameters with only some of the decoder's `of` layers, numbered anew.
+
+    Raises:
+        ConfigError: there is no such layer.
+    """
+    if max(kept) >= of or min(kept) < 0:
+        raise ConfigError(f"decoder_layers names layer {max(kept)}, but the decoder's are 0 to {of - 1}")
+    chosen, prefix = {}, "decoder.blocks."
+    for name, p in held.items():
+        number, _, part = name.removeprefix(prefix).partition(".")
+        if not name.startswith(prefix):
+            chosen[name] = p
+        elif int(number) in kept:
+            chosen[f"{prefix}{kept.index(int(number))}.{part}"] = p
+    return chosen
 
 
 def _placed(memory_layers: int, model: MemoryModel, deepen: Sequence[int] = ()) -> dict[str, Tensor]:

@@ -137,7 +137,23 @@ def test_norms_before_scorer_and_projection_are_added_and_begin_anew_with_them(t
     assert again.get_parameter("projection_norm.weight").unique().tolist() == [1.0]
 
 
-@pytest.mark.parametrize("changes", [{"deepen": (1,)}, {"renew": ("scorer",)}])
+def test_a_decoder_of_fewer_layers(tmp_path: Path) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model", num_decoder_layers=4)
+    was, _ = checkpoint.load(folder, dtype=torch.float32)
+    model, _ = open_model(ModelTable(source="checkpoint", path=str(folder), decoder_layers=(0, 3)), seed=0)
+    assert model.config.num_decoder_layers == len(model.decoder.blocks) == 2
+    for name, p in model.named_parameters():
+        assert torch.equal(p, was.get_parameter(name.replace("decoder.blocks.1.", "decoder.blocks.3."))), name
+
+
+@pytest.mark.parametrize(("layers", "says"), [((0, 2), "layer 2, but the decoder's are 0 to 1"), ((1, 0), "ascend")])
+def test_decoder_layers_that_are_not_there(tmp_path: Path, layers: tuple[int, ...], says: str) -> None:
+    folder = tiny.save_checkpoint(tmp_path / "model")
+    with pytest.raises(ConfigError, match=says):
+        open_model(ModelTable(source="checkpoint", path=str(folder), decoder_layers=layers), seed=0)
+
+
+@pytest.mark.parametrize("changes", [{"deepen": (1,)}, {"renew": ("scorer",)}, {"decoder_layers": (0,)}])
 def test_only_a_checkpoint_is_deepened_and_renewed(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match='for source = "checkpoint"'):
         ModelTable(source="t5", path="somewhere", **changes)
