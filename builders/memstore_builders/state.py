@@ -104,9 +104,11 @@ def scratch() -> Iterator[Path]:
         try:
             with writing(Path(folder)):
                 yield Path(folder)
-        except DiskSpaceError as error:
+        except (DiskSpaceError, ConfigError) as error:
             told = str(error)
-            raise DiskSpaceError(told if "TMPDIR" in told else f"{told}; TMPDIR names another place") from error
+            if folder not in told or "TMPDIR" in told:
+                raise
+            raise type(error)(f"{told}; TMPDIR names another place") from error
 
 
 @contextmanager

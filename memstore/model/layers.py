@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memstore.model.config import ModelConfig
+from memstore.model.lookup import lookup
 from memstore.model.packed import Layout
 
 # Plain attention instead of the fused one in bfloat16 (see `attend`). Milliseconds, fused and plain, 12 heads of
@@ -49,7 +50,7 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: ModelConfig, *, bidirectional: bool) -> None:
         super().__init__()
-        self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+        self.table = lookup(config.relative_attention_num_buckets, config.num_heads)
         self.bidirectional = bidirectional
         self.max_distance = config.relative_attention_max_distance
 

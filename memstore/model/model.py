@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from memstore.model.config import ModelConfig
 from memstore.model.layers import Decoder, DecoderCache, EncoderStack, RMSNorm
+from memstore.model.lookup import lookup
 from memstore.model.packed import Layout, Packed, Rows, Tokens, join, matches
 
 _CONTINUE = 3.0  # of a new copy head: how much a token that continues what was written is preferred
@@ -141,12 +142,12 @@ class MemoryModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = lookup(config.vocab_size, config.d_model)
         self.memory_encoder = EncoderStack(config, config.num_memory_layers)
         lumen = config.system == "lumen"  # memories stay as they were: the trained copies are the question's
-        self.memory_embedding = nn.Embedding(config.vocab_size, config.d_model) if lumen else None
+        self.memory_embedding = lookup(config.vocab_size, config.d_model) if lumen else None
         self.question_encoder = EncoderStack(config, config.num_memory_layers) if lumen else None
-        self.match_embedding = nn.Embedding(4, config.d_model) if config.match_embedding else None
+        self.match_embedding = lookup(4, config.d_model) if config.match_embedding else None
         self.live = EncoderStack(config, config.num_live_layers)
         self.final_norm = RMSNorm(config)
         self.scorer_norm = RMSNorm(config) if config.has_scorer and config.head_norms else None

@@ -13,14 +13,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from memstore.errors import IndexCorrupt, StoreUnreadable
+from memstore.errors import ConfigError, IndexCorrupt, StoreUnreadable
 from memstore.files import sync
 
 SETTINGS = "settings.json"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - made for this, and there in most containers
 _TRIES, _PAUSE = 100, 0.01  # of removing a scratch folder; the pause in seconds
 
 
@@ -45,14 +46,34 @@ def new_index_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def scratch_places() -> Iterator[Path]:
+    """Where a few small files may lie for a moment, best first: the system's temporary folder, then memory."""
+    with suppress(FileNotFoundError):  # a container's root may be read-only, /tmp and all
+        yield Path(tempfile.gettempdir())
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        yield Path(runtime)
+    yield _SHARED_MEMORY
+
+
 @contextmanager
-def scratch_folder(prefix: str) -> Iterator[Path]:
+def scratch_folder(prefix: str, place: Path | None = None) -> Iterator[Path]:
     """Yields a temporary folder for an index to be opened in, and removes it.
+
+    Args:
+        prefix: of its name.
+        place: the folder to make it in; the system's temporary folder, if None.
 
     Tantivy opens an index with a reader that looks for changes in a thread of its own, and takes a lock file for
     that: a folder just emptied can have a file again, so removing it is tried until it is gone, for about a second.
+
+    Raises:
+        ConfigError: there is no place for it.
     """
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"no temporary folder can be made ({reason}): name a place by the variable TMPDIR") from error
     try:
         yield folder
     finally:

@@ -40,19 +40,26 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tantivy
 
-from memstore.errors import IndexCorrupt
+from memstore.errors import ConfigError, IndexCorrupt
 from memstore.files import system_errors
 from memstore.names import accepted
 from memstore.passage import Passage, encodable
 from memstore.retrieve import Hit, check_k, searchable
-from memstore.retrieve.folder import SETTINGS, new_index_folder, read_settings, scratch_folder, write_settings
+from memstore.retrieve.folder import (
+    SETTINGS,
+    new_index_folder,
+    read_settings,
+    scratch_folder,
+    scratch_places,
+    write_settings,
+)
 from memstore.retrieve.unspaced import cut_words, spaced
 
 FORMAT_VERSION = 1
@@ -320,16 +327,53 @@ def _settings_of(folder: Path) -> tuple[int, _Texts]:
 def _open_searcher(folder: Path) -> Any:
     """Opens the index through a temporary folder of links, as Tantivy takes a lock file where it opens.
 
-    So a store on a read-only disk can be served. The files are mapped when this returns, and the links gone.
+    So a store on a read-only disk can be served, by a machine with any place for a few links, such as shared memory.
+    The files are mapped when this returns, and the links gone.
+
+    Raises:
+        ConfigError: there is no such place.
+        IndexCorrupt: Tantivy cannot read the index.
     """
-    with scratch_folder("memstore-bm25-") as links:
-        for path in folder.iterdir():
-            if path.name != SETTINGS:
-                (links / path.name).symlink_to(path.resolve())
+    files = [path.resolve() for path in folder.iterdir() if path.name != SETTINGS]
+    refusals = []
+    for place in scratch_places():
+        try:
+            return _open_in(place, files, folder)
+        except _PlaceRefused as error:
+            refusals.append(f"{place}: {error}")
+    raise ConfigError(
+        f"the BM25 index at {folder} is opened through a folder of links, and no temporary folder can be made "
+        f"({'; '.join(refusals)}). Name a place by the variable TMPDIR: a few kilobytes in memory are enough."
+    )
+
+
+class _PlaceRefused(Exception):  # noqa: N818 - reads as the fact it states
+    """A folder takes no links, or no lock file beside them."""
+
+
+def _open_in(place: Path, files: Sequence[Path], folder: Path) -> Any:
+    with ExitStack() as stack:
+        try:
+            links = stack.enter_context(scratch_folder("memstore-bm25-", place))
+            for path in files:
+                (links / path.name).symlink_to(path)
+        except (OSError, ConfigError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            raise _PlaceRefused(getattr(cause, "strerror", None) or cause) from error
         with _corruption_named(folder):
-            index = tantivy.Index.open(str(links))
+            index = _opened(links)
             index.config_reader("manual")
             return index.searcher()
+
+
+def _opened(links: Path) -> Any:
+    try:
+        with system_errors():
+            return tantivy.Index.open(str(links))
+    except OSError as error:
+        if "Lockfile" not in str(error.__cause__):
+            raise
+        raise _PlaceRefused(error.strerror) from error
 
 
 @contextmanager
