@@ -21,7 +21,7 @@ from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
 _DEVICES = Path("/dev")  # /dev/stdout may lead to a file, but to write there whole would be to replace the link
 GZIP = b"\x1f\x8b"
 """What a gzip file begins with."""
-_ZSTD, _SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # the latter behind a byte from 0x50 to 0x5f
+_ZSTD, _SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # the latter follows a byte from 0x50 to 0x5f
 ZSTD_WINDOW = 1 << 31
 """Bytes that a zstd file may look back, as by `zstd --long=31`: the most that the format's library reads. Memory for
 it is taken as a file needs it; the library's own default, 128 MiB, refuses files of `--long=28` and more."""
@@ -40,7 +40,7 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
     """
     taken = {_real(path): "is read from" for path in inputs}
     for path in outputs:
-        with told(path):
+        with naming_refusals(path):
             place = _real(path)
             if place in taken:
                 raise ConfigError(f"{path} {taken[place]} in this run: name another file to write")
@@ -84,12 +84,12 @@ def make_folder(folder: Path) -> None:
 
 def check_folder(out: Path) -> None:
     """See that a folder can be written to, or made, before the work begins. Nothing is made yet, so work that fails
-    leaves nothing behind.
+    leaves nothing there.
 
     Raises:
-        OutputUnwritable: it is a file, below one, or the system lets nobody write there.
+        OutputUnwritable: it is a file, lies below one, or may not be written to.
     """
-    with told(out):
+    with naming_refusals(out):
         there = next(folder for folder in (out, *out.parents) if folder.exists())
         if not there.is_dir():
             raise OutputUnwritable(f"{out} cannot be written: {there} is a file; name a folder")
@@ -99,13 +99,12 @@ def check_folder(out: Path) -> None:
 
 @contextmanager
 def writing_whole(path: Path) -> Iterator[Path]:
-    """`replacing`, whose refusals by the system are told. A link stays one: what it leads to is written.
+    """As `replacing`, but a refusal by the system names the path. A link stays a link: its target is written.
 
     Raises:
-        OutputUnwritable: the system refuses, or the disk is full; nothing is left behind, and what was at the path
-            before still is.
+        OutputUnwritable: the system refuses, or the disk is full. Nothing new is left, and the old file stays.
     """
-    with told(path), replacing(_real(path)) as temporary:
+    with naming_refusals(path), replacing(_real(path)) as temporary:
         yield temporary
 
 
@@ -120,8 +119,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Within, the system's refusals become errors that name the path.
+def naming_refusals(path: Path) -> Iterator[None]:
+    """Turn the system's refusals within the block into errors that name the path.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
@@ -146,12 +145,13 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write to. When the block ends, what is there is flushed to the disk and renamed to
-    `path`, to be read by whom the umask lets; when it fails, it is removed, and what was at `path` before still is.
+    """Give a temporary path to write to. When the block ends, that file is flushed to the disk and renamed to `path`.
+
+    Its permissions are those of any new file. When the block fails, it is removed, and the old file at `path` stays.
     """
     temporary = temporary_name(path)
     try:
-        temporary.unlink(missing_ok=True)  # a killed process's
+        temporary.unlink(missing_ok=True)  # left by a process that was killed
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
@@ -164,14 +164,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Within, what TensorStore, Tantivy, faiss and safetensors raise when the system refuses to write becomes the
-    OSError it was.
+    """Turn what TensorStore, Tantivy, faiss and safetensors raise within the block, when the system refuses to write,
+    back into the OSError it was.
     """
     try:
         yield
     except (ValueError, RuntimeError, SafetensorError) as error:
         found = re.search(r"(?:os[ _]error(?:_code=')? ?|Os \{ code: )(\d+)", str(error))
-        named = (n for n in errno.errorcode if f"({os.strerror(n)})" in str(error))  # faiss tells no number
+        named = (n for n in errno.errorcode if f"({os.strerror(n)})" in str(error))  # faiss gives no number
         number = int(found[1]) if found else next(named, None)
         if number is None:
             raise

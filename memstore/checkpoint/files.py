@@ -183,7 +183,7 @@ def check_folder(out: Path, *, inputs: Iterable[str | Path] = ()) -> None:
         OutputUnwritable: it is a file, below one, or the system lets nobody write there.
     """
     files.check_folder(out)
-    with files.told(out):
+    with files.naming_refusals(out):
         if out.is_dir() and any(Path(i).is_dir() and out.samefile(i) for i in inputs):
             raise ConfigError(f"{out} is read from, and would be written over: name another folder to write")
     with suppress(CheckpointError, CheckpointNotFound):
@@ -199,7 +199,7 @@ def write(folder: Path, tensors: dict[str, Tensor], *, tokenizer: str, config: M
     """
     new = not folder.exists()
     try:
-        with files.told(folder), system_errors():
+        with files.naming_refusals(folder), system_errors():
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / CONFIG) as last, replacing(folder / TOKENIZER) as second:
                 last.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

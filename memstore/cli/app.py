@@ -69,7 +69,7 @@ def show_any_character() -> None:
                 stream.reconfigure(errors="backslashreplace")
 
 
-def tell(values: dict[str, Any], as_json: bool, show: Any) -> None:
+def print_result(values: dict[str, Any], as_json: bool, show: Any) -> None:
     """Print a result: one JSON object, or as `show` lays it out for people.
 
     Raises:

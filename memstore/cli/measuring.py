@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memstore.cli.app import Device, Json, Model, app, tell
+from memstore.cli.app import Device, Json, Model, app, print_result
 from memstore.errors import OutputUnwritable
 
 
@@ -57,7 +57,7 @@ def evaluate(
         predictions=predictions, errors=errors, device=device,
     )  # fmt: skip
     report = run(options, progress=for_people())
-    tell(report, as_json, show_evaluation)
+    print_result(report, as_json, show_evaluation)
     if report["unwritten"]:
         raise OutputUnwritable("; ".join(report["unwritten"]))
 
@@ -72,7 +72,7 @@ def score(
     from memstore.cli.show import show_scores
     from memstore.evaluate import score_files
 
-    tell(score_files(gold, predictions).as_dict(), as_json, show_scores)
+    print_result(score_files(gold, predictions).as_dict(), as_json, show_scores)
 
 
 @app.command()
@@ -96,7 +96,7 @@ def flops(
         question_tokens=question_tokens, passage_tokens=passage_tokens, retrieve_k=retrieve_k, keep_k=keep_k,
         new_tokens=new_tokens, num_beams=num_beams,
     )  # fmt: skip
-    tell(asdict(costs(model, lengths)), as_json, show_costs)
+    print_result(asdict(costs(model, lengths)), as_json, show_costs)
 
 
 @app.command()
@@ -121,6 +121,6 @@ def compare(
 
     tune_allocator()
     settings = CompareConfig.from_file(config)
-    listen = partial(asked_to_stop, telling=True)
+    listen = partial(asked_to_stop, announce=True)
     found = run(settings, lambda line: typer.echo(line, err=True), only=tuple(only or ()), listen=listen)
-    tell(found | {"out": str(settings.out)}, as_json, show_comparison)
+    print_result(found | {"out": str(settings.out)}, as_json, show_comparison)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from memstore.cli.app import Device, Json, Model, app, tell
+from memstore.cli.app import Device, Json, Model, app, print_result
 from memstore.errors import ConfigError
 
 
@@ -83,10 +83,10 @@ def ask(
     if url is not None:
         if model is not None or device != "cpu":
             raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
-        tell(_ask_server(url, question, options), as_json, show_answer)
+        print_result(_ask_server(url, question, options), as_json, show_answer)
         return
     assert store is not None
-    tell(_ask_store(store, question, options, model=model, device=device), as_json, show_answer)
+    print_result(_ask_store(store, question, options, model=model, device=device), as_json, show_answer)
 
 
 @app.command()

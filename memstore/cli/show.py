@@ -29,14 +29,14 @@ class StageLines:
 
     EVERY = 10.0  # seconds
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell, self._told = tell, time.monotonic()
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._said_at = say, time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """So much of a stage is done."""
-        if done >= total or time.monotonic() - self._told > self.EVERY:
-            self._told = time.monotonic()
-            self._tell(f"{stage}: {done:,}/{total:,}")
+        if done >= total or time.monotonic() - self._said_at > self.EVERY:
+            self._said_at = time.monotonic()
+            self._say(f"{stage}: {done:,}/{total:,}")
 
 
 class PlainConsole(Console):

@@ -12,10 +12,10 @@ import typer
 
 
 @contextmanager
-def asked_to_stop(*, telling: bool) -> Iterator[Callable[[], bool]]:
+def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
     """Whether a signal has asked the program to end; the second one ends it at once.
 
-    Says so, if `telling`; not in processes that load batches, which control-C reaches too.
+    Says so, if `announce`; not in processes that load batches, which control-C reaches too.
     """
     asked, own = threading.Event(), os.getpid()
     before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -23,7 +23,7 @@ def asked_to_stop(*, telling: bool) -> Iterator[Callable[[], bool]]:
     def ask(number: int, _: object) -> None:
         asked.set()
         signal.signal(number, before[number])
-        if telling and os.getpid() == own:
+        if announce and os.getpid() == own:
             typer.echo("stopping after this step; once more ends it at once, without saving", err=True)
 
     for number in before:

@@ -25,7 +25,7 @@ from memstore.cli.app import (
     StoreDir,
     app,
     corpora,
-    tell,
+    print_result,
 )
 from memstore.errors import ConfigError
 
@@ -62,7 +62,7 @@ def build(
         segment_passages=segment_passages,
     )  # fmt: skip
     report = asdict(run(options, for_people()))
-    tell(report, as_json, show_build)
+    print_result(report, as_json, show_build)
 
 
 @app.command()
@@ -91,7 +91,7 @@ def plan(
         corpus=corpora(corpus), out=Path(), model=model, codec=codec, retriever=retriever, encoder=encoder,
         corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
     )  # fmt: skip
-    tell(asdict(run(options, for_people())), as_json, show_plan)
+    print_result(asdict(run(options, for_people())), as_json, show_plan)
 
 
 @app.command()
@@ -150,7 +150,7 @@ def inspect(store: StoreDir, as_json: Json = False) -> None:
     from memstore.cli.show import show_store
     from memstore.store.describe import inspect as run
 
-    tell(run(store), as_json, show_store)
+    print_result(run(store), as_json, show_store)
 
 
 @app.command()
@@ -168,7 +168,7 @@ def verify(
 
     tune_allocator()
     found = run(store, sample=sample, model=model, device=device)
-    tell(asdict(found) | {"sound": found.sound}, as_json, show_verification)
+    print_result(asdict(found) | {"sound": found.sound}, as_json, show_verification)
     if not found.sound:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memstore.cli.app import BuildModel, CorpusOption, Json, app, corpora, tell
+from memstore.cli.app import BuildModel, CorpusOption, Json, app, corpora, print_result
 from memstore.errors import ConfigError
 
 
@@ -67,7 +67,7 @@ def prepare(
         elsewhere=frozenset(elsewhere or ()),
     )
     report = run(options, model_tokenizer(model), tick=StageLines(lambda line: typer.echo(line, err=True)))
-    tell(asdict(report), as_json, show_prepared)
+    print_result(asdict(report), as_json, show_prepared)
 
 
 @app.command()
@@ -205,10 +205,10 @@ def train(
     from memstore.train.processes import first
 
     tune_allocator()
-    with asked_to_stop(telling=first()) as asked:
+    with asked_to_stop(announce=first()) as asked:
         report = run(settings, lambda line: typer.echo(line, err=True), stopping=asked)
     if first():
-        tell(asdict(report), as_json, show_training)
+        print_result(asdict(report), as_json, show_training)
 
 
 @app.command()

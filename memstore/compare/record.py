@@ -96,9 +96,9 @@ def read(path: Path, settings: Mapping[str, Any]) -> Json | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}); remove it to make it anew") from None
     if not same:
-        told = "; ".join(differences(old, json.loads(json.dumps(settings)))[:5])
+        changed = "; ".join(differences(old, json.loads(json.dumps(settings)))[:5])
         raise ConfigError(
-            f"{path} was made by other settings: {told}. Put them back, name another `out`, or remove the file."
+            f"{path} was made by other settings: {changed}. Put them back, name another `out`, or remove the file."
         )
     return found
 

@@ -33,13 +33,12 @@ from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
 from memstore.train.data.cache import content_of, read_manifest
 from memstore.train.data.settings import DataSettings
-from memstore.train.loop import TrainReport, train
+from memstore.train.loop import Say, TrainReport, train
 from memstore.train.state import differences
 
 TRAINED, MEASURED, TIMES, REPORT = "trained.json", "measured", "times.json", "report.json"
-_TELL_EVERY = 15.0  # seconds
+_SAY_EVERY = 15.0  # seconds
 Json = dict[str, Any]
-Tell = Callable[[str], None]
 Listen = Callable[[], AbstractContextManager[Callable[[], bool]]]
 
 
@@ -50,7 +49,7 @@ class _Work:
     config: CompareConfig
     runs_of: Mapping[str, SystemRuns]
     data: DataSettings
-    tell: Tell
+    say: Say
     listen: Listen
 
     def file(self, name: str) -> Path:
@@ -64,7 +63,7 @@ def _deaf() -> AbstractContextManager[Callable[[], bool]]:
 
 
 def compare(
-    config: CompareConfig, tell: Tell | None = None, *, only: tuple[str, ...] = (), listen: Listen = _deaf
+    config: CompareConfig, say: Say | None = None, *, only: tuple[str, ...] = (), listen: Listen = _deaf
 ) -> Json:
     """Train or load every system, measure each over the grid, time them in turns, and write the report.
 
@@ -72,7 +71,7 @@ def compare(
 
     Args:
         config: the comparison.
-        tell: gets a line of text now and then.
+        say: gets a line of text now and then.
         only: train and measure these alone (and the rerankers they need), and time nothing.
         listen: entered around each training; what it gives says whether to stop, once the training's state is saved.
 
@@ -86,7 +85,7 @@ def compare(
         KeyboardInterrupt: a training stopped because it was asked to.
     """
     check_folder(config.out)
-    work = _Work(config, system_runs(config), data_settings(config), tell or (lambda _: None), listen)
+    work = _Work(config, system_runs(config), data_settings(config), say or (lambda _: None), listen)
     names = config.names(only)
     _refuse_other_settings(work)
     finished = [name for name in names if _train(work, name)]
@@ -103,7 +102,7 @@ def compare(
     times = _times(work, [systems[n] for n in wanted] if in_turns else [], measured)
     summary = summarise(config, measured, times)
     record.write(config.out / REPORT, summary)
-    work.tell(f"wrote {write_report(config.out, summary)}")
+    work.say(f"wrote {write_report(config.out, summary)}")
     return summary
 
 
@@ -129,15 +128,15 @@ def _train(work: _Work, name: str) -> bool:
     for task, run in work.runs_of[name].runs.items():
         label = f"{name}/{task}" if task else name
         if _trained(run) is not None:
-            work.tell(f"{label}: is trained already")
+            work.say(f"{label}: is trained already")
             continue
         with work.listen() as asked:
-            report = train(run.config, lambda line, label=label: work.tell(f"{label}: {line}"), stopping=asked)  # type: ignore[misc]
+            report = train(run.config, lambda line, label=label: work.say(f"{label}: {line}"), stopping=asked)  # type: ignore[misc]
             stopped = asked()
         if report.finished:
-            record.write(run.config.out / TRAINED, record.kept(run.settings, _told(report, run)))
+            record.write(run.config.out / TRAINED, record.kept(run.settings, _training_record(report, run)))
         else:
-            work.tell(f"{label}: stopped at step {report.step:,} of {run.config.steps:,}; run it again to go on")
+            work.say(f"{label}: stopped at step {report.step:,} of {run.config.steps:,}; run it again to go on")
         if stopped:
             raise KeyboardInterrupt
         if not report.finished:
@@ -145,7 +144,7 @@ def _train(work: _Work, name: str) -> bool:
     return True
 
 
-def _told(report: TrainReport, run: Run) -> Json:
+def _training_record(report: TrainReport, run: Run) -> Json:
     return {
         "step": report.step, "tokens": report.tokens, "seconds": report.seconds, "best_step": report.best_step,
         "best_score": report.best_score, "checkpoint": report.checkpoint.name,
@@ -214,21 +213,21 @@ def _measure(work: _Work, system: System) -> None:
     fingerprints, path = _fingerprints(work, system), work.file(system.name)
     found = _found(work, system.name)
     if found is not None:
-        if told := differences(found["fingerprints"], fingerprints):
-            raise ConfigError(f"{path} was made by another model or cache: {told[0]}. Remove the file to measure anew.")
-        work.tell(f"{system.name}: is measured already")
+        if changed := differences(found["fingerprints"], fingerprints):
+            raise ConfigError(f"{path} was made by another model or cache: {changed[0]}. Remove it to measure again.")
+        work.say(f"{system.name}: is measured already")
         return
-    grid, begin, told_at = work.config.grid, time.monotonic(), time.monotonic()
+    grid, begin, said_at = work.config.grid, time.monotonic(), time.monotonic()
     batches = dev_batches(work.data, system.tokenizer, questions=grid.questions, batch=grid.batch)
     results = None
     for results in measure(system, batches, grid):
-        if time.monotonic() - told_at > _TELL_EVERY:
-            told_at = time.monotonic()
-            work.tell(f"{system.name}: {len(results.ids):,} questions at {len(results.points)} points")
+        if time.monotonic() - said_at > _SAY_EVERY:
+            said_at = time.monotonic()
+            work.say(f"{system.name}: {len(results.ids):,} questions at {len(results.points)} points")
     if results is None:
         raise ConfigError(f"{work.data.cache} has no question in {', '.join(work.data.dev)}")
     seconds = time.monotonic() - begin
-    work.tell(f"{system.name}: measured {len(results.ids):,} questions in {seconds:.0f} s")
+    work.say(f"{system.name}: measured {len(results.ids):,} questions in {seconds:.0f} s")
     values = _described(work, system) | {"fingerprints": fingerprints, "seconds": seconds}
     record.write(path, record.kept(_settings(work, system.name), values | {"results": results.to_dict()}))
 
@@ -259,7 +258,7 @@ def _described(work: _Work, system: System) -> Json:
 
 
 def _times(work: _Work, systems: list[System], measured: Mapping[str, Json]) -> Json | None:
-    """Milliseconds of all systems. Times of one process are comparable, so they are taken anew for other systems.
+    """Milliseconds of all systems. Times of one process are comparable, so they are taken again for other systems.
 
     Without systems to ask, those that are there, if they are of just what was measured.
     """
@@ -274,16 +273,16 @@ def _times(work: _Work, systems: list[System], measured: Mapping[str, Json]) -> 
         found = record.read(path, settings)
     except ConfigError:
         found = None
-        work.tell(f"{path} is of other systems or settings" + (": taking the times anew" if systems else ""))
+        work.say(f"{path} is of other systems or settings" + (": taking the times again" if systems else ""))
     if found is not None or not systems or not grid.timed_questions:
         return found
     batches = dev_batches(work.data, systems[0].tokenizer, questions=grid.timed_questions, batch=1)
-    times, told_at = None, time.monotonic()
+    times, said_at = None, time.monotonic()
     for times in take_times(systems, batches, grid):
-        if time.monotonic() - told_at > _TELL_EVERY:
-            told_at = time.monotonic()
-            work.tell(f"times: {len(times['tasks']):,} questions")
-    work.tell(f"times: took {len(times['tasks']):,} questions' in turns" if times else "times: no questions")
+        if time.monotonic() - said_at > _SAY_EVERY:
+            said_at = time.monotonic()
+            work.say(f"times: {len(times['tasks']):,} questions")
+    work.say(f"times: took {len(times['tasks']):,} questions' in turns" if times else "times: no questions")
     values = record.kept(settings, {"times": times})
     values["made_by"]["device"] = grid.device
     record.write(path, values)

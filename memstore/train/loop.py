@@ -37,7 +37,7 @@ from memstore.train.processes import Processes
 from memstore.train.state import RunState, alone, load_state, save_model, save_state
 
 BEST, LAST, METRICS = "best", "last", "metrics.jsonl"
-Tell = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class TrainReport:
 
 def train(
     config: TrainConfig,
-    progress: Tell | None = None,
+    say: Say | None = None,
     *,
     source: BatchSource | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -75,7 +75,7 @@ def train(
 
     Args:
         config: the run.
-        progress: gets a line of text now and then.
+        say: gets a line of text now and then.
         source: batches, instead of what `config.data` describes.
         stopping: asked at every step whether to save the state and stop after it. Several processes agree: they all
             stop at the step at which the first of them is asked.
@@ -86,7 +86,7 @@ def train(
         TrainingDiverged: the loss is no longer finite.
     """
     with ExitStack() as held:
-        return _train(_open(config, progress, source, held), stopping)
+        return _train(_open(config, say, source, held), stopping)
 
 
 def _train(run: _Run, stopping: Callable[[], bool]) -> TrainReport:
@@ -98,7 +98,7 @@ def _train(run: _Run, stopping: Callable[[], bool]) -> TrainReport:
             stop = _step(run, batches, lambda: _late(config, begin) or stopping())
             seconds = time.monotonic() - begin
             if run.state.step == first:
-                run.tell(f"step {first:,} took {seconds:.1f} s; a line like the next every {config.log_every:,} steps")
+                run.say(f"step {first:,} took {seconds:.1f} s; a line like the next every {config.log_every:,} steps")
             _log_if_due(run)
             _measure_if_due(run)
             _save_if_due(run, now=stop)
@@ -124,7 +124,7 @@ class _Run:
     identity: dict[str, Any]
     state: RunState
     dtype: torch.dtype
-    tell: Tell
+    say: Say
     window: dict[str, Tensor] = field(default_factory=dict)  # sums on the device: no waiting at every step
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     saved: float = field(default_factory=time.monotonic)
@@ -135,7 +135,7 @@ class _Run:
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
-def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None, held: ExitStack) -> _Run:
+def _open(config: TrainConfig, say: Say | None, source: BatchSource | None, held: ExitStack) -> _Run:
     processes = Processes.join(config.device)
     model, tokenizer = open_model(config.model, seed=config.seed)
     check_losses(model, config.loss)
@@ -164,14 +164,14 @@ def _open(config: TrainConfig, progress: Tell | None, source: BatchSource | None
         identity=identity,
         state=state,
         dtype=compute_dtype(processes.device.type, config.dtype),
-        tell=progress if progress is not None and processes.main else _silent,
+        say=say if say is not None and processes.main else _silent,
     )
     run.scores = metrics.last_dev()
     run.window = {n: torch.tensor(v, device=processes.device) for n, v in state.window.items()}
     count = sum(p.numel() for p in model.parameters())
     begun = f"goes on at step {state.step:,}" if state.step else "begins"
     several = f", {processes.world} processes" if processes.world > 1 else ""
-    run.tell(f"{begun}: {count:,} parameters, {str(run.dtype).removeprefix('torch.')}, {processes.device}{several}")
+    run.say(f"{begun}: {count:,} parameters, {str(run.dtype).removeprefix('torch.')}, {processes.device}{several}")
     return run
 
 
@@ -249,7 +249,7 @@ def _late(config: TrainConfig, begin: float) -> bool:
 def _step(run: _Run, batches: Iterator[tuple[int, Batch]], stopping: Callable[[], bool]) -> bool:
     """One optimizer step over `accumulate` batches of each process; tells whether to stop after it."""
     begin, config = time.perf_counter(), run.config
-    tokens, told = 0, dict[str, Tensor]()
+    tokens, values = 0, dict[str, Tensor]()
     for _ in range(config.accumulate):
         number, batch = next(batches)
         seed = _seed_of(config.seed, number)
@@ -257,13 +257,13 @@ def _step(run: _Run, batches: Iterator[tuple[int, Batch]], stopping: Callable[[]
         with run.precision():
             losses = training_loss(run.model, batch, config.loss, seed=seed)
         (losses.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
-        _add(told, {"loss": losses.total.detach()} | losses.parts, share=1 / config.accumulate)
+        _add(values, {"loss": losses.total.detach()} | losses.parts, share=1 / config.accumulate)
         tokens += batch.tokens
     stop = stopping()
     if run.processes.world > 1:
-        tokens, stop = _together(run, told, tokens=tokens, stop=stop)
+        tokens, stop = _together(run, values, tokens=tokens, stop=stop)
     norm = run.optimizer.step(learning_rate(run.state.step, config.optimizer, steps=config.steps))
-    _add(run.window, told | {"grad_norm": norm}, share=1.0)
+    _add(run.window, values | {"grad_norm": norm}, share=1.0)
     seconds = time.perf_counter() - begin
     state = run.state
     state.step, state.window_steps = state.step + 1, state.window_steps + 1
@@ -272,7 +272,7 @@ def _step(run: _Run, batches: Iterator[tuple[int, Batch]], stopping: Callable[[]
     return stop
 
 
-def _together(run: _Run, told: dict[str, Tensor], *, tokens: int, stop: bool) -> tuple[int, bool]:
+def _together(run: _Run, values: dict[str, Tensor], *, tokens: int, stop: bool) -> tuple[int, bool]:
     """Make gradients and losses the means over all processes, in one transfer: each then knows the same.
 
     Returns:
@@ -280,7 +280,7 @@ def _together(run: _Run, told: dict[str, Tensor], *, tokens: int, stop: bool) ->
     """
     sums = torch.tensor([float(tokens), float(stop)], device=run.processes.device)
     gradients, reached = run.optimizer.gradients()
-    run.processes.average([*gradients, reached, sums, *told.values()])
+    run.processes.average([*gradients, reached, sums, *values.values()])
     run.optimizer.forget(reached)
     read, asked = sums.tolist()
     return round(read * run.processes.world), asked > 0
@@ -316,7 +316,7 @@ def _log_if_due(run: _Run) -> None:
     if run.processes.main:
         run.metrics.append(record | {"seconds": round(state.seconds, 3)})
     losses = ", ".join(f"{n} {v:.3f}" for n, v in means.items() if n not in ("loss", "grad_norm"))
-    run.tell(
+    run.say(
         f"step {state.step:,}/{config.steps:,}  loss {means['loss']:.3f} ({losses})  lr {lr:.2e}  "
         f"{speed:,.0f} tokens/s  {left / 60:.1f} min left"
     )
@@ -351,7 +351,7 @@ def _measure_if_due(run: _Run) -> None:
         if best:
             save_model(config.out / BEST, run.model, run.tokenizer, getattr(torch, config.checkpoints.dtype))
     shown = ", ".join(f"{n} {v:.3f}" for n, v in means.items() if n != "questions")
-    run.tell(f"step {state.step:,}  dev{' (best so far)' if best else ''}: {shown}")
+    run.say(f"step {state.step:,}  dev{' (best so far)' if best else ''}: {shown}")
 
 
 def _save_if_due(run: _Run, *, now: bool) -> None:

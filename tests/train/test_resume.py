@@ -107,11 +107,11 @@ def test_the_command_hears_the_first_signal_and_restores_what_was(tmp_path: Path
     before = signal.getsignal(signal.SIGTERM)
     heard = []
 
-    def pretend(settings: Any, progress: Any, *, stopping: Any) -> Any:
+    def pretend(settings: Any, say: Any, *, stopping: Any) -> Any:
         heard.append(stopping())
         os.kill(os.getpid(), signal.SIGTERM)
         heard.append(stopping())
-        return train(settings, progress, source=ToySource(), stopping=stopping)
+        return train(settings, say, source=ToySource(), stopping=stopping)
 
     monkeypatch.setattr(loop, "train", pretend)
     monkeypatch.setattr(TrainConfig, "from_file", lambda _: config(tmp_path))
@@ -146,7 +146,7 @@ def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
 def test_processes_that_load_batches_do_not_say_that_training_stops(monkeypatch: Any, capsys: Any) -> None:
     own, said = os.getpid(), []
     for process in (own, own + 1):  # a forked one has the handler too
-        with asked_to_stop(telling=True) as asked, monkeypatch.context() as other:
+        with asked_to_stop(announce=True) as asked, monkeypatch.context() as other:
             other.setattr(os, "getpid", lambda process=process: process)
             signal.raise_signal(signal.SIGINT)
             assert asked()

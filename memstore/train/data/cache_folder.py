@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
-from memstore.files import check_folder, sync, told
+from memstore.files import check_folder, naming_refusals, sync
 from memstore.store.publish import sync_tree
 from memstore.train.data.cache import MANIFEST
 
@@ -40,7 +40,7 @@ def check_place(out: Path) -> None:
         OutputUnwritable: it is a file, below one, or the system lets nobody write there.
     """
     check_folder(out)
-    with told(out):
+    with naming_refusals(out):
         names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names and not (PART in names and names <= _OURS):
         raise ConfigError(f"{out} is not empty and no cache of training data: name another folder")
