@@ -1,4 +1,4 @@
-"""Evaluation: how right answers and the pages behind them are, by KILT's metrics."""
+"""Evaluation: scores answers, and the pages they come from, by KILT's metrics."""
 
 from memstore.evaluate.bootstrap import Estimate
 from memstore.evaluate.score import QuestionScores, ScoreReport, score_files, score_questions

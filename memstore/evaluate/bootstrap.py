@@ -1,4 +1,4 @@
-"""How sure a mean over questions is: percentile bootstrap intervals. Knows numbers, no metric by name."""
+"""Percentile bootstrap intervals of means over questions. Knows numbers, no metric by name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000  # the ends of a 95% interval then rest on 50 resamples each
+RESAMPLES = 2000  # 50 of them then lie beyond each end of a 95% interval
 SEED = 20230618
-_DRAWS_AT_A_TIME = 2**22  # bounds memory: 32 MB of row numbers, and as much again of counts
+_DRAWS_AT_A_TIME = 2**22  # limits memory: 32 MB of row numbers, and as much again of counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +25,15 @@ class Estimate:
 def estimates(
     values: NDArray[np.float64], *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = SEED
 ) -> list[Estimate]:
-    """Means of the columns, with intervals from questions drawn anew with replacement.
+    """Means of the columns, each with its interval, from questions drawn with replacement.
 
-    All columns share the draws, and equal input gives equal output. With few questions (say, under 30), or where
-    almost all score alike, such intervals are too narrow: 20 right answers of 20 give [1, 1].
+    All columns share the draws, and equal input gives equal output. The intervals are too narrow where there are few
+    questions (say, under 30) or where almost all have the same score: 20 right answers of 20 give [1, 1].
 
     Args:
         values: `(questions, metrics)`; at least one question.
         resamples: how often to draw.
-        confidence: the share of resampled means the interval holds, the rest being cut off evenly at both ends.
+        confidence: the share of resampled means within the interval. Of the rest, half lies below it, half above.
         seed: of the draws.
     """
     means = values.mean(axis=0)
@@ -43,9 +43,9 @@ def estimates(
 def intervals(
     means: NDArray[np.float64], drawn: NDArray[np.float64], *, confidence: float = CONFIDENCE
 ) -> list[Estimate]:
-    """Means `(metrics,)` with the percentiles of resampled ones, `(resamples, metrics)`.
+    """Each of the means `(metrics,)` with its interval: percentiles of resampled means `(resamples, metrics)`.
 
-    An interval always holds its mean: where all draws are alike, rounding alone would put them apart.
+    An interval always holds its mean. Without that rule, rounding could leave it out where all draws are equal.
     """
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
@@ -54,13 +54,15 @@ def intervals(
 
 
 def resampled_means(values: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
-    """The columns' means per resample, `(resamples, metrics)`: how often each row is drawn, times the rows."""
+    """The columns' means in each resample, `(resamples, metrics)`."""
     rows = len(values)
     generator = np.random.default_rng(seed)
     at_a_time = max(1, _DRAWS_AT_A_TIME // rows)
     means = []
     for start in range(0, resamples, at_a_time):
         count = min(at_a_time, resamples - start)
+        # Row i of resample r is counted as r * rows + i, so that one bincount serves all resamples. The counts times
+        # the values are the sums: no copy of the drawn rows is made.
         drawn = generator.integers(rows, size=(count, rows)) + rows * np.arange(count)[:, None]
         times_drawn = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
         means.append(times_drawn @ values / rows)

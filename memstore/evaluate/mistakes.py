@@ -1,10 +1,11 @@
-"""The list of wrong answers, for a person to read: what went wrong first, and then how. Knows outcomes, no model.
+"""The list of wrong answers, for a person to read. Knows outcomes, no model.
 
-The kinds tell which part to mend, and come in this order, which is that of how much a single one teaches:
+Wrong answers are sorted by kind. The kind shows which part to improve. The kinds from which one example teaches most
+come first:
 
-    misread         an answer stood in a passage that was read, and another answer was given; best ranks first
-    dropped         an answer stood in a retrieved passage, but reranking left it out; best ranks in retrieval first
-    not_retrieved   no retrieved passage holds an answer; questions of whose page something was retrieved first
+    misread         a passage that was read holds an answer, but another was given; best ranks first
+    dropped         a retrieved passage holds an answer, but reranking left it out; best ranks in retrieval first
+    not_retrieved   no retrieved passage holds an answer; first the questions with a passage of the right page
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from memstore.questions.metrics import exact_match
 
 Kind = Literal["misread", "dropped", "not_retrieved"]
 KINDS: dict[Kind, str] = {
-    "misread": "an answer stood in a passage that was read",
-    "dropped": "an answer stood in a retrieved passage that reranking left out",
+    "misread": "a passage that was read holds an answer",
+    "dropped": "a retrieved passage that reranking left out holds an answer",
     "not_retrieved": "no retrieved passage holds an answer",
 }
-BEST_PASSAGES = 5  # titles shown of each question
-MOST_IN_TEXT = 200  # of a kind, in Markdown: more than a person reads; JSON lines hold all
+BEST_PASSAGES = 5  # titles shown for each question
+MOST_IN_TEXT = 200  # of a kind, in Markdown: nobody reads more. JSON lines hold all
 
 
 def mistakes(outcomes: Sequence[Outcome]) -> dict[Kind, list[Outcome]]:
-    """Questions whose answer is no exact match, by kind, most instructive first."""
+    """The questions whose answer is no exact match, by kind, most instructive first."""
     found: dict[Kind, list[Outcome]] = {kind: [] for kind in KINDS}
     for one in outcomes:
         if not exact_match(one.answer, one.question.answers):
@@ -37,7 +38,7 @@ def mistakes(outcomes: Sequence[Outcome]) -> dict[Kind, list[Outcome]]:
 
 
 def as_markdown(tasks: Mapping[str, Mapping[Kind, Sequence[Outcome]]]) -> str:
-    """A page per task; of long lists the first `MOST_IN_TEXT`."""
+    """The list as Markdown, a section for each task; of long lists only the first `MOST_IN_TEXT`."""
     lines = ["# Wrong answers"]
     for task, kinds in tasks.items():
         lines += ["", f"## {task}: {sum(map(len, kinds.values())):,} wrong"]
@@ -53,7 +54,7 @@ def as_markdown(tasks: Mapping[str, Mapping[Kind, Sequence[Outcome]]]) -> str:
 
 
 def as_json_lines(tasks: Mapping[str, Mapping[Kind, Sequence[Outcome]]]) -> str:
-    """An object per wrong answer, in the same order, none left out."""
+    """The list as JSON lines: one object for each wrong answer, in the same order, none left out."""
     rows = ({"task": task, "kind": kind} | _row(one) for task, kinds in tasks.items() for kind in kinds
             for one in kinds[kind])  # fmt: skip
     return "".join(json.dumps(row) + "\n" for row in rows)
@@ -66,7 +67,7 @@ def _kind(one: Outcome) -> Kind:
 
 
 def _instructive(one: Outcome, kind: Kind) -> tuple[float, ...]:
-    """Ascending; of equals, the answer that the model was surest of first."""
+    """A sort key, the most instructive first; of equals, the answer that the model was surest of."""
     if kind == "not_retrieved":
         page = next((seen.rank for seen in one.order("retrieved") if seen.on_page), float("inf"))
         return (page, -one.score)

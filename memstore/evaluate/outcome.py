@@ -1,7 +1,7 @@
-"""What came of a question: its answer, and the passages behind it in both orders. Knows no model and no file.
+"""The outcome of a question: its answer, and the passages it comes from, in both orders. Knows no model and no file.
 
-A question is *answerable* if one of the retrieved passages holds an accepted answer, looked for as training looks
-(`memstore.questions.answers`). A verdict such as SUPPORTS is no word of a passage: there the passage must be of a page
+A question is *answerable* if one of the retrieved passages holds an accepted answer. `memstore.questions.answers`
+decides that, as in training. A verdict such as SUPPORTS does not occur in passages: there the passage must be of a page
 that proves it.
 """
 
@@ -22,7 +22,7 @@ from memstore.questions.metrics import normalise_answer
 Order = Literal["retrieved", "reranked"]
 ORDERS: tuple[Order, ...] = ("retrieved", "reranked")
 NO_ANSWER = "unanswered"
-"""Written in place of an answer without a letter: KILT's script stops at one. It scores 0 as well."""
+"""Written where the answer is empty or nothing but full stops, on which KILT's script fails. It scores 0 too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +51,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A question, the answer given, and the passages behind it.
+    """A question, the answer given, and the passages it comes from.
 
     Attributes:
         answer: as it is scored and written.
         score: sum of the answer tokens' log-probabilities.
-        reranked: the passages, best first after reranking, those read ahead.
+        reranked: the passages, best first after reranking; those that were read come first.
     """
 
     question: GoldQuestion
@@ -78,12 +78,12 @@ class Outcome:
         return any(seen.holds for seen in self.reranked)
 
     def prediction(self, key: PageKey, *, order: Order = "reranked", answer: str | None = None) -> Prediction:
-        """As `read_predictions` reads what `kilt_line` writes; with pages of the other order, or another answer."""
+        """The prediction that `kilt_line` writes; on request with the pages in the other order, or another answer."""
         pages = tuple(dict.fromkeys(seen.page(key) for seen in self.order(order)))
         return Prediction(id=self.question.id, answer=self.answer if answer is None else answer, pages=pages)
 
     def kilt_line(self) -> str:
-        """A line of a file of predictions: each page once, best first, by KILT's id and by title."""
+        """A line for a file of predictions. It names each page once, best first, by KILT's id and by title."""
         pages = dict.fromkeys((seen.document_id, seen.title) for seen in self.reranked)
         provenance = [{"wikipedia_id": document, "title": title} for document, title in pages]
         output: dict[str, Any] = {"answer": self.answer, "provenance": provenance}
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def outcome(question: GoldQuestion, answer: Answer) -> Outcome:
-    """Mark the passages of an answer."""
+    """The outcome of one question: each passage of the answer is checked against the accepted answers."""
     wanted = searchable_answers(question.answers)
     seen = []
     for ranked in answer.passages:
@@ -103,9 +103,9 @@ def outcome(question: GoldQuestion, answer: Answer) -> Outcome:
 
 
 def majority_answer(questions: Iterable[GoldQuestion]) -> str:
-    """The most frequent accepted answer, counted by normalised form and at most once a question; the first of equals.
+    """The most frequent accepted answer, in its most frequent spelling; of equals, the first.
 
-    Of its spellings, the most frequent one.
+    Answers are counted by normalised form, each at most once a question.
     """
     spellings: dict[str, Counter[str]] = {}
     forms: Counter[str] = Counter()
@@ -127,7 +127,7 @@ def first_title(outcome: Outcome) -> str:
 
 
 def _proves(question: GoldQuestion, passage: Passage) -> bool:
-    """Whether a passage is of a page that proves the answer: by title, or by the page's id where no title is given."""
+    """Whether a passage is of a page that proves the answer. Compares titles; page ids where no title is given."""
     if question.titles:
         return any(same_title(title, passage.title) for title in question.titles)
     return any(passage.document_id.strip() in pages for pages in question.evidence)

@@ -1,8 +1,7 @@
-"""How right the pages behind an answer are: KILT's page-level retrieval metrics (arXiv 2009.02252, section 3).
+"""KILT's page-level retrieval metrics (arXiv 2009.02252, section 3). Knows neither files nor answers.
 
-A page is any string that names it. Evidence is a collection of page sets: all pages of one set together prove the
-answer, and each set proves it on its own. Predicted pages come best first; a page named again counts only once, at
-its first place. Knows neither files nor answers.
+A page is a string, its name. Evidence is a list of page sets: all pages of one set together prove the answer, and any
+set is enough. Predicted pages come best first. A page that is named again counts only once, at its first place.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ Evidence = Sequence[Collection[str]]
 
 
 def r_precision(pages: Sequence[str], evidence: Evidence) -> float:
-    """The share of right pages among the first R, R being the size of the evidence set; the best over the sets.
+    """R-precision: the share of right pages among the first R, where R is the size of the evidence set.
 
-    0 without evidence.
+    The best over the sets; 0 without evidence.
     """
     predicted = list(dict.fromkeys(pages))
     return max((_r_precision(predicted, set(wanted)) for wanted in evidence), default=0.0)
@@ -30,12 +29,12 @@ def _r_precision(predicted: Sequence[str], wanted: set[str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Predicted pages, with the pages of one evidence set drawn together.
+    """Predicted pages, where the pages of one evidence set share one place.
 
     Attributes:
-        hits: per place, best first, whether an evidence set is complete there. A set stands where its last page
-            does; a page of no set takes a place of its own.
-        sets: how many different evidence sets there are. An empty set counts, and is never found.
+        hits: for each place, best first, whether an evidence set is complete there. The place of a set is that of
+            its last predicted page. A page of no set has a place of its own.
+        sets: the number of different evidence sets. An empty set counts, and is never found.
     """
 
     hits: tuple[bool, ...]
@@ -55,9 +54,9 @@ class Ranking:
 
 
 def rank_evidence(pages: Iterable[str], evidence: Evidence) -> Ranking:
-    """Ranks evidence sets by predicted pages. A page that is in several sets takes a place for each."""
+    """The ranking of evidence sets by predicted pages. A page that is in several sets has a place for each."""
     sets = list(dict.fromkeys(frozenset(wanted) for wanted in evidence))
-    missing = [set(wanted) for wanted in sets]
+    missing = [set(wanted) for wanted in sets]  # of each set, the pages not yet predicted
     places: list[tuple[int | None, bool]] = []  # (the set a page is of, is the set complete with it)
     for page in dict.fromkeys(pages):
         owners = [number for number, left in enumerate(missing) if page in left]
@@ -66,6 +65,7 @@ def rank_evidence(pages: Iterable[str], evidence: Evidence) -> Ranking:
             places.append((number, not missing[number]))
         if not owners:
             places.append((None, False))
+    # A set's earlier pages give up their places: only its last one counts, complete or not.
     last = {owner: at for at, (owner, _) in enumerate(places)}
     hits = (done for at, (owner, done) in enumerate(places) if owner is None or last[owner] == at)
     return Ranking(tuple(hits), len(sets))

@@ -1,9 +1,9 @@
-"""A model over question files, answered as a server answers, and scored: `memstore evaluate`.
+"""Answers and scores files of questions, as a server would answer them: `memstore evaluate`.
 
-    1. check      question files are read, outputs are tried: mistakes are told before the work
-    2. answer     `Answerer.answer`, some questions at a time; each answer's passages are marked
+    1. check      question files are read, outputs are tried: mistakes are reported before the work
+    2. answer     `Answerer.answer`, a batch at a time; each passage is checked for an answer
     3. summarise  metrics with intervals, floors, both orders of the passages
-    4. write      a task's predictions as soon as it is answered; the error list at the end
+    4. write      a task's predictions as soon as they are complete; the error list at the end
 
 Knows files and whatever answers questions; refuses to know what is printed.
 """
@@ -31,7 +31,7 @@ from memstore.store.format import PARTS
 
 
 class Answers(Protocol):
-    """What answers questions: an `Answerer`, or a stand-in."""
+    """What can answer questions: an `Answerer`, or a test's stand-in."""
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer each, in order."""
@@ -43,13 +43,13 @@ class Answers(Protocol):
 
 
 class QuestionProgress(Protocol):
-    """What hears of progress. One stage at a time."""
+    """Receives progress, one stage at a time."""
 
     def begin(self, stage: str, total: int | None, *, done: int = 0) -> None:
-        """A stage of so many questions starts."""
+        """A stage of `total` questions starts."""
 
     def advance(self, items: int) -> None:
-        """So many more are done."""
+        """`items` more questions are done."""
 
     def end(self) -> None:
         """The stage is over."""
@@ -61,15 +61,15 @@ class EvaluateOptions:
 
     Attributes:
         store: folder of the store.
-        data: question files in KILT's form, by task. A question is asked as its task if the model knows one of
-            this name, else plainly.
-        train_data: by task, the file whose most frequent answer is the floor, instead of the task's own.
+        data: question files in KILT's form, by task. A question is asked with its task if the model knows a task
+            of this name, else without one.
+        train_data: by task, the file whose most frequent answer is the floor; by default the task's own file.
         model: the checkpoint; by default the one that built the store.
         retrieve_k, keep_k, max_new_tokens, num_beams: see `memstore.answer.Question`.
-        batch: questions answered together.
-        limit: only so many questions of each file, evenly spread.
-        predictions: file to write, of one task; with several, `out.nq.jsonl` and so on for `out.jsonl`.
-        errors: list of wrong answers to write, `.md` or `.jsonl`.
+        batch: how many questions are answered together.
+        limit: at most this many questions of each file, evenly spread.
+        predictions: file to write. With several tasks, each has its own: `out.nq.jsonl` and so on for `out.jsonl`.
+        errors: file to write the list of wrong answers to, `.md` or `.jsonl`.
         device: where the model runs.
     """
 
@@ -123,20 +123,20 @@ class EvaluateOptions:
 def evaluate(
     options: EvaluateOptions, *, progress: QuestionProgress | None = None, answerer: Answers | None = None
 ) -> dict[str, Any]:
-    """Answer and score every file; plain values for JSON.
+    """The scores of every file, as plain values for JSON.
 
     Args:
         options: what to evaluate on.
-        progress: hears of questions answered.
-        answerer: instead of the options' store and model.
+        progress: gets the number of questions answered.
+        answerer: answers instead of the options' store and model.
 
     Returns:
-        `model`, `store`, `settings`, `bootstrap`; `tasks` by name, with the keys of `summarise` and of `_task`;
-        `errors`, the list's path; and `unwritten`, what could not be written after all, each with its reason.
+        `model`, `store`, `settings`, `bootstrap`; `tasks` by name, with the keys of `summarise` and of `_Run.task`;
+        `errors`, the path of that list; and `unwritten`, the reasons why files could not be written after all.
 
     Raises:
         DataNotFound, DataUnreadable, DataError: a file of questions cannot be used.
-        ConfigError, OutputUnwritable: an output is an input, or cannot be written. Told before any question is asked.
+        ConfigError, OutputUnwritable: an output is an input, or cannot be written. Raised before the first question.
         StoreNotFound, CheckpointNotFound, FingerprintMismatch: see `Answerer.open`.
     """
     files = {task: _read(path) for task, path in options.data.items()}
@@ -191,7 +191,7 @@ class _Run:
     def _answer(
         self, task: str, questions: Sequence[GoldQuestion], asked_as: str | None
     ) -> tuple[list[Outcome], dict[str, Any]]:
-        """Outcomes in order, and what a question cost on average."""
+        """The outcomes in order, and the average cost of a question."""
         outcomes: list[Outcome] = []
         seconds = 0.0
         stages: defaultdict[str, float] = defaultdict(float)
@@ -204,7 +204,7 @@ class _Run:
                 begin = time.perf_counter()
                 answers = self.answerer.answer([self.options.question(q.input, task=asked_as) for q in chosen])
                 seconds += time.perf_counter() - begin
-                for stage, milliseconds in answers[0].usage.milliseconds.items():  # of the whole batch
+                for stage, milliseconds in answers[0].usage.milliseconds.items():  # the same for the whole batch
                     stages[stage] += milliseconds
                 for usage in (answer.usage for answer in answers):
                     spent["flops"] += sum(usage.flops.values())
@@ -225,20 +225,20 @@ class _Run:
         return outcomes, cost | {f"{name}_per_question": total / n for name, total in spent.items()}
 
     def write_errors(self) -> None:
-        """The list of wrong answers, if it is wanted."""
+        """Write the list of wrong answers, if the options name a file for it."""
         path = self.options.errors
         if path is not None:
             self._write(path, as_markdown(self.wrong) if path.suffix == ".md" else as_json_lines(self.wrong))
 
     def _write(self, path: Path, text: str) -> None:
-        """A full disk must not cost the scores: it is told at the end."""
+        """Write a file; keep the reason if that fails, for the end. A full disk must not cost the scores."""
         try:
             write_text(path, text)
         except OutputUnwritable as error:
             self.unwritten.append(str(error))
 
     def settings(self) -> dict[str, Any]:
-        """As they are in force."""
+        """The settings in force."""
         names = ("retrieve_k", "keep_k", "max_new_tokens", "num_beams", "batch", "limit", "device")
         return {name: getattr(self.options, name) for name in names}
 
@@ -252,7 +252,7 @@ def _read(path: Path) -> Gold:
 
 
 def _files_of(store: Path, model: str | None) -> list[Path]:
-    """What no result may be written over: the parts of the store, and the files of a checkpoint that is a folder."""
+    """Files that no result may overwrite: the parts of the store, and the files of a checkpoint that is a folder."""
     parts = [store / name for name in PARTS]
     return parts + ([Path(model) / name for name in (CONFIG, WEIGHTS, TOKENIZER)] if model is not None else [])
 
@@ -264,7 +264,7 @@ def _majority(task: str, gold: Gold, options: EvaluateOptions) -> tuple[str, Pat
 
 
 def _sample(questions: Sequence[GoldQuestion], limit: int | None) -> Sequence[GoldQuestion]:
-    """All, or `limit` of them, evenly spread, in the file's order."""
+    """All questions, or `limit` of them, evenly spread, in the file's order."""
     if limit is None or limit >= len(questions):
         return questions
     return [questions[i * len(questions) // limit] for i in range(limit)]

@@ -1,7 +1,7 @@
-"""Scores predictions as KILT's own evaluation does, with intervals. Knows texts and page names, never a model.
+"""Scores of predictions as KILT's own evaluation computes them, with intervals. Knows texts and page names, no model.
 
-KILT's names are kept: `downstream` (how right the answers are), `retrieval` (how right the pages are), and `kilt`
-(an answer counts only where its R-precision is 1: the right answer for the right reason).
+The names are KILT's: `downstream` scores the answers, `retrieval` the pages. In `kilt` an answer counts only where its
+R-precision is 1: the right answer for the right reason.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ DOWNSTREAM = {"accuracy": accuracy, "em": exact_match, "f1": f1, "rougel": rouge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionScores:
-    """Every metric of every question.
+    """The values of all metrics for every question.
 
     Attributes:
         ids: of the questions.
         metrics: names of the columns.
         values: `(questions, metrics)`, each from 0 to 1.
-        with_evidence: `(questions,)`, whether the gold names pages; where not, KILT scores retrieval as 0.
+        with_evidence: `(questions,)`, whether the gold file names pages. If not, KILT scores retrieval as 0.
     """
 
     ids: tuple[str, ...]
@@ -40,7 +40,7 @@ class QuestionScores:
     with_evidence: NDArray[np.bool_]
 
     def select(self, questions: NDArray[np.bool_]) -> QuestionScores:
-        """Only the questions where the mask `(questions,)` is true: a task, or those that can be answered."""
+        """The scores of the questions where the mask `(questions,)` is true."""
         ids = tuple(name for name, kept in zip(self.ids, questions, strict=True) if kept)
         return QuestionScores(
             ids=ids, metrics=self.metrics, values=self.values[questions], with_evidence=self.with_evidence[questions]
@@ -57,12 +57,12 @@ class ScoreReport:
 
     Attributes:
         gold, predictions: the files.
-        page_key: by which pages were compared.
+        page_key: the key by which pages were compared.
         questions: how many.
         questions_with_evidence: how many of them name the pages that prove the answer. The others count as 0 in
             `kilt` and `retrieval`, as in KILT.
         kilt, downstream, retrieval: estimates by KILT's names of the metrics.
-        notes: what a reader of these zeros should know; see `page_notes`.
+        notes: why all page scores are 0, if they are; see `page_notes`.
     """
 
     gold: Path
@@ -84,13 +84,13 @@ class ScoreReport:
 def score_files(
     gold: Path, predictions: Path, *, ks: Sequence[int] = (1, 5), page_key: PageKey | None = None
 ) -> ScoreReport:
-    """Scores a file of predictions in KILT's format against one of questions.
+    """The scores of a file of predictions in KILT's format, against a file of questions.
 
     Args:
         gold: questions with their answers: JSON lines, plain or compressed by gzip or zstd.
-        predictions: likewise, one answer to each question.
-        ks: ranks at which to take precision, and beyond 1 also recall and success rate.
-        page_key: how pages are named; by default as the gold file does (`read_gold`).
+        predictions: the same format, one answer to each question.
+        ks: ranks at which to compute precision; for those above 1 also recall and success rate.
+        page_key: the key that names a page; by default the one of the gold file (`read_gold`).
 
     Raises:
         DataNotFound, DataUnreadable, DataError: a file or a row of it cannot be used.
@@ -117,7 +117,7 @@ def score_files(
 
 
 def page_notes(gold: Sequence[GoldQuestion], predictions: Sequence[Prediction], *, key: PageKey) -> tuple[str, ...]:
-    """Why all pages were found wrong, if they were: none is named, or the two sides name them differently."""
+    """The reason why all pages are wrong, if they are: none is named, or the two files name them differently."""
     wanted = {page: question.line for question in reversed(gold) for pages in question.evidence for page in pages}
     if not wanted:
         return ()
@@ -128,12 +128,12 @@ def page_notes(gold: Sequence[GoldQuestion], predictions: Sequence[Prediction], 
         return ()
     return (
         f"no page of the predictions is one of the questions' pages, so every score of pages is 0: by `{key}` they are "
-        f"{_first(found)} there, and {_first(wanted)} in the questions. Do both name pages alike?",
+        f"{_first(found)} there, and {_first(wanted)} in the questions. Do both name pages in the same way?",
     )
 
 
 def _first(pages: Mapping[str, int]) -> str:
-    """The page of the first line, and the line if there is a file."""
+    """The page of the first line that names one, and that line if there is a file."""
     line, page = min((line, page) for page, line in pages.items())
     return f"{page!r} (line {line})" if line else repr(page)
 
@@ -141,7 +141,7 @@ def _first(pages: Mapping[str, int]) -> str:
 def score_questions(
     gold: Sequence[GoldQuestion], predictions: Sequence[Prediction], *, ks: Sequence[int] = (1, 5)
 ) -> QuestionScores:
-    """Scores predictions in the order of their questions, one for each.
+    """The scores of predictions, which must be in the order of their questions, one for each.
 
     Raises:
         ConfigError: a `k` is below 1, or predictions and questions are not the same, in the same order.
@@ -160,7 +160,7 @@ def score_questions(
 
 
 def _scores(question: GoldQuestion, prediction: Prediction, ks: Sequence[int]) -> list[float]:
-    """In the order of `names` above."""
+    """The values of one question, in the order of `names` in `score_questions`."""
     answer = [metric(prediction.answer, question.answers) for metric in DOWNSTREAM.values()]
     first = r_precision(prediction.pages, question.evidence)
     ranking = rank_evidence(prediction.pages, question.evidence)
@@ -169,7 +169,7 @@ def _scores(question: GoldQuestion, prediction: Prediction, ks: Sequence[int]) -
         retrieval.append(ranking.precision(k))
         if k > 1:
             retrieval += [ranking.recall(k), ranking.success(k)]
-    return [*(value * (first == 1) for value in answer), *answer, *retrieval]
+    return [*(value * (first == 1) for value in answer), *answer, *retrieval]  # KILT-..., downstream, retrieval
 
 
 def _retrieval_names(ks: Sequence[int]) -> list[str]:

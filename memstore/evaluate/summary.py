@@ -1,8 +1,8 @@
-"""Outcomes of one file's questions to plain numbers, each a mean with its interval. Knows no model and no file.
+"""The summary of one file's outcomes: plain numbers, each a mean with its interval. Knows no model and no file.
 
-Groups are `all` questions and the `answerable` ones. `downstream`, `kilt` and `retrieval` are those of `memstore score`
-on the predictions. Under `orders` are the same passages as retrieved, as reranked, and the difference (`gain`):
-`answers` is over the group's questions, `pages` over those of them whose file names the pages.
+There are two groups: `all` questions, and the `answerable` ones. `downstream`, `kilt` and `retrieval` are what
+`memstore score` gives for the predictions. `orders` scores the same passages as retrieved, as reranked, and the
+difference (`gain`): `answers` over the group's questions, `pages` over those whose file names the pages.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Mask = NDArray[np.bool_]
 
 
 def summarise(outcomes: Sequence[Outcome], *, page_key: PageKey, majority: str, retrieve_k: int) -> dict[str, Any]:
-    """Shares and scores of the answers, the floors beneath them, and both orders of the passages.
+    """Shares and scores of the answers, the floors to compare them with, and both orders of the passages.
 
     Args:
         outcomes: of at least one question.
-        page_key: by which pages are compared.
+        page_key: the key by which pages are compared.
         majority: the answer that the first floor gives to every question.
-        retrieve_k: passages retrieved; ranks beyond it are not scored.
+        retrieve_k: how many passages were retrieved. Higher ranks are not scored.
     """
     answerable = np.array([outcome.answerable for outcome in outcomes], dtype=np.bool_)
     tables = _Tables(outcomes, page_key, majority, [k for k in RANKS if k <= retrieve_k])
@@ -47,7 +47,7 @@ def summarise(outcomes: Sequence[Outcome], *, page_key: PageKey, majority: str, 
 
 
 class _Tables:
-    """Every score of every question, before means are taken."""
+    """All scores of all questions, before averaging."""
 
     def __init__(self, outcomes: Sequence[Outcome], key: PageKey, majority: str, ranks: Sequence[int]) -> None:
         self.gold = gold = [outcome.question for outcome in outcomes]
@@ -67,7 +67,7 @@ class _Tables:
         self.answers = _with_gain({order: _answers_found(outcomes, self.scores, order, ranks) for order in ORDERS})
 
     def group(self, chosen: Mask) -> dict[str, Any]:
-        """Plain values of the chosen questions; what there is nothing to take a mean of is empty."""
+        """Plain values of the chosen questions. A table without any of them is empty."""
         scores = self.scores.select(chosen)
         found = means(scores)
         paged = self.scores.with_evidence & chosen
@@ -90,14 +90,14 @@ class _Tables:
 
 
 def means(scores: QuestionScores) -> dict[str, Any]:
-    """Plain values of each metric's mean and interval; nothing without questions."""
+    """Each metric's mean and interval as plain values, by name; empty without questions."""
     return {name: asdict(estimate) for name, estimate in scores.means().items()}
 
 
 def _answers_found(
     outcomes: Sequence[Outcome], like: QuestionScores, order: Order, ranks: Sequence[int]
 ) -> QuestionScores:
-    """Whether an answer stands in the first passages, and 1 / the place of the first that holds one."""
+    """Recall (whether the first k passages hold an answer) and MRR (1 / the place of the first that holds one)."""
     places = [outcome.rank(order) for outcome in outcomes]
     values = [[*(float(p is not None and p <= k) for k in ranks), 1 / p if p else 0.0] for p in places]
     return replace(like, metrics=(*(f"recall@{k}" for k in ranks), "mrr"), values=np.array(values, dtype=np.float64))

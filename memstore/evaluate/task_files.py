@@ -1,4 +1,4 @@
-"""Names of the files of several tasks."""
+"""Names of files that belong to one of several tasks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from memstore.errors import ConfigError
 
 
 def file_of_task(path: Path, task: str, *, tasks: int) -> Path:
-    """The file of one task: the path itself if there is only one, else `out.nq.jsonl` of `out.jsonl`."""
+    """The file of one task: the path itself if there is only one task, else `out.nq.jsonl` for `out.jsonl`."""
     return path if tasks == 1 else path.with_name(f"{path.stem}.{task}{path.suffix}")
 
 
 def named_files(entries: Iterable[str]) -> dict[str, Path]:
-    """Files by name: of `NAME=FILE`, or of `FILE`, whose name is that of the file up to its first full stop.
+    """Files by name. An entry is `NAME=FILE`, or `FILE`, whose name is the file's up to the first full stop.
 
     Raises:
         ConfigError: a name comes twice, or cannot be part of a file's name.
@@ -28,6 +28,8 @@ def named_files(entries: Iterable[str]) -> dict[str, Path]:
         if not file or not re.fullmatch(r"[\w.-]+", name):
             raise ConfigError(f"questions must be FILE or NAME=FILE, such as nq=nq.dev.jsonl, not {entry!r}")
         if name in files:
-            raise ConfigError(f"{files[name]} and {file} are both named {name!r}: name them apart, as NAME=FILE")
+            raise ConfigError(
+                f"{files[name]} and {file} are both named {name!r}: give them different names, as NAME=FILE"
+            )
         files[name] = Path(file)
     return files

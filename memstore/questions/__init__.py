@@ -1,1 +1,1 @@
-"""Questions and answers as files and scores: what training and evaluation share. Knows no model."""
+"""Question files, answer matching and metrics, which training and evaluation share. Knows no model."""

@@ -1,8 +1,15 @@
-"""Where an answer is found: text normalised, and answers looked for between word boundaries.
+"""Whether a text holds an answer: both are normalised, then the answer is searched for as whole words.
 
-Normalising: compatibility forms, lower case; a possessive 's stands alone; apostrophes, full stops and commas
-vanish ("U.S." is "us", "1,000" is "1000"), every other sign becomes a space ("1939-1945" are two words); the
-articles a, an and the go; one space between words. Both sides go the same way. Knows text only.
+To normalise is, in this order:
+
+1. Unicode compatibility forms (NFKC), lower case;
+2. a possessive 's becomes a word of its own;
+3. apostrophes, full stops and commas are dropped: "U.S." is "us", "1,000" is "1000";
+4. every other sign becomes a space: "1939-1945" are two words;
+5. the articles a, an and the are dropped;
+6. one space between words.
+
+Knows text only.
 """
 
 from __future__ import annotations
@@ -12,35 +19,35 @@ import unicodedata
 from collections.abc import Iterable
 
 LABELS = frozenset({"supports", "refutes", "not enough info", "yes", "no"})
-"""Answers that are verdicts, not words of a passage: finding them in one means nothing."""
+"""Answers that are verdicts on a claim. A passage that holds such a word proves nothing."""
 
 _POSSESSIVE = re.compile(r"['’]s\b")
-_VANISH = re.compile(r"['’.,`]")
+_DROPPED = re.compile(r"['’.,`]")
 _SIGNS = re.compile(r"[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """The text by the rule above; words with single spaces between them."""
+    """The text, normalised by the rules above: words with single spaces between them."""
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    text = _VANISH.sub("", _POSSESSIVE.sub(" s", text.lower()))
+    text = _DROPPED.sub("", _POSSESSIVE.sub(" s", text.lower()))
     return " ".join(_ARTICLES.sub(" ", _SIGNS.sub(" ", text)).split())
 
 
 def searchable_answers(answers: Iterable[str]) -> list[str]:
-    """Answers as they are looked for: normalised, each once, without labels and without empty ones."""
+    """Answers to search for: normalised, each once, without verdicts and without empty ones."""
     found = dict.fromkeys(normalise(answer) for answer in answers)
     return [answer for answer in found if answer and answer not in LABELS]
 
 
 def holds(text: str, answers: Iterable[str]) -> bool:
-    """Whether one of the answers stands in the text, as whole words; both already normalised."""
-    padded = f" {text} "
+    """Whether the text holds one of the answers as whole words. Both are normalised already."""
+    padded = f" {text} "  # so that the first and the last word have a space on both sides too
     return any(f" {answer} " in padded for answer in answers)
 
 
 def same_title(one: str, other: str) -> bool:
-    """Whether two page titles are the same: case of the first letter, underscores and spaces aside."""
+    """Whether two page titles are the same. The case of the first letter is ignored; an underscore is a space."""
     return _title(one) == _title(other)
 
 

@@ -1,6 +1,6 @@
 """Files of questions and of predictions in KILT's format: JSON lines of `{"id", "input", "output"}`.
 
-Every row is checked, and told with file and line if it cannot be used. Knows the format, no metric.
+Every row is checked. An error about a row names the file and the line. Knows the format, no metric.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ PageKey = Literal["wikipedia_id", "title"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldQuestion:
-    """A question and what is accepted.
+    """A question and its accepted answers.
 
     Attributes:
         id: unique in its file.
-        input: the question's text; may be empty, scoring does not need it.
+        input: the question's text. It may be empty: scoring does not need it.
         answers: the different accepted answers, at least one.
-        evidence: per output that has provenance, the pages that prove it; empty where nothing is scored.
-        titles: of these pages, where the file gives them, whatever key names them in `evidence`; each once.
-        line: where the row stands in its file, from 1; 0 for one that comes from no file.
+        evidence: for each output with provenance, the pages that prove it. `read_questions` leaves it empty.
+        titles: the titles of these pages, each once, where the file gives them; also if `evidence` holds ids.
+        line: the row's line in its file, from 1; 0 if it comes from no file.
     """
 
     id: str
@@ -41,7 +41,7 @@ class GoldQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """An answer to a question: its text, which may be empty, and the pages behind it, best first."""
+    """An answer to a question: its text, which may be empty, and the pages it comes from, best first."""
 
     id: str
     answer: str
@@ -51,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gold:
-    """A file of questions. `page_key` is the key of a provenance that names its page."""
+    """A file of questions. `page_key` is the provenance key whose value names a page."""
 
     path: Path
     page_key: PageKey
@@ -59,16 +59,16 @@ class Gold:
 
 
 def read_gold(path: Path, *, page_key: PageKey | None = None) -> Gold:
-    """Reads questions with their accepted answers, plain or compressed by gzip or zstd.
+    """The questions of a file with their accepted answers. The file is plain, or compressed by gzip or zstd.
 
     Args:
         path: the file.
-        page_key: how pages are named; by default `wikipedia_id`, as KILT does, or `title` if no row has that.
+        page_key: the key that names a page; by default `wikipedia_id`, as in KILT, or `title` if no row has ids.
 
     Raises:
         DataNotFound, DataUnreadable: the file is not there, or cannot be read.
-        DataError: a row cannot be used: no JSON object, an id twice, no answer, provenance without the page's name,
-            a number that no text equals (`number_text`).
+        DataError: a row cannot be used. It is no JSON object, its id comes twice, it has no answer, its provenance
+            does not name the page, or a number in it cannot be compared (`number_text`).
     """
     rows = list(_rows(path))
     if not rows:
@@ -78,11 +78,11 @@ def read_gold(path: Path, *, page_key: PageKey | None = None) -> Gold:
 
 
 def read_questions(path: Path) -> Iterator[GoldQuestion]:
-    """Reads questions to learn from, or to ask: `evidence` stays empty, and pages need no id. See `read_gold`.
+    """The questions of a file, to train on or to ask. `evidence` stays empty, and pages need no id. See `read_gold`.
 
     Raises:
         DataNotFound, DataUnreadable: the file is not there, or cannot be read.
-        DataError: a row cannot be used, or asks nothing.
+        DataError: a row cannot be used, or has no question.
     """
     for row in _rows(path):
         if not row.input:
@@ -91,27 +91,29 @@ def read_questions(path: Path) -> Iterator[GoldQuestion]:
 
 
 def read_predictions(path: Path, *, page_key: PageKey, with_evidence: bool = True) -> tuple[Prediction, ...]:
-    """Reads predictions, exactly one answer each. Provenance is optional; pages named by another key are left out.
+    """The predictions of a file, exactly one answer each.
+
+    Provenance is optional. Pages named by another key than `page_key` are left out.
 
     Args:
         path: the file.
-        page_key: how the questions name their pages.
-        with_evidence: whether they name any; if not, it is all the same how these do.
+        page_key: the key by which the questions name their pages.
+        with_evidence: whether the questions name any pages. If not, the predictions may use any key.
 
     Raises:
         DataNotFound, DataUnreadable: the file is not there, or cannot be read.
-        DataError: a row cannot be used; or rows have provenance, but none of it names a page by `page_key`.
+        DataError: a row cannot be used; or there is provenance, but none with `page_key`.
     """
     rows = list(_rows(path))
     predictions = tuple(_prediction(row, page_key) for row in rows)
     named = [row.place for row in rows if _provenance(row.outputs[0], row.place)]
     if with_evidence and named and not any(prediction.pages for prediction in predictions):
-        raise named[0].error(f"no provenance in this file has `{page_key}`, by which the questions' pages are named")
+        raise named[0].error(f"no provenance in this file has `{page_key}`, which names the questions' pages: add it")
     return predictions
 
 
 def align(gold: Gold, predictions: Sequence[Prediction], *, path: Path) -> list[Prediction]:
-    """The predictions (of the file `path`) in the order of the questions, one for each.
+    """The predictions in the order of the questions, one for each. `path` is their file, for errors.
 
     Raises:
         PredictionMismatch: a prediction has an unknown id, or a question has no prediction.
@@ -133,7 +135,7 @@ def align(gold: Gold, predictions: Sequence[Prediction], *, path: Path) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a row stands, for errors."""
+    """A row's file and line, for errors."""
 
     path: Path
     line: int
@@ -144,7 +146,7 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row whose id and list of outputs are sound."""
+    """A row whose id and list of outputs have been checked."""
 
     place: _Place
     id: str
@@ -162,7 +164,7 @@ def _question(row: _Row, key: PageKey | None) -> GoldQuestion:
         if key is not None and "provenance" in output:
             pages = frozenset(_name(item.get(key), f"`{key}`", row.place) for item in _provenance(output, row.place))
             if "" in pages:
-                raise row.place.error(f"provenance without `{key}`, by which this file names its pages")
+                raise row.place.error(f"provenance without `{key}`, which names the pages in this file")
             evidence.append(pages)
     return GoldQuestion(
         id=row.id,
@@ -188,7 +190,7 @@ def _prediction(row: _Row, key: PageKey) -> Prediction:
     answer = _text(output["answer"], "`answer`", row.place)
     pages = [_name(item[key], f"`{key}`", row.place) for item in _provenance(output, row.place) if key in item]
     if "" in pages:
-        raise row.place.error(f"provenance with an empty `{key}`, which would take a place; leave it out")
+        raise row.place.error(f"provenance with an empty `{key}`, which would count as a page; leave it out")
     return Prediction(id=row.id, answer=answer, pages=tuple(dict.fromkeys(pages)), line=row.place.line)
 
 
@@ -198,16 +200,16 @@ def _page_key(rows: Sequence[_Row]) -> PageKey:
 
 
 def number_text(value: float) -> str:
-    """A number as the text it is compared as.
+    """The text of a number, for comparison with answers and pages.
 
     Raises:
-        ValueError: it is not finite, or whole and yet a fraction, as tables with gaps make `13.0` of 13: what answers
-            and pages are compared with is never written like that, so each comparison would fail in silence.
+        ValueError: the number is not finite, or is a whole number written as a fraction: table programs make `13.0`
+            of 13 in columns with gaps. No answer or page is written like that, so nothing would ever match it.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("no number and no text; leave the row out, or write what it should be")
+        raise ValueError("no finite number; leave the row out, or write the text that is meant")
     if isinstance(value, float) and value.is_integer():
-        raise ValueError(f'equal to no text "{value:.0f}"; write {value:.0f}, or the text in quotes')
+        raise ValueError(f'not equal to the text "{value:.0f}"; write {value:.0f}, or the text in quotes')
     return str(value)
 
 
@@ -252,7 +254,7 @@ def _rows(path: Path) -> Iterator[_Row]:
             continue
         row = _row(raw, _Place(path, line))
         if row.id in first_line:
-            raise row.place.error(f"id {row.id!r} again; it stands on line {first_line[row.id]} already")
+            raise row.place.error(f"id {row.id!r} again: line {first_line[row.id]} has it too; give each row its own")
         first_line[row.id] = line
         yield row
 

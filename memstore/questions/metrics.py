@@ -1,7 +1,7 @@
-"""How right an answer is: KILT's four metrics of one answer against the accepted ones (arXiv 2009.02252, section 3).
+"""KILT's four metrics of an answer against the accepted ones (arXiv 2009.02252, section 3).
 
-Plain text in, a number from 0 to 1 out, the best over the accepted answers. Knows neither files nor pages. Both
-evaluation and training's dev scores use these.
+Each takes plain text and gives a number from 0 to 1, the best over the accepted answers. Evaluation and the dev scores
+of training both use them. Knows neither files nor pages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def normalise_answer(text: str) -> str:
 
 
 def accuracy(prediction: str, answers: Iterable[str]) -> float:
-    """1 if the prediction is one of the answers to the letter (white space around them aside), else 0."""
+    """1 if the prediction is exactly one of the answers (white space around them is ignored), else 0."""
     return _best(lambda guess, answer: float(guess == answer), prediction, answers)
 
 
@@ -34,12 +34,12 @@ def exact_match(prediction: str, answers: Iterable[str]) -> float:
 
 
 def f1(prediction: str, answers: Iterable[str]) -> float:
-    """The best harmonic mean of precision and recall of normalised words, counted as often as they occur."""
+    """The best F1 over normalised words: the harmonic mean of precision and recall. Repeated words count each time."""
     return _best(_f1_pair, prediction, answers)
 
 
 def rouge_l(prediction: str, answers: Iterable[str]) -> float:
-    """The best ROUGE-L F (`memstore.questions.rouge`), of the texts as they are."""
+    """The best ROUGE-L F (`memstore.questions.rouge`). The texts are not normalised."""
     return _best(rouge_l_pair, prediction, answers)
 
 

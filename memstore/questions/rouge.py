@@ -1,9 +1,9 @@
-"""ROUGE-L as the `rouge` package 1.0.1 computes it, which KILT scores with. Knows two texts, nothing of a task.
+"""ROUGE-L as the `rouge` package 1.0.1 computes it, which KILT uses. Knows two texts, no task.
 
-Own code, not that package: its last release is of 2021; it recurses once per word, so that a long answer ends in
-a RecursionError; and its default call scores ROUGE-1 and ROUGE-2 as well, which nobody reads. Other ROUGE packages
-give other figures, because this one is peculiar: sentences end at every full stop, words are told apart by white
-space only (case and commas count), and each distinct word counts once.
+That package itself is not used. Its last release is of 2021; it recurses once per word, so a long answer ends in a
+RecursionError; and it also computes ROUGE-1 and ROUGE-2, which nobody reads. Other ROUGE packages give other figures,
+because this one has rules of its own: every full stop ends a sentence, only white space separates words (case and
+commas count), and each distinct word counts once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _EPSILON = 1e-8  # in the denominator of F: a perfect answer scores 0.999999995,
 
 
 def rouge_l_pair(prediction: str, reference: str) -> float:
-    """The F of summary-level ROUGE-L of one text against another, 0 to 1; 0 if either is empty but for full stops.
+    """Summary-level ROUGE-L F of one text against another, 0 to 1; 0 if either holds nothing but full stops.
 
     Precision and recall are the union, over all pairs of sentences, of the distinct words in a longest common
     subsequence, divided by the distinct words of the prediction and of the reference.
@@ -32,15 +32,16 @@ def rouge_l_pair(prediction: str, reference: str) -> float:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """Words per sentence. A sentence of white space alone holds one empty word, and counts as such."""
+    """The words of each sentence. A sentence of only white space has one empty word, as in the package."""
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 
 def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
-    """The words of one longest common subsequence. Of several, the one that drops from `second` first, on the way back.
+    """The words of one longest common subsequence; of several, the one that the package finds.
 
-    Which one it is matters: repeated words make two subsequences of one length differ in distinct words.
+    Which one matters: with repeated words, two subsequences of one length can differ in distinct words.
     """
+    # lengths[i][j] is the length for the first i words of `first` and the first j of `second`.
     lengths = [[0] * (len(second) + 1)]
     for word in first:
         above, row = lengths[-1], [0]
@@ -48,7 +49,7 @@ def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
             row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
         lengths.append(row)
     words = set()
-    i, j = len(first), len(second)
+    i, j = len(first), len(second)  # back from the end; where both ways are equally long, drop from `second`
     while i and j:
         if first[i - 1] == second[j - 1]:
             words.add(first[i - 1])

@@ -19,7 +19,7 @@ TEXTS = {
     "Everest": "Edmund Hillary climbed it.",
     "Egypt": "Its capital is Cairo.",
 }
-SCRIPT = {  # question: answer, passages as retrieved, and their places in that order as reranked, of which two are read
+SCRIPT = {  # question: answer, passages as retrieved, their retrieval ranks in reranked order; the first two are read
     "longest river": ("nile", ["Lake", "Nile", "Cairo"], [2, 1, 3]),
     "who climbed Everest": ("...", ["Everest", "Lake", "Cairo"], [2, 3, 1]),
     "king of Germany": ("Louis", ["Cairo", "Lake"], [1, 2]),

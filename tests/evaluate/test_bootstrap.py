@@ -32,7 +32,7 @@ def test_same_input_same_interval() -> None:
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-12)
 
 
-def test_width_is_that_of_theory() -> None:
+def test_the_width_is_the_theoretical_one() -> None:
     """120 right of 400: the mean is near normal, with standard error sqrt(0.3 * 0.7 / 400)."""
     [estimate] = estimates(np.repeat([1.0, 0.0], [120, 280])[:, None])
     error = 1.96 * (0.3 * 0.7 / 400) ** 0.5
@@ -41,7 +41,7 @@ def test_width_is_that_of_theory() -> None:
 
 
 def test_an_interval_holds_its_mean_in_spite_of_rounding() -> None:
-    """Of seven scores of 0.1, the mean by one way of adding is 1e-17 less than by another."""
+    """The mean of seven scores of 0.1 depends on the order of the sum: two ways differ by 1e-17."""
     for score in (0.1, 0.3, 0.7):
         for questions in range(1, 40):
             [found] = estimates(np.full((questions, 1), score), resamples=20)

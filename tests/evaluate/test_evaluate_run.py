@@ -1,4 +1,4 @@
-"""Running an evaluation: how questions are asked, what is told before the work, what is written, and the command."""
+"""Running an evaluation: how questions are asked, mistakes found before the work, what is written, and the command."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_most_instructive_come_first() -> None:
 def test_the_list_to_read() -> None:
     one = wrong("a", ["Lake", "Nile"], [2, 1], -2.5, "River\nNile")
     assert as_markdown({"t": mistakes([one])}).splitlines()[-9:] == [
-        "### t: an answer stood in a passage that was read",
+        "### t: a passage that was read holds an answer",
         "",
         "1. **?**",
         "   - predicted: x (log-probability -2.50)",
@@ -159,7 +159,7 @@ def test_a_long_list_to_read_says_that_it_is_cut() -> None:
     assert text.count("predicted:") == 200
 
 
-# --- mistakes told before the work ------------------------------------------------------------------------------
+# --- mistakes reported before the work --------------------------------------------------------------------------
 
 BEFORE: dict[str, tuple[dict[str, Any], type[MemstoreError], str]] = {
     "no folder": ({"predictions": "no/out.jsonl"}, OutputUnwritable, "out.jsonl cannot be written: No such file"),
@@ -178,7 +178,7 @@ BEFORE: dict[str, tuple[dict[str, Any], type[MemstoreError], str]] = {
 
 
 @pytest.mark.parametrize("case", BEFORE)
-def test_told_before_any_question_is_asked(tmp_path: Path, case: str) -> None:
+def test_reported_before_any_question_is_asked(tmp_path: Path, case: str) -> None:
     changes, error, message = BEFORE[case]
     (tmp_path / "folder.md").mkdir()
     write_gold(tmp_path / "empty.jsonl", [("a", "", ["x"], None)])
@@ -223,7 +223,7 @@ def test_names_of_files(entries: list[str], expected: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (["nq.dev.jsonl", "nq.train.jsonl"], "are both named 'nq': name them apart"),
+        (["nq.dev.jsonl", "nq.train.jsonl"], "are both named 'nq': give them different names"),
         (["a/b=x.jsonl"], "must be FILE or NAME=FILE"),
         (["nq="], "must be FILE or NAME=FILE"),
         ([".jsonl"], "must be FILE or NAME=FILE"),

@@ -16,7 +16,7 @@ from memstore.evaluate.pages import r_precision, rank_evidence
         ("132", ["12"], 1 / 2),
         ("1", ["12"], 1 / 2),  # fewer pages than R: still divided by R
         ("113", ["14"], 1 / 2),  # a page named again counts once,
-        ("221", ["13"], 1 / 2),  # and takes no place of the first R
+        ("221", ["13"], 1 / 2),  # and does not use up one of the first R places
         ("21", ["13", "2"], 1),  # the best of the sets
         ("1", ["11"], 1),
         ("", ["1"], 0),
@@ -34,12 +34,12 @@ def test_r_precision(pages: str, evidence: list[str], expected: float) -> None:
         ("12", ["1"], [True, False], 1),
         ("112", ["1"], [True, False], 1),
         ("31", ["1", "2"], [False, True], 2),
-        ("132", ["12"], [False, True], 1),  # 1 waits for 2: the set stands where its last page does
+        ("132", ["12"], [False, True], 1),  # 1 waits for 2: the place of a set is that of its last page
         ("12", ["12"], [True], 1),  # two pages, one place
         ("1", ["12"], [False], 1),
         ("12", ["1", "1", "2"], [True, True], 2),  # the same set twice is one set
         ("12", ["12", "21"], [True], 1),
-        ("1", ["1", "12"], [True, False], 2),  # one page, a place for each set it is of
+        ("1", ["1", "12"], [True, False], 2),  # one page has a place for each of its sets
         ("132", ["1", "12"], [True, False, True], 2),
         ("1", ["1", ""], [True], 2),  # an empty set counts and is never found
         ("", ["1"], [], 1),

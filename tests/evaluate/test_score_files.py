@@ -1,4 +1,4 @@
-"""Whole files: a case worked out by hand, and KILT's official evaluation where its cases are at hand."""
+"""Whole files: a case worked out by hand, and KILT's official evaluation where its cases are available."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_nothing_is_noted_where_a_page_is_right_or_none_is_asked_for(pages: list
     assert page_notes(gold, guesses, key="wikipedia_id") == ()
 
 
-def test_how_predictions_name_pages_is_all_the_same_where_the_questions_name_none(tmp_path: Path) -> None:
+def test_predictions_may_name_pages_by_any_key_where_the_questions_name_none(tmp_path: Path) -> None:
     gold = write(tmp_path / "gold.jsonl", [row("a", ("Mars", None)), row("b", ("Nile", ""))])
     output = [{"answer": "Mars", "provenance": [{"title": "Mars"}]}]
     guess = write(tmp_path / "guess.jsonl", [{"id": name, "output": output} for name in "ab"])

@@ -57,7 +57,7 @@ def rouge_f(precision: float, recall: float) -> float:
     ("prediction", "reference", "precision", "recall"),
     [
         ("Paris", "Paris", 1, 1),
-        ("paris", "Paris", 0, 0),  # as they are: case counts
+        ("paris", "Paris", 0, 0),  # not normalised: case counts
         ("the cat sat", "the big cat", 2 / 3, 2 / 3),
         ("cat the", "the cat", 1 / 2, 1 / 2),  # order counts
         ("a a a b", "a b", 1, 1),  # each distinct word once

@@ -1,4 +1,4 @@
-"""Reading questions and predictions: what is taken, and the error, with file and line, for what is not."""
+"""Reading questions and predictions: which rows are accepted, and the error, with file and line, for the others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_gold(tmp_path: Path) -> None:
 
 
 def test_a_title_of_white_space_is_none(tmp_path: Path) -> None:
-    """Else it would be looked for in place of the page's id."""
+    """Otherwise it would be compared in place of the page's id."""
     row = output({"answer": "x", "provenance": [{"wikipedia_id": "1", "title": t} for t in (" ", "", None, "T")]})
     (question,) = read_gold(write(tmp_path / "gold.jsonl", row)).questions
     assert (question.titles, question.evidence) == (("T",), (frozenset("1"),))
@@ -90,7 +90,7 @@ def test_pages_are_named_as_the_questions_name_them(
     assert gold.questions[0].evidence == ((frozenset([provenance[key]]),) if provenance else ())
 
 
-def test_pages_are_named_as_told(tmp_path: Path) -> None:
+def test_pages_are_named_by_the_key_that_is_given(tmp_path: Path) -> None:
     path = write(
         tmp_path / "gold.jsonl", output({"answer": "x", "provenance": [{"wikipedia_id": "1", "title": "One"}]})
     )
@@ -105,7 +105,7 @@ BAD_ROWS = {
     "no id": ('{"output": []}', "the row has no `id`"),
     "empty id": ('{"id": " ", "output": []}', "the row has no `id`"),
     "odd id": ('{"id": ["b"], "output": []}', '`id` must be a string, not ["b"]'),
-    "id again": (GOLD, "id 'a' again; it stands on line 1 already"),
+    "id again": (GOLD, "id 'a' again: line 1 has it too"),
     "odd input": ('{"id": "b", "input": {}, "output": []}', "`input` must be a string, not {}"),
     "odd outputs": ('{"id": "b", "output": {"answer": "x"}}', "`output` must be a list of objects"),
     "odd output": (output("x"), "`output` must be a list of objects"),
@@ -114,22 +114,22 @@ BAD_ROWS = {
     "odd provenance": (output({"answer": "x", "provenance": "1"}), "`provenance` must be a list of objects"),
     "a page of a table with gaps": (
         output({"answer": "x", "provenance": [{"wikipedia_id": 13.0}]}),
-        '`wikipedia_id` is 13.0, which is equal to no text "13"; write 13, or the text in quotes',
+        '`wikipedia_id` is 13.0, which is not equal to the text "13"; write 13, or the text in quotes',
     ),
     "a page that is missing": (
         output({"answer": "x", "provenance": [{"wikipedia_id": float("nan")}]}),
-        "`wikipedia_id` is NaN, which is no number and no text",
+        "`wikipedia_id` is NaN, which is no finite number",
     ),
     "half a page": (
         output({"answer": "x", "provenance": [{"wikipedia_id": 1.5}]}),
         "`wikipedia_id` must be a string or a whole number, not 1.5",
     ),
-    "an id of a table with gaps": ('{"id": 7.0, "output": []}', '`id` is 7.0, which is equal to no text "7"'),
-    "an answer that is missing": (output({"answer": float("nan")}), "`answer` is NaN, which is no number and no text"),
-    "an endless answer": (output({"answer": float("-inf")}), "`answer` is -Infinity, which is no number"),
+    "an id of a table with gaps": ('{"id": 7.0, "output": []}', '`id` is 7.0, which is not equal to the text "7"'),
+    "an answer that is missing": (output({"answer": float("nan")}), "`answer` is NaN, which is no finite number"),
+    "an endless answer": (output({"answer": float("-inf")}), "`answer` is -Infinity, which is no finite number"),
     "an answer of a table with gaps": (
         output({"answer": 1903.0}),
-        '`answer` is 1903.0, which is equal to no text "1903"',
+        '`answer` is 1903.0, which is not equal to the text "1903"',
     ),
     "odd page": (output({"answer": "x", "provenance": [{"wikipedia_id": ["1"]}]}), "`wikipedia_id` must be a string"),
 }

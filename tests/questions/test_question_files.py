@@ -67,11 +67,11 @@ def test_the_hash_is_of_the_rows_not_of_the_compression(tmp_path: Path) -> None:
         (b'{"id": "x", "input": "q", "output": [{"answer": null}]}', "no answer"),
         (
             b'{"id": "x", "input": "q", "output": [{"answer": NaN}, {"answer": "y"}]}',
-            "`answer` is NaN, which is no number",
+            "`answer` is NaN, which is no finite number",
         ),
         (
             b'{"id": "x", "input": "q", "output": [{"answer": 19.0}]}',
-            '`answer` is 19.0, which is equal to no text "19"; write 19',
+            '`answer` is 19.0, which is not equal to the text "19"; write 19',
         ),
         (b'{"id": "x", "output": []}', "`input` is empty"),
         (b'{"id": "x", "input": " ", "output": [{"answer": "y"}]}', "`input` is empty"),
@@ -81,7 +81,7 @@ def test_the_hash_is_of_the_rows_not_of_the_compression(tmp_path: Path) -> None:
         (b'{"id": "\xff"}', "not UTF-8"),
     ],
 )
-def test_a_bad_row_is_told_with_file_and_line(tmp_path: Path, line: bytes, says: str) -> None:
+def test_a_bad_row_is_reported_with_file_and_line(tmp_path: Path, line: bytes, says: str) -> None:
     path = tmp_path / "tasks.jsonl"
     path.write_bytes(LINES[0] + line + b"\n")
     with pytest.raises(DataError, match=says) as caught:
