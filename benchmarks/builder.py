@@ -18,7 +18,7 @@ import torch
 from benchmarks.common import TOTAL, Options, Report, Times, ratio, take_turns
 from benchmarks.inputs import corpus_file, glimmer_checkpoint
 from benchmarks.peak import peak, share_row
-from memstore.answer import StageTimer
+from memstore.machine import StageTimer
 from memstore.model.flops import memory_flops
 from memstore.model.packed import Tokens
 from memstore.passage import Passage

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from memstore.answer import StageTimer
+from memstore.machine import StageTimer
 
 TOTAL = "total"
 Subject = Callable[[StageTimer], object]

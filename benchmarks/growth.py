@@ -25,10 +25,10 @@ from benchmarks.common import Options, Report, Subject, ratio, take_turns
 from benchmarks.inputs import questions_of, read_passages
 from benchmarks.serving import built_store, serving
 from memstore import checkpoint
-from memstore.answer import Answerer, Question, StageTimer
+from memstore.answer import Answerer, Question
 from memstore.checkpoint.files import read_tokenizer
 from memstore.errors import ConfigError
-from memstore.machine import tune_allocator
+from memstore.machine import StageTimer, tune_allocator
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage

@@ -19,9 +19,8 @@ from benchmarks.common import Options, Report, Subject, Times, ratio, take_turns
 from benchmarks.inputs import glimmer_of, random_tokens, stock_t5, write_store
 from benchmarks.peak import peak, share_row
 from memstore import decode
-from memstore.answer import StageTimer
 from memstore.decode.prepared import PreparedDecoder
-from memstore.machine import compute_dtype
+from memstore.machine import StageTimer, compute_dtype
 from memstore.model import selection
 from memstore.model.flops import answer_flops, fid_flops
 from memstore.model.model import MemoryModel

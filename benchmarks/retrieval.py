@@ -16,8 +16,9 @@ import bm25s
 
 from benchmarks.common import Options, Report, Subject, ratio, take_turns
 from benchmarks.inputs import QUESTION_WORDS, questions_of, read_passages
-from memstore.answer import StageTimer
+from memstore.machine import StageTimer
 from memstore.passage import Passage
+from memstore.retrieve import Hit
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
 
 PASSAGES, QUESTIONS, K = 60_000, 200, 40
@@ -35,7 +36,7 @@ def run(options: Options) -> Report:
             "memstore": lambda _: build_bm25(folder, passages),
         }
         built = take_turns(builds, rounds=1, warm_ups=0)
-        ours, theirs = Bm25Retriever(folder, lambda rows: [ids[r] for r in rows]), _build_bm25s(passages)
+        ours, theirs = Bm25Retriever(folder, lambda found: [Hit(ids[r], s) for r, s in found]), _build_bm25s(passages)
         searches = {"bm25s": _search_bm25s(theirs, questions), "memstore": _search_ours(ours, questions)}
         times = take_turns(searches, rounds=2 if options.quick else 5)
     return Report(

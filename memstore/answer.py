@@ -5,10 +5,9 @@ Knows no HTTP and no threads: one thread runs an Answerer. Request state lives i
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,13 +19,14 @@ from memstore.checkpoint.loading import model_of
 from memstore.decode.prepared import PreparedDecoder
 from memstore.decode.spelling import spelled
 from memstore.errors import RequestError
+from memstore.machine import StageTimer
 from memstore.model import flops, selection
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.model.model import MemoryModel
 from memstore.model.packed import Layout, Packed, Tokens, concatenate
 from memstore.model.ranking import Ranked, rank
 from memstore.model.tokens import TextTokenizer
-from memstore.passage import Passage
+from memstore.passage import Passage, StoredPassage
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
@@ -97,21 +97,26 @@ class Answer:
     usage: Usage
 
 
-@dataclass(slots=True)
-class StageTimer:
-    """Milliseconds per named stage."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A passage that a question may read: found in the store at a place, from 1, or brought by the caller."""
 
-    device: torch.device
-    milliseconds: dict[str, float] = field(default_factory=dict)
+    passage: Passage
+    stored: StoredPassage | None = None
+    place: int | None = None
+    score: float | None = None
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage; work on a GPU is waited for."""
-        begin = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (time.perf_counter() - begin) * 1e3
+    def ranked(self, *, rerank_score: float | None = None, kept: bool = False) -> RankedPassage:
+        return RankedPassage(
+            passage=self.passage,
+            retrieval_rank=self.place,
+            retrieval_score=self.score,
+            rerank_score=rerank_score,
+            kept=kept,
+        )
+
+
+Candidates = Sequence[_Candidate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +163,10 @@ class Answerer:
 
     # --- the story ----------------------------------------------------------------------------------------------
 
-    def _read(
-        self, questions: Sequence[Question], found: Sequence[Sequence[RankedPassage]], stages: StageTimer
-    ) -> _Read:
-        question_of = torch.tensor([i for i, hits in enumerate(found) for _ in range(max(1, len(hits)))])  # (R,)
+    def _read(self, questions: Sequence[Question], found: Sequence[Candidates], stages: StageTimer) -> _Read:
+        question_of = torch.tensor([i for i, own in enumerate(found) for _ in range(max(1, len(own)))])  # (R,)
         with stages("load"):
-            memories, bytes_read = self._memories(questions, found)
+            memories, bytes_read = self._memories(found)
         with stages("question"):
             encoded_questions = self.model.encode_question(self._question_tokens(questions))
         with stages("live_a"):
@@ -210,10 +213,10 @@ class Answerer:
         read = self._read(questions, found, stages)
         answers, row = [], 0
         kept_rows = set(read.kept.tolist())
-        for i, (question, hits) in enumerate(zip(questions, found, strict=True)):
-            rows = range(row, row + len(hits))
-            row += max(1, len(hits))
-            ranked = _ranked(hits, rows, read.scores, kept_rows)
+        for i, (question, own) in enumerate(zip(questions, found, strict=True)):
+            rows = range(row, row + len(own))
+            row += max(1, len(own))
+            ranked = _ranked(own, rows, read.scores, kept_rows)
             lengths = read.memories.layout.lengths
             spent, fid = self._flops(
                 question,
@@ -236,15 +239,7 @@ class Answerer:
         """The k first passages of each question in the retriever's order, without reading them."""
         if k < 1:
             raise RequestError(f"k must be at least 1, not {k}")
-        hits = self.retriever.search(questions, k)
-        passages = iter(self.store.passages([h.passage_id for per_question in hits for h in per_question]))
-        return [
-            [
-                RankedPassage(passage=next(passages), retrieval_rank=rank, retrieval_score=h.score)
-                for rank, h in enumerate(per_question, start=1)
-            ]
-            for per_question in hits
-        ]
+        return [[candidate.ranked() for candidate in own] for own in self._search(questions, k)]
 
     @torch.inference_mode()
     def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> list[RankedPassage]:
@@ -257,7 +252,7 @@ class Answerer:
         memories = self._encode(passages)
         encoded = self.model.encode_question(self._question_tokens([asked]))
         scores = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64)).scores
-        return list(_ranked([RankedPassage(passage=p) for p in passages], range(len(passages)), scores, set()))
+        return list(_ranked([_Candidate(passage=p) for p in passages], range(len(passages)), scores, set()))
 
     def passage(self, passage_id: str) -> Passage:
         """One passage of the store.
@@ -294,14 +289,24 @@ class Answerer:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def _candidates(self, questions: Sequence[Question]) -> list[list[RankedPassage]]:
+    def _candidates(self, questions: Sequence[Question]) -> list[Candidates]:
         """Each question's passages in retrieval order: found in the store, or the caller's own."""
         asked = [i for i, q in enumerate(questions) if q.passages is None]
         most = max((questions[i].retrieve_k for i in asked), default=0)
-        found = dict(zip(asked, self.retrieve([questions[i].text for i in asked], most), strict=True)) if asked else {}
+        found = dict(zip(asked, self._search([questions[i].text for i in asked], most), strict=True)) if asked else {}
         return [
-            found[i][: q.retrieve_k] if q.passages is None else [RankedPassage(passage=p) for p in q.passages]
+            found[i][: q.retrieve_k] if q.passages is None else [_Candidate(passage=p) for p in q.passages]
             for i, q in enumerate(questions)
+        ]
+
+    def _search(self, questions: Sequence[str], k: int) -> list[list[_Candidate]]:
+        """What the retriever finds, each passage with its row. Most retrievers have read it to name it."""
+        hits = self.retriever.search(questions, k)
+        unread = iter(self.store.find([h.passage_id for own in hits for h in own if h.stored is None]))
+        found = [[(h.score, h.stored or next(unread)) for h in own] for own in hits]
+        return [
+            [_Candidate(passage=s.passage, stored=s, place=n, score=score) for n, (score, s) in enumerate(own, start=1)]
+            for own in found
         ]
 
     def _question_tokens(self, questions: Sequence[Question]) -> Tokens:
@@ -317,32 +322,24 @@ class Answerer:
         states = self.codec.decode(self.codec.encode(memories.states), dtype=self.model.dtype, device=self.model.device)
         return Packed(states, memories.token_ids, memories.layout)
 
-    def _memories(
-        self, questions: Sequence[Question], found: Sequence[Sequence[RankedPassage]]
-    ) -> tuple[Packed, list[int]]:
+    def _memories(self, found: Sequence[Candidates]) -> tuple[Packed, list[int]]:
         """One memory per candidate, in order; an empty one for a question without any. With bytes per question."""
-        stored = [c.passage.id for q, hits in zip(questions, found, strict=True) if q.passages is None for c in hits]
-        brought = [p for q in questions for p in q.passages or ()]
-        loaded = self.store.load(stored, dtype=self.model.dtype, device=self.model.device)
-        parts = [Packed(loaded.states, loaded.token_ids, Layout(loaded.lengths))]
-        if brought:
-            parts.append(self._encode(brought))
-        parts.append(_empty_memory(self.model))
-        order: list[int] = []
-        next_stored, next_brought = 0, len(stored)
-        per_token = loaded.bytes_read / max(1, parts[0].layout.tokens)
-        bytes_read = []
-        for q, hits in zip(questions, found, strict=True):
-            begin = next_stored if q.passages is None else next_brought
-            order += range(begin, begin + len(hits)) if hits else [len(stored) + len(brought)]
-            tokens = int(parts[0].layout.lengths[begin : begin + len(hits)].sum()) if q.passages is None else 0
-            bytes_read.append(round(tokens * per_token))
-            if q.passages is None:
-                next_stored += len(hits)
-            else:
-                next_brought += len(hits)
+        candidates = [candidate for own in found for candidate in own]
+        loaded = self.store.load(
+            [c.stored for c in candidates if c.stored], dtype=self.model.dtype, device=self.model.device
+        )
+        layout = Layout(loaded.lengths)
+        memories = Packed(loaded.states, loaded.token_ids, layout)
+        per_token, tokens = loaded.bytes_read / max(1, layout.tokens), iter(layout.lengths.tolist())
+        bytes_read = [round(sum(next(tokens) for c in own if c.stored) * per_token) for own in found]
+        brought = [c.passage for c in candidates if c.stored is None]
         if not brought and all(found):
-            return parts[0], bytes_read  # the usual case: already in order
+            return memories, bytes_read  # the usual case: already in order
+        parts = [memories, *([self._encode(brought)] if brought else []), _empty_memory(self.model)]
+        from_store, from_caller, nothing = count(), count(layout.rows), layout.rows + len(brought)
+        order: list[int] = []
+        for own in found:
+            order += [next(from_store if c.stored else from_caller) for c in own] or [nothing]
         return concatenate(parts).take(torch.tensor(order)), bytes_read
 
     def _with_prior(self, ranked: Ranked, questions: Sequence[Question]) -> Tensor | None:
@@ -387,18 +384,12 @@ def _empty_memory(model: MemoryModel) -> Packed:
 
 
 def _ranked(
-    hits: Sequence[RankedPassage], rows: range, scores: Tensor | None, kept_rows: set[int]
+    candidates: Candidates, rows: range, scores: Tensor | None, kept_rows: set[int]
 ) -> tuple[RankedPassage, ...]:
     """The candidates with their scores: kept ones first, then by score, then in retrieval order."""
-    values = [None] * len(hits) if scores is None else [float(s) for s in scores[rows.start : rows.stop]]
+    values = [None] * len(candidates) if scores is None else [float(s) for s in scores[rows.start : rows.stop]]
     ranked = [
-        RankedPassage(
-            passage=h.passage,
-            retrieval_rank=h.retrieval_rank,
-            retrieval_score=h.retrieval_score,
-            rerank_score=value,
-            kept=row in kept_rows,
-        )
-        for h, value, row in zip(hits, values, rows, strict=True)
+        candidate.ranked(rerank_score=value, kept=row in kept_rows)
+        for candidate, value, row in zip(candidates, values, rows, strict=True)
     ]
     return tuple(sorted(ranked, key=lambda p: (not p.kept, -(p.rerank_score or 0.0))))

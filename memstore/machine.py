@@ -1,4 +1,4 @@
-"""What the machine offers: its devices, the dtype to compute in, and how memory is given back.
+"""What the machine offers: its devices, the dtype to compute in, how memory is given back, and a clock.
 
 Settings of the whole process are for a program to choose, never for an import.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 
@@ -52,3 +56,20 @@ def compute_dtype(device: str, name: str | None = None) -> torch.dtype:
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+@dataclass(slots=True)
+class StageTimer:
+    """Milliseconds per named stage."""
+
+    device: torch.device
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage; work on a GPU is waited for."""
+        begin = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (time.perf_counter() - begin) * 1e3

@@ -39,6 +39,17 @@ class Passage:
     end: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A passage as it was read from a store, and its row there: enough to load its memory without finding it again.
+
+    Rows count passages of one generation of one store, and mean nothing outside it.
+    """
+
+    passage: Passage
+    row: int
+
+
 def encodable(text: str) -> str:
     """The text with lone surrogates, which UTF-8 cannot hold, replaced by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

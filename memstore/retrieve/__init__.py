@@ -1,18 +1,18 @@
 """Finding passages for a question: what every retriever promises. Knows neither models nor a store's layout.
 
-Rows of a generation stay inside; what leaves a retriever are stable passage ids.
+An index finds rows of a generation. They stay inside; what leaves a retriever are hits with stable passage ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from memstore.errors import RequestError
-from memstore.passage import encodable
+from memstore.passage import StoredPassage, encodable
 
-__all__ = ["Hit", "Retriever", "check_k", "searchable"]
+__all__ = ["FoundRow", "Hit", "HitsOf", "Retriever", "RowSearch", "check_k", "numbered", "searchable"]
 
 MAX_QUESTION_CHARACTERS = 16_384
 """Characters of a question that are searched for. Beyond this it is a document; the rest is ignored."""
@@ -20,10 +20,21 @@ MAX_QUESTION_CHARACTERS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One retrieved passage. Scores compare hits of one retriever and one question, nothing else."""
+    """One retrieved passage. Scores compare hits of one retriever and one question, nothing else.
+
+    `stored` is the passage itself where naming it meant reading it, so that nobody reads it again.
+    """
 
     passage_id: str
     score: float
+    stored: StoredPassage | None = field(default=None, compare=False, repr=False)
+
+
+FoundRow = tuple[int, float]
+"""A row of the generation, and its score."""
+
+HitsOf = Callable[[Sequence[FoundRow]], list[Hit]]
+"""Makes hits of the rows that one question found, in their order."""
 
 
 class Retriever(Protocol):
@@ -42,6 +53,18 @@ class Retriever(Protocol):
             RequestError: `k` is below 1.
             IndexCorrupt: the index cannot be read.
         """
+
+
+class RowSearch(Protocol):
+    """A retriever over rows, as several are fused before any passage is read."""
+
+    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
+        """As `Retriever.search`, but rows."""
+
+
+def numbered(found: Sequence[FoundRow]) -> list[Hit]:
+    """Hits that are named by their rows, of an index over passages of no store."""
+    return [Hit(str(row), score) for row, score in found]
 
 
 def check_k(k: int) -> None:

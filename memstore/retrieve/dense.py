@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -31,7 +31,7 @@ import numpy.typing as npt
 from memstore.errors import ConfigError, IndexCorrupt, InvalidMemory
 from memstore.files import system_errors
 from memstore.names import accepted
-from memstore.retrieve import Hit, check_k, searchable
+from memstore.retrieve import FoundRow, Hit, HitsOf, check_k, searchable
 from memstore.retrieve.encoders import EncoderRef, QuestionEncoder, TextEncoder, Vectors
 from memstore.retrieve.folder import new_index_folder, read_settings, write_settings
 
@@ -236,20 +236,20 @@ class DenseRetriever:
 
     kind = "dense"
 
-    def __init__(self, folder: Path, encoder: QuestionEncoder, ids: Callable[[Sequence[int]], list[str]]) -> None:
+    def __init__(self, folder: Path, encoder: QuestionEncoder, hits: HitsOf) -> None:
         """Opens the index; an IVF index's vectors stay on disk, mapped into memory.
 
         Args:
             folder: what `build_dense` wrote.
             encoder: what `read_dense_settings(folder).encoder` names.
-            ids: passage ids of rows, in the order asked.
+            hits: names the passages of rows.
 
         Raises:
             IndexCorrupt: the folder is absent or incomplete, or faiss cannot read it.
             ConfigError: the encoder's vectors are of another width.
         """
         self.settings = read_dense_settings(folder)
-        self._encoder, self._ids, self._folder = encoder, ids, folder
+        self._encoder, self._hits, self._folder = encoder, hits, folder
         if encoder.dim != self.settings.dim:
             raise ConfigError(
                 f"the dense index at {folder} holds vectors of width {self.settings.dim} and the encoder's "
@@ -262,6 +262,10 @@ class DenseRetriever:
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever.search`. Scores are cosines; an IVF index's are off by the 8-bit storage."""
+        return [self._hits(found) for found in self.search_rows(questions, k)]
+
+    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
+        """See `RowSearch.search_rows`."""
         check_k(k)
         if not questions or not len(self):
             return [[] for _ in questions]
@@ -269,8 +273,8 @@ class DenseRetriever:
         # One by one: in a batch faiss takes other routines, whose sums round differently.
         return [self._search_one(vector[None], k) for vector in vectors]
 
-    def _search_one(self, vector: Vectors, k: int) -> list[Hit]:
-        """Hits of one `(1, dim)` vector. faiss cuts ties in an order of its own, so we look past them."""
+    def _search_one(self, vector: Vectors, k: int) -> list[FoundRow]:
+        """Rows for one `(1, dim)` vector. faiss cuts ties in an order of its own, so we look past them."""
         limit = min(k + 8, len(self))
         while True:
             scores, rows = self._index.search(vector, limit)
@@ -278,9 +282,7 @@ class DenseRetriever:
             if len(scored) < limit or limit == len(self) or scored[-1][1] < scored[k - 1][1]:
                 break
             limit = min(4 * limit, len(self))
-        scored = sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
-        ids = self._ids([row for row, _ in scored])
-        return [Hit(passage_id, score) for passage_id, (_, score) in zip(ids, scored, strict=True)]
+        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
 def read_dense_settings(folder: Path) -> DenseSettings:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from memstore.errors import ConfigError
-from memstore.retrieve import Hit, Retriever, check_k
+from memstore.retrieve import FoundRow, Hit, HitsOf, RowSearch, check_k
 
 K0 = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009, section 2)."""
@@ -18,28 +18,34 @@ DEPTH = 100
 class HybridRetriever:
     """Reciprocal rank fusion: the score is the sum over retrievers of `1 / (k0 + rank)`, ranks from 1.
 
-    Ties go to the passage with the better best rank, then to the smaller id.
+    Ties go to the passage with the better best rank, then to the smaller id. Only passages that are among the first k,
+    or may be, are read.
     """
 
     kind = "hybrid"
 
-    def __init__(self, retrievers: Sequence[Retriever], *, k0: int = K0, depth: int = DEPTH) -> None:
-        if not retrievers:
+    def __init__(self, parts: Sequence[RowSearch], hits: HitsOf, *, k0: int = K0, depth: int = DEPTH) -> None:
+        if not parts:
             raise ConfigError("a hybrid retriever needs at least one retriever to fuse")
         if k0 < 0 or depth < 1:
             raise ConfigError(f"k0 must be at least 0 and depth at least 1, not {k0} and {depth}")
-        self._retrievers, self._k0, self._depth = tuple(retrievers), k0, depth
+        self._parts, self._hits, self._k0, self._depth = tuple(parts), hits, k0, depth
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever.search`."""
         check_k(k)
-        found = [retriever.search(questions, max(k, self._depth)) for retriever in self._retrievers]
-        return [self._fuse(rankings)[:k] for rankings in zip(*found, strict=True)]
+        found = [part.search_rows(questions, max(k, self._depth)) for part in self._parts]
+        return [self._fuse(rankings, k) for rankings in zip(*found, strict=True)]
 
-    def _fuse(self, rankings: Sequence[Sequence[Hit]]) -> list[Hit]:
-        ranks: dict[str, list[int]] = {}
+    def _fuse(self, rankings: Sequence[Sequence[FoundRow]], k: int) -> list[Hit]:
+        ranks: dict[int, list[int]] = {}
         for ranking in rankings:
-            for rank, hit in enumerate(ranking, start=1):
-                ranks.setdefault(hit.passage_id, []).append(rank)
-        scores = {i: math.fsum(1 / (self._k0 + rank) for rank in of) for i, of in ranks.items()}
-        return [Hit(i, scores[i]) for i in sorted(ranks, key=lambda i: (-scores[i], min(ranks[i]), i))]
+            for rank, (row, _) in enumerate(ranking, start=1):
+                ranks.setdefault(row, []).append(rank)
+        place = {row: (-math.fsum(1 / (self._k0 + rank) for rank in of), min(of)) for row, of in ranks.items()}
+        best = sorted(place, key=place.__getitem__)
+        # All that tie with the k-th, too: which of them is among the first k is for their ids to say.
+        best = [row for row in best if place[row] <= place[best[min(k, len(best)) - 1]]]
+        hits = self._hits([(row, -place[row][0]) for row in best])
+        order = sorted(zip(best, hits, strict=True), key=lambda found: (place[found[0]], found[1].passage_id))
+        return [hit for _, hit in order[:k]]

@@ -39,7 +39,7 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ from memstore.errors import ConfigError, IndexCorrupt
 from memstore.files import system_errors
 from memstore.names import accepted
 from memstore.passage import Passage, encodable
-from memstore.retrieve import Hit, check_k, searchable
+from memstore.retrieve import FoundRow, Hit, HitsOf, check_k, searchable
 from memstore.retrieve.folder import (
     SETTINGS,
     new_index_folder,
@@ -225,17 +225,17 @@ class Bm25Retriever:
 
     kind = "bm25"
 
-    def __init__(self, folder: Path, ids: Callable[[Sequence[int]], list[str]]) -> None:
+    def __init__(self, folder: Path, hits: HitsOf) -> None:
         """Opens the index.
 
         Args:
             folder: what `build_bm25` wrote.
-            ids: passage ids of rows, in the order asked.
+            hits: names the passages of rows.
 
         Raises:
             IndexCorrupt: the folder is absent or incomplete, or Tantivy cannot read it.
         """
-        self._ids = ids
+        self._hits = hits
         self._folder = folder
         self.passages, self._texts = _settings_of(folder)
         self._schema = _schema()
@@ -254,6 +254,10 @@ class Bm25Retriever:
         Raises:
             IndexCorrupt: Tantivy cannot read the index.
         """
+        return [self._hits(found) for found in self.search_rows(questions, k)]
+
+    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
+        """See `RowSearch.search_rows`; errors as for `search`."""
         check_k(k)
         return [self._search_one(question, k) for question in questions]
 
@@ -289,15 +293,11 @@ class Bm25Retriever:
             clauses.append(tantivy.Query.term_query(self._schema, "text", term, "freq"))
         return tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
 
-    def _search_one(self, question: str, k: int) -> list[Hit]:
+    def _search_one(self, question: str, k: int) -> list[FoundRow]:
         terms = self.terms(question)
-        if not terms:
-            return []
-        scored = self._best_rows(self._query(terms), k)
-        ids = self._ids([row for row, _ in scored])
-        return [Hit(passage_id, score) for passage_id, (_, score) in zip(ids, scored, strict=True)]
+        return self._best_rows(self._query(terms), k) if terms else []
 
-    def _best_rows(self, query: Any, k: int) -> list[tuple[int, float]]:
+    def _best_rows(self, query: Any, k: int) -> list[FoundRow]:
         """The k best `(row, score)`. Tantivy cuts ties at k by an order of its own, so we look past them."""
         limit = min(k + 8, self.passages)
         with _corruption_named(self._folder):

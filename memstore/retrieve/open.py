@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from memstore.errors import ConfigError, FingerprintMismatch, IndexCorrupt
-from memstore.retrieve import Retriever
+from memstore.retrieve import FoundRow, Hit, HitsOf, Retriever
 from memstore.retrieve.dense import DenseRetriever, QuestionEncoder, read_dense_settings
 from memstore.retrieve.hybrid import HybridRetriever
 from memstore.retrieve.lexical import Bm25Retriever
@@ -39,14 +40,24 @@ def open_retriever(store: Store, *, memory_encoder: QuestionEncoder | None = Non
             return _open_dense(store, folder / DENSE, memory_encoder)
         case "hybrid":
             dense = _open_dense(store, folder / DENSE, memory_encoder)
-            return HybridRetriever([_open_lexical(store, folder / LEXICAL), dense])
+            return HybridRetriever([_open_lexical(store, folder / LEXICAL), dense], hits_of(store))
         case _:
             raise ConfigError(f"the store names the retriever {kind!r}; known are bm25, dense and hybrid")
 
 
+def hits_of(store: Store) -> HitsOf:
+    """Makes hits of a store's rows: each passage is read here, once, and goes with its hit."""
+
+    def hits(found: Sequence[FoundRow]) -> list[Hit]:
+        stored = store.at([row for row, _ in found])
+        return [Hit(s.passage.id, score, s) for s, (_, score) in zip(stored, found, strict=True)]
+
+    return hits
+
+
 def _open_lexical(store: Store, folder: Path) -> Bm25Retriever:
     _check_stores(store, folder)
-    retriever = Bm25Retriever(folder, store.ids)
+    retriever = Bm25Retriever(folder, hits_of(store))
     _require_whole(store, folder, len(retriever))
     return retriever
 
@@ -78,7 +89,7 @@ def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | No
         )
     if (found := encoder.ref()) != made_by:
         raise FingerprintMismatch({f"{made_by.kind} encoder of the dense index": (made_by.sha256, found.sha256)})
-    retriever = DenseRetriever(folder, encoder, store.ids)
+    retriever = DenseRetriever(folder, encoder, hits_of(store))
     _require_whole(store, folder, len(retriever))
     return retriever
 

@@ -28,7 +28,7 @@ from memstore.errors import (
     StoreNotFound,
 )
 from memstore.fingerprint import Fingerprint
-from memstore.passage import Passage
+from memstore.passage import Passage, StoredPassage
 from memstore.store.codec import Codec
 from memstore.store.format import (
     CURRENT,
@@ -115,7 +115,7 @@ class Store:
 
     def contains(self, passage_id: str) -> bool:
         """Whether the generation holds a passage of that id."""
-        return self._rows([passage_id])[0] is not None
+        return self._find([passage_id])[0] is not None
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Passages in the order asked.
@@ -124,19 +124,53 @@ class Store:
             PassageNotFound: an id is not in this generation.
             StoreCorrupt: data are damaged or missing; the subclass says how.
         """
-        return [self._passage(row) for row in self._require_rows(ids)]
+        return [found.passage for found in self.find(ids)]
+
+    def find(self, ids: Sequence[str]) -> list[StoredPassage]:
+        """Passages with their rows, in the order asked; raises what `passages` does."""
+        found = []
+        for passage_id, stored in zip(ids, self._find(ids), strict=True):
+            if stored is None:
+                raise PassageNotFound(passage_id)
+            found.append(stored)
+        return found
+
+    def at(self, rows: Sequence[int]) -> list[StoredPassage]:
+        """The passages that an index over this generation found, in the order asked.
+
+        Raises:
+            IndexCorrupt: a row is outside the generation, or its passage is deleted: the index is of another one.
+            StoreCorrupt: data are damaged or missing; the subclass says how.
+        """
+        found = [StoredPassage(self._passage(row), row) for row in self._checked(rows)]
+        if self._deleted:
+            for stored in found:
+                if stored.passage.id in self._deleted:
+                    raise IndexCorrupt(f"the index finds the deleted passage {stored.passage.id!r}; rebuild the index")
+        return found
 
     def load(
-        self, ids: Sequence[str], *, dtype: torch.dtype = torch.bfloat16, device: str | torch.device = "cpu"
+        self,
+        wanted: Sequence[str] | Sequence[StoredPassage],
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        device: str | torch.device = "cpu",
     ) -> Memories:
-        """Memories in the order asked; an id may come several times.
+        """Memories in the order asked, which may name a passage several times.
+
+        Args:
+            wanted: ids; or what `find` or `at` gave, whose texts are not read again.
+            dtype: of the states.
+            device: where they are to be.
 
         Raises:
             PassageNotFound: an id is not in this generation.
             StoreCorrupt: data are damaged or missing; the subclass says how.
         """
-        segments, locals_ = self._locate(np.asarray(self._require_rows(ids), dtype=np.int64))
-        lengths = np.zeros(len(ids), dtype=np.int64)
+        given = [w for w in wanted if isinstance(w, StoredPassage)]
+        found = given or self.find([w for w in wanted if isinstance(w, str)])
+        segments, locals_ = self._locate(np.asarray([f.row for f in found], dtype=np.int64))
+        lengths = np.zeros(len(found), dtype=np.int64)
         for number in np.unique(segments).tolist():
             places = np.flatnonzero(segments == number)
             lengths[places] = self._segment(number).lengths[locals_[places]]
@@ -153,10 +187,7 @@ class Store:
         Raises:
             IndexCorrupt: a row is outside the generation.
         """
-        for row in rows:
-            if not 0 <= row < len(self):
-                raise IndexCorrupt(f"row {row} is outside this generation of {len(self)} rows; rebuild the index")
-        return [self._passage(row).id for row in rows]
+        return [self._passage(row).id for row in self._checked(rows)]
 
     def iter_passages(self) -> Iterator[Passage]:
         """All passages in row order, deleted ones included, so that position is row."""
@@ -194,22 +225,21 @@ class Store:
         number = bisect_right(self._bounds, row) - 1
         return self._segment(number).passages.passage(row - self._bounds[number])
 
-    def _require_rows(self, ids: Sequence[str]) -> list[int]:
-        rows = []
-        for passage_id, row in zip(ids, self._rows(ids), strict=True):
-            if row is None:
-                raise PassageNotFound(passage_id)
-            rows.append(row)
+    def _checked(self, rows: Sequence[int]) -> Sequence[int]:
+        for row in rows:
+            if not 0 <= row < len(self):
+                raise IndexCorrupt(f"row {row} is outside this generation of {len(self)} rows; rebuild the index")
         return rows
 
-    def _rows(self, ids: Sequence[str]) -> list[int | None]:
-        """The row of each id, or None. Before one is called absent, the id index is held to its checksum."""
-        found: list[int | None] = []
+    def _find(self, ids: Sequence[str]) -> list[StoredPassage | None]:
+        """Each passage, or None. Before one is called absent, the id index is held to its checksum."""
+        found: list[StoredPassage | None] = []
         for passage_id, rows in zip(ids, candidates(self._index(), ids), strict=True):
-            matches = [row for row in rows if row < len(self) and self._passage(row).id == passage_id]
-            if not matches:
+            read = (StoredPassage(self._passage(row), row) for row in rows if row < len(self))
+            stored = next((s for s in read if s.passage.id == passage_id), None)  # hashes may meet: the id decides
+            if stored is None:
                 self._verify_index()
-            found.append(matches[0] if matches and passage_id not in self._deleted else None)
+            found.append(None if passage_id in self._deleted else stored)
         return found
 
     def _index(self) -> Uint64:

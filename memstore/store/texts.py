@@ -28,7 +28,7 @@ def to_line(passage: Passage) -> bytes:
 
 def from_line(line: bytes) -> Passage:
     """Inverse of `to_line`, for a line whose checksum was right."""
-    return Passage(**json.loads(line))
+    return Passage(**json.loads(line.decode()))  # of bytes, json would first guess the encoding: a quarter of its time
 
 
 class PassageWriter:
@@ -74,7 +74,7 @@ class PassageReader:
         self._checksums = open_npy(folder / CHECKSUMS, dtype="uint32", shape=(count,))
         self.hashes: Uint64 = open_npy(folder / HASHES, dtype="uint64", shape=(count,))
         try:
-            self._lines = np.asarray(np.memmap(self._path, dtype=np.uint8, mode="r"))
+            self._lines = np.memmap(self._path, dtype=np.uint8, mode="r").data
         except FileNotFoundError:
             raise MissingData(f"{self._path} is missing. Run `memstore verify`.") from None
         except OSError as error:
@@ -92,7 +92,7 @@ class PassageReader:
             ChecksumMismatch: they are not what was written.
         """
         first, last = int(self._offsets[row]), int(self._offsets[row + 1])
-        line = self._lines[first:last].tobytes()
+        line = bytes(self._lines[first:last])
         if len(line) != last - first or zlib.crc32(line) != int(self._checksums[row]):
             raise ChecksumMismatch(f"{self._path}: row {row} is damaged. Run `memstore verify`.")
         return line

@@ -15,7 +15,7 @@ from benchmarks import ON_DEVICE, growth, load
 from benchmarks import __main__ as command
 from benchmarks.common import TOTAL, Options, Times, ratio, take_turns
 from benchmarks.peak import share_row
-from memstore.answer import StageTimer
+from memstore.machine import StageTimer
 from memstore.store import Store
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from memstore.passage import Passage
-from memstore.retrieve import Hit
+from memstore.retrieve import FoundRow, Hit, HitsOf
 from memstore.retrieve.encoders import EncoderRef
 
 SUBJECTS = ["Nile", "Danube", "Everest", "Berlin", "Ångström", "Curie", "Москва", "東京", "Baikal", "Mozart"]
@@ -31,8 +31,8 @@ def corpus(size: int = 60) -> list[Passage]:
     return made
 
 
-def ids_of(passages: Sequence[Passage]) -> Callable[[Sequence[int]], list[str]]:
-    return lambda rows: [passages[row].id for row in rows]
+def hits_of(passages: Sequence[Passage]) -> HitsOf:
+    return lambda found: [Hit(passages[row].id, score) for row, score in found]
 
 
 class WordEncoder:
@@ -55,13 +55,23 @@ class WordEncoder:
 
 
 class FixedRanking:
-    """A retriever that gives every question the same ranking, and notes how deep it was asked."""
+    """Finds the same rows for every question, and notes how deep it was asked. Letters name rows: "a" is row 0."""
 
-    kind = "bm25"
+    def __init__(self, *letters: str) -> None:
+        self.rows, self.asked = [ord(letter) - ord("a") for letter in letters], list[int]()
 
-    def __init__(self, *ids: str) -> None:
-        self.ids, self.asked = ids, list[int]()
-
-    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
         self.asked.append(k)
-        return [[Hit(i, -float(rank)) for rank, i in enumerate(self.ids)][:k] for _ in questions]
+        return [[(row, -float(rank)) for rank, row in enumerate(self.rows)][:k] for _ in questions]
+
+
+class Letters:
+    """Names the rows of `FixedRanking`, and notes which were named."""
+
+    def __init__(self) -> None:
+        self.named = list[str]()
+
+    def __call__(self, found: Sequence[FoundRow]) -> list[Hit]:
+        hits = [Hit(chr(ord("a") + row), score) for row, score in found]
+        self.named += [hit.passage_id for hit in hits]
+        return hits

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from memstore.errors import ConfigError, IndexCorrupt, InvalidMemory
-from memstore.retrieve import dense
+from memstore.retrieve import FoundRow, Hit, dense
 from memstore.retrieve.dense import (
     DenseRetriever,
     DenseSettings,
@@ -39,8 +39,8 @@ class Given:
         return self.vectors[[int(text) for text in texts]]
 
 
-def names(rows: Sequence[int]) -> list[str]:
-    return [f"p{row}" for row in rows]
+def names(found: Sequence[FoundRow]) -> list[Hit]:
+    return [Hit(f"p{row}", score) for row, score in found]
 
 
 def random(count: int, dim: int, *, seed: int = 0) -> Floats:

@@ -8,11 +8,11 @@ import pytest
 
 from memstore.errors import ConfigError
 from memstore.retrieve.hybrid import DEPTH, HybridRetriever
-from tests.retrieve.retrieve_cases import FixedRanking
+from tests.retrieve.retrieve_cases import FixedRanking, Letters
 
 
 def test_by_hand() -> None:
-    hybrid = HybridRetriever([FixedRanking("a", "b", "c"), FixedRanking("c", "a", "d")])
+    hybrid = HybridRetriever([FixedRanking("a", "b", "c"), FixedRanking("c", "a", "d")], Letters())
     [hits] = hybrid.search(["q"], 10)
     assert [(h.passage_id, h.score) for h in hits] == [
         ("a", pytest.approx(1 / 61 + 1 / 62)),
@@ -35,14 +35,14 @@ def test_by_hand() -> None:
     ],
 )
 def test_order(rankings: list[list[str]], k0: int, expected: list[str]) -> None:
-    hybrid = HybridRetriever([FixedRanking(*ranking) for ranking in rankings], k0=k0)
+    hybrid = HybridRetriever([FixedRanking(*ranking) for ranking in rankings], Letters(), k0=k0)
     assert [h.passage_id for h in hybrid.search(["q"], 10)[0]] == expected
 
 
 @pytest.mark.parametrize(("k", "asked"), [(1, DEPTH), (DEPTH, DEPTH), (DEPTH + 5, DEPTH + 5)])
 def test_how_deep_it_asks(k: int, asked: int) -> None:
     parts = [FixedRanking("a", "b", "c"), FixedRanking("c")]
-    assert [len(hits) for hits in HybridRetriever(parts).search(["q", "r"], k)] == [min(k, 3)] * 2
+    assert [len(hits) for hits in HybridRetriever(parts, Letters()).search(["q", "r"], k)] == [min(k, 3)] * 2
     assert [part.asked for part in parts] == [[asked], [asked]]
 
 
@@ -56,4 +56,13 @@ def test_how_deep_it_asks(k: int, asked: int) -> None:
 )
 def test_what_cannot_be_fused(parts: list[FixedRanking], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        HybridRetriever(parts, **options)
+        HybridRetriever(parts, Letters(), **options)
+
+
+def test_only_passages_that_may_be_among_the_first_k_are_read() -> None:
+    """ "b" and "e" tie for the third place, so both are named; "c", "f" and whatever comes after are not."""
+    letters = Letters()
+    parts = [FixedRanking("a", "d", "e", "f"), FixedRanking("a", "d", "b", "c")]
+    [hits] = HybridRetriever(parts, letters).search(["q"], 3)
+    assert [h.passage_id for h in hits] == ["a", "d", "b"]
+    assert sorted(letters.named) == ["a", "b", "d", "e"]

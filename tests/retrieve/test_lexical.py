@@ -13,7 +13,7 @@ from memstore.errors import IndexCorrupt
 from memstore.passage import Passage
 from memstore.retrieve import lexical
 from memstore.retrieve.lexical import TITLE_BOOST, Bm25Retriever, build_bm25
-from tests.retrieve.retrieve_cases import corpus, ids_of, passage
+from tests.retrieve.retrieve_cases import corpus, hits_of, passage
 
 RIVERS = [
     passage(0, "nile", "nile flood nile egypt"),
@@ -25,7 +25,7 @@ RIVERS = [
 
 def built(folder: Path, passages: list[Passage]) -> Bm25Retriever:
     assert build_bm25(folder, passages) == len(passages)
-    return Bm25Retriever(folder, ids_of(passages))
+    return Bm25Retriever(folder, hits_of(passages))
 
 
 def found(retriever: Bm25Retriever, question: str, k: int = 10) -> list[str]:
@@ -137,7 +137,7 @@ def test_an_index_of_unspaced_texts_is_searched_as_it_was_made(tmp_path: Path, m
         build_bm25(tmp_path / "ix", [passage(0, "", "日本語 nile")])
     path = tmp_path / "ix" / "settings.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "spaced"}))
-    retriever = Bm25Retriever(tmp_path / "ix", ids_of([passage(0, "", "")]))
+    retriever = Bm25Retriever(tmp_path / "ix", hits_of([passage(0, "", "")]))
     assert found(retriever, "日本語") == found(retriever, "nile") == ["p0"]
 
 
@@ -209,7 +209,7 @@ def test_the_folder_holds_the_index_and_nothing_of_the_writer(tmp_path: Path) ->
 def test_opening_and_searching_write_nothing(tmp_path: Path) -> None:
     build_bm25(tmp_path / "ix", RIVERS)
     before = {p.name: p.stat().st_mtime_ns for p in [tmp_path / "ix", *(tmp_path / "ix").iterdir()]}
-    retriever = Bm25Retriever(tmp_path / "ix", ids_of(RIVERS))
+    retriever = Bm25Retriever(tmp_path / "ix", hits_of(RIVERS))
     assert found(retriever, "vienna") == ["p1"]
     assert {p.name: p.stat().st_mtime_ns for p in [tmp_path / "ix", *(tmp_path / "ix").iterdir()]} == before
 
@@ -236,7 +236,7 @@ def test_a_failed_build_leaves_the_old_index(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="on fire"):
         build_bm25(tmp_path / "ix", failing())
     assert [p.name for p in tmp_path.iterdir()] == ["ix"]
-    again = Bm25Retriever(tmp_path / "ix", ids_of(RIVERS))
+    again = Bm25Retriever(tmp_path / "ix", hits_of(RIVERS))
     assert again.search(["nile egypt"], 4) == retriever.search(["nile egypt"], 4)
 
 
@@ -285,7 +285,7 @@ def test_a_flipped_bit_is_told_or_harmless(tmp_path: Path, suffix: str) -> None:
         file.unlink()  # a new file: the old one may still be mapped
         file.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << place % 8]) + sound[place + 1 :])
         try:
-            Bm25Retriever(tmp_path / "ix", ids_of(RIVERS)).search(["nile flood lake"], 3)
+            Bm25Retriever(tmp_path / "ix", hits_of(RIVERS)).search(["nile flood lake"], 3)
         except IndexCorrupt:
             told += 1
     assert told > len(sound) / 9
@@ -297,4 +297,4 @@ def test_a_broken_folder_is_told(tmp_path: Path, name: str) -> None:
     build_bm25(tmp_path / "ix", RIVERS)
     breaking(tmp_path / "ix")
     with pytest.raises(IndexCorrupt, match=message):
-        Bm25Retriever(tmp_path / "ix", ids_of(RIVERS)).search(["nile"], 3)
+        Bm25Retriever(tmp_path / "ix", hits_of(RIVERS)).search(["nile"], 3)

@@ -12,7 +12,7 @@ from memstore.errors import IndexCorrupt
 from memstore.retrieve import lexical
 from memstore.retrieve.lexical import MAX_WORD_CHARACTERS, Bm25Retriever, build_bm25
 from memstore.retrieve.unspaced import cut_words
-from tests.retrieve.retrieve_cases import ids_of, passage
+from tests.retrieve.retrieve_cases import hits_of, passage
 
 LONG = {
     "SHA-1": "da39a3ee5e6b4b0d3255bfef95601890afd80709",
@@ -39,7 +39,7 @@ def found(retriever: Bm25Retriever, question: str) -> list[str]:
 def retriever(tmp_path_factory: pytest.TempPathFactory) -> Bm25Retriever:
     folder = tmp_path_factory.mktemp("long") / "ix"
     build_bm25(folder, PASSAGES)
-    return Bm25Retriever(folder, ids_of(PASSAGES))
+    return Bm25Retriever(folder, hits_of(PASSAGES))
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -52,7 +52,7 @@ def test_a_long_word_is_found(retriever: Bm25Retriever, name: str) -> None:
 def test_a_long_word_in_a_title_is_found(tmp_path: Path) -> None:
     passages = [passage(0, LONG["Russian"], ""), passage(1, LONG["SHA-1"], "")]
     build_bm25(tmp_path / "ix", passages)
-    assert found(Bm25Retriever(tmp_path / "ix", ids_of(passages)), LONG["SHA-1"]) == ["p1"]
+    assert found(Bm25Retriever(tmp_path / "ix", hits_of(passages)), LONG["SHA-1"]) == ["p1"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def old_index(folder: Path, monkeypatch: pytest.MonkeyPatch, *, settings: dict[s
         build_bm25(folder, passages)
     path = folder / "settings.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-    return Bm25Retriever(folder, ids_of(passages))
+    return Bm25Retriever(folder, hits_of(passages))
 
 
 def test_an_index_from_before_is_searched_as_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_the_length_is_that_of_the_index(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(lexical, "_TEXTS", lexical._Texts(spaced=True, max_word=4))
         build_bm25(tmp_path / "ix", [passage(0, "", "abcdefgh")])
-    retriever = Bm25Retriever(tmp_path / "ix", ids_of([passage(0, "", "")]))
+    retriever = Bm25Retriever(tmp_path / "ix", hits_of([passage(0, "", "")]))
     assert retriever.terms("abcdefgh") == ["abcd", "efgh"]
 
 

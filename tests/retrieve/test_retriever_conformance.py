@@ -12,7 +12,7 @@ from memstore.retrieve import Retriever, dense
 from memstore.retrieve.dense import DenseRetriever, EncoderRef, build_dense
 from memstore.retrieve.hybrid import HybridRetriever
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
-from tests.retrieve.retrieve_cases import WordEncoder, corpus, ids_of
+from tests.retrieve.retrieve_cases import WordEncoder, corpus, hits_of
 
 PASSAGES = corpus()
 QUESTIONS = [
@@ -42,14 +42,14 @@ ODD = {
 
 def lexical(folder: Path) -> Bm25Retriever:
     build_bm25(folder / "lexical", PASSAGES)
-    return Bm25Retriever(folder / "lexical", ids_of(PASSAGES))
+    return Bm25Retriever(folder / "lexical", hits_of(PASSAGES))
 
 
 def flat(folder: Path) -> DenseRetriever:
     encoder = WordEncoder()
     vectors = [encoder.encode_passages(PASSAGES[:25]), encoder.encode_passages(PASSAGES[25:])]
     build_dense(folder / "dense", vectors, count=len(PASSAGES), dim=encoder.dim, encoder=EncoderRef(kind="memory"))
-    return DenseRetriever(folder / "dense", encoder, ids_of(PASSAGES))
+    return DenseRetriever(folder / "dense", encoder, hits_of(PASSAGES))
 
 
 def ivf(folder: Path) -> DenseRetriever:
@@ -69,7 +69,7 @@ def retriever(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         case "ivf":
             return ivf(folder)
         case _:
-            return HybridRetriever([lexical(folder), flat(folder)])
+            return HybridRetriever([lexical(folder), flat(folder)], hits_of(PASSAGES))
 
 
 def test_names_its_kind(retriever: Retriever) -> None:

@@ -15,7 +15,7 @@ from memstore.errors import ConfigError, IndexCorrupt
 from memstore.retrieve import folder
 from memstore.retrieve.folder import scratch_folder, scratch_places
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
-from tests.retrieve.retrieve_cases import corpus, ids_of
+from tests.retrieve.retrieve_cases import corpus, hits_of
 
 PASSAGES = corpus(12)
 
@@ -63,7 +63,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def first_of(index: Path) -> str:
-    [hits] = Bm25Retriever(index, ids_of(PASSAGES)).search(["number7"], 3)
+    [hits] = Bm25Retriever(index, hits_of(PASSAGES)).search(["number7"], 3)
     return hits[0].passage_id
 
 

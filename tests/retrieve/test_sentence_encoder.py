@@ -13,7 +13,7 @@ import pytest
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError
 from memstore.retrieve.dense import DenseRetriever, build_dense
 from memstore.retrieve.sentence import SentenceEncoder
-from tests.retrieve.retrieve_cases import corpus, ids_of, passage
+from tests.retrieve.retrieve_cases import corpus, hits_of, passage
 from tests.retrieve.sentence_checkpoint import save_sentence_encoder
 
 
@@ -60,7 +60,7 @@ def test_finds_passages_by_their_own_words(encoder: SentenceEncoder, tmp_path: P
     passages = corpus(20)
     vectors = [encoder.encode_passages(passages[:13]), encoder.encode_passages(passages[13:])]
     build_dense(tmp_path / "ix", vectors, count=20, dim=encoder.dim, encoder=encoder.ref())
-    retriever = DenseRetriever(tmp_path / "ix", encoder, ids_of(passages))
+    retriever = DenseRetriever(tmp_path / "ix", encoder, hits_of(passages))
     [hits] = retriever.search([f"{passages[11].title}. {passages[11].text}"], 3)
     assert hits[0].passage_id == "p11"
     assert retriever.search(["a \ud800 b"], 3) == retriever.search(["a ? b"], 3)

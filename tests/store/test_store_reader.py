@@ -125,6 +125,28 @@ def test_what_is_not_there(tiny):
             store.ids([0, row])
 
 
+def test_what_was_found_loads_as_its_ids_do(tiny):
+    store = Store.open(tiny.path)
+    ids = [tiny.ids[row] for row in (10, 0, 4, 0)]
+    found = store.find(ids)
+    assert found == store.at([10, 0, 4, 0])
+    assert [f.passage for f in found] == store.passages(ids)
+    loaded, expected = store.load(found), store.load(ids)
+    for name in ("states", "lengths", "token_ids"):
+        assert torch.equal(getattr(loaded, name), getattr(expected, name))
+    assert store.load([]).lengths.tolist() == []
+    for row in (-1, 11):
+        with pytest.raises(IndexCorrupt, match=f"row {row} is outside this generation of 11 rows"):
+            store.at([0, row])
+
+
+def test_an_index_that_finds_a_deleted_passage_is_of_another_generation(make_store):
+    store = Store.open(make_store(deleted=("doc2:é0",)).path)
+    assert [f.passage.id for f in store.at([1, 3])] == ["doc1:é1", "doc3:é1"]
+    with pytest.raises(IndexCorrupt, match="finds the deleted passage 'doc2:é0'; rebuild the index"):
+        store.at([1, 2])
+
+
 def test_deleted_passages_are_not_found_but_keep_their_rows(make_store):
     gone = "doc2:é0"
     store = Store.open(make_store(deleted=(gone,)).path)

@@ -21,7 +21,7 @@ from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
 from memstore.questions.answers import holds, normalise, same_title, searchable_answers
 from memstore.questions.files import GoldQuestion
-from memstore.retrieve import Retriever
+from memstore.retrieve import Retriever, numbered
 from memstore.retrieve.folder import scratch_folder
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
 from memstore.train.data.cache import ANSWER, TITLE, SetReport
@@ -289,10 +289,10 @@ def neighbours(
         return found
     with scratch_folder("memstore-neighbours-") as folder:
         build_bm25(folder / "bm25", passages)
-        retriever = Bm25Retriever(folder / "bm25", lambda wanted: [str(row) for row in wanted])
+        index = Bm25Retriever(folder / "bm25", numbered)
         for chunk in chunks(range(len(rows)), CHUNK):
-            for i, hits in zip(chunk, retriever.search([queries[i] for i in chunk], count + 1), strict=True):
-                near = [int(h.passage_id) for h in hits if int(h.passage_id) != rows[i]][:count]
+            for i, best in zip(chunk, index.search_rows([queries[i] for i in chunk], count + 1), strict=True):
+                near = [row for row, _ in best if row != rows[i]][:count]
                 found[i, : len(near)] = near
             advance(len(chunk))
     return found
