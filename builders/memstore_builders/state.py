@@ -195,4 +195,4 @@ def describe(path: Path) -> dict[str, Any]:
 
 def absolute(name: str) -> str:
     """The name of a model as a store keeps it: a folder wherever the next command runs, a hub id as it is."""
-    return os.path.abspath(name) if Path(name).is_dir() else name  # noqa: PTH100 - keeps links as they are
+    return os.path.abspath(name) if os.path.isdir(name) else name  # noqa: PTH100, PTH112 - keeps links; no error where it is closed

@@ -63,10 +63,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         CheckpointError: it is broken, or cannot be read.
     """
     path = folder / TOKENIZER
-    if not path.is_file():
-        raise CheckpointNotFound(f"{folder} has no {TOKENIZER}")
     try:
         return Tokenizer.from_buffer(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise CheckpointNotFound(f"{folder} has no {TOKENIZER}") from None
     except OSError as error:
         raise _unreadable(path, error) from error
     except Exception as error:  # noqa: BLE001 - the library raises a bare Exception

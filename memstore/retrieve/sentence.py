@@ -41,7 +41,7 @@ class SentenceEncoder:
         try:
             self._model: Any = SentenceTransformer(name, device=device)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            if Path(name).exists():
+            if _is_here(name):
                 raise CheckpointError(f"the sentence encoder at {name} cannot be loaded: {error}") from error
             raise CheckpointNotFound(f"no sentence encoder {name!r}, here or on the hub: {error}") from error
         self.dim = int(self._model.encode_query(["width"], **self._options()).shape[-1])
@@ -68,3 +68,15 @@ class SentenceEncoder:
 
     def _floats(self, vectors: Any) -> Vectors:
         return np.asarray(vectors, dtype=np.float32).reshape(-1, self.dim)
+
+
+def _is_here(name: str) -> bool:
+    """Whether the name is a path here, and no hub id.
+
+    Raises:
+        CheckpointError: the system does not let us look.
+    """
+    try:
+        return Path(name).exists()
+    except OSError as error:
+        raise CheckpointError(f"the sentence encoder at {name} cannot be read: {error.strerror or error}") from error

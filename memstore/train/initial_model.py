@@ -5,6 +5,7 @@ Knows checkpoints and tokenizers; refuses to know losses, batches and optimizers
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -112,9 +113,10 @@ def _stacks(model: MemoryModel) -> list[EncoderStack]:
 
 def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
     path = Path(table.tokenizer)
-    if path.is_file() and path.name != TOKENIZER:
+    file = os.path.isfile(path)  # noqa: PTH113 - False, too, for what is closed: `resolve` says so
+    if file and path.name != TOKENIZER:
         raise ConfigError(f"model.tokenizer must be a {TOKENIZER} or a folder that holds one, not {path}")
-    folder = path.parent if path.is_file() else checkpoint.resolve(table.tokenizer)
+    folder = path.parent if file else checkpoint.resolve(table.tokenizer)
     model, tokenizer = checkpoint.from_scratch(table.config, tokenizer=read_tokenizer(folder), seed=seed)
     if table.vectors:
         _begin_with(read_vectors(Path(table.vectors)), model, source=table.vectors)

@@ -109,12 +109,16 @@ def read_metrics(path: Path, *, whole: bool = True) -> list[dict[str, Any]]:
 
     Raises:
         ConfigError: there is no such file.
-        CheckpointError: a line is not JSON.
+        CheckpointError: a line is not JSON, or the system does not let us read the file.
     """
-    if not path.is_file():
-        raise ConfigError(f"there is no metrics file at {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ConfigError(f"there is no metrics file at {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             records.append(json.loads(line))
         except ValueError as error:

@@ -71,6 +71,11 @@ def test_no_encoder_there(tmp_path: Path) -> None:
         SentenceEncoder(str(tmp_path / "absent"))
 
 
+def test_a_path_that_the_system_does_not_look_at() -> None:
+    with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
+        SentenceEncoder("x" * 300)
+
+
 def test_broken_weights(tmp_path: Path) -> None:
     folder = save_sentence_encoder(tmp_path)
     (folder / "model.safetensors").write_bytes(b"garbage")
