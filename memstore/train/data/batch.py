@@ -1,6 +1,6 @@
-"""What the training loop reads: batches of questions with their candidate passages, as token ids.
+"""Batches that the training loop reads: questions with their candidate passages, as token ids.
 
-The contract between the data side and the loop. Refuses to know texts, tokenizers, files and models.
+This is the contract between the data side and the loop. Refuses to know texts, tokenizers, files and models.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from memstore.model.packed import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B questions with R candidate passages and their answers, all on the CPU.
+    """B questions with R candidate passages and their answers. All tensors are on the CPU.
 
     Attributes:
         questions: B packed questions, each of at least one token.
-        passages: R packed passages, all candidates of question 0, then of question 1, and so on; those of one
-            question in retrieval order, best first. A question has at least one, and a passage at least one
-            token (eos alone stands for "no passage").
+        passages: R packed passages: all candidates of question 0, then of question 1, and so on. Those of one
+            question are in retrieval order, best first. A question has at least one passage, and a passage at
+            least one token. Eos alone means "no passage".
         question_of: `(R,)` int64, ascending: the question that each passage belongs to.
-        targets: `(B, t)` int64: answers, ended by eos and padded with the pad id.
-        gold: `(R,)` bool: an answer (or the provenance page) is found in the passage.
+        targets: `(B, t)` int64: answers, each with eos at its end, padded with the pad id.
+        gold: `(R,)` bool: whether the passage holds an answer, or is of a page that proves it (`data.gold` decides).
         tasks: each question's task, for metrics.
     """
 
@@ -50,7 +50,7 @@ class Batch:
         if bool((self.question_of.diff() < 0).any()) or len(counts) != b or bool((counts == 0).any()):
             raise ValueError("question_of must ascend and give each question at least one passage")
         if bool((self.passages.layout.lengths == 0).any()) or bool((self.questions.layout.lengths == 0).any()):
-            raise ValueError("no question and no passage may be empty: eos alone stands for 'no passage'")
+            raise ValueError("no question and no passage may be empty: use eos alone for 'no passage'")
 
     @property
     def size(self) -> int:
@@ -65,7 +65,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DevBatch(Batch):
-    """A batch to measure on.
+    """A batch for dev scores.
 
     Attributes:
         answers: every accepted answer of each question.
@@ -77,12 +77,12 @@ class DevBatch(Batch):
 
 
 class BatchSource(Protocol):
-    """Where batches come from. A pure function of its seed and the step, so that resuming needs no state."""
+    """Gives batches. Each depends only on the seed and the step, so that resuming needs no state."""
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, whatever was asked before. May be called from several threads at once."""
+        """The batch of a step, the same whatever was asked before. Several threads may call it at once."""
         ...
 
     def dev(self) -> Iterator[DevBatch]:
-        """The batches to measure on: the same ones every time; none, if there is nothing to measure on."""
+        """The batches for dev scores, the same ones every time; none if there are no dev questions."""
         ...

@@ -1,16 +1,16 @@
-"""The cache that training reads: passages as token ids once, and per question its candidates among them.
+"""The cache that training reads: each passage once as token ids, and for each question its candidates among them.
 
-`prepare` makes it from a store and its retriever, once; from then on training needs numpy alone, so that it runs on a
-machine without zarr, faiss or tantivy. On disk:
+`prepare` makes it once, from a store and its retriever. After that training needs numpy alone, so it runs on a machine
+without zarr, faiss or tantivy. On disk:
 
     manifest.json                     written last: fingerprint, counts, size and sha256 of every file
-    passages.npy, .lengths.npy        token ids of all passages, as the passage template and the limit make them
+    passages.npy, .lengths.npy        token ids of all passages, by the passage template, cut at the token limit
     names.jsonl.gz                    [id, title] of each passage
     sets/<task>.<split>/
         questions.npy, .lengths.npy   token ids of the filled question template
         answers.npy, .lengths.npy     token ids of every answer, eos included
         answers_per_question.npy      (N,)
-        candidates.npy                (N, k) passage rows in the retriever's order, -1 behind the last hit
+        candidates.npy                (N, k) passage rows in the retriever's order, -1 after the last hit
         marks.npy                     (N, k) ANSWER | TITLE
         texts.jsonl.gz                [id, input, [answers]]
     pretrain/                         see `memstore.train.data.pretrain`
@@ -39,24 +39,24 @@ from memstore.train.data.ragged import Ints, Ragged, load_array
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-ANSWER, TITLE = 1, 2  # bits of a mark: an answer's words are in the passage; it is of a page the answer comes from
+ANSWER, TITLE = 1, 2  # bits of a mark: the passage holds an answer's words; it is of a page the answer comes from
 GoldRule = Literal["answer", "title", "either"]
 _RULES: dict[str, int] = {"answer": ANSWER, "title": TITLE, "either": ANSWER | TITLE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFingerprint:
-    """What a cache was made from. Compared part by part.
+    """What a cache was made from. `differences` compares two part by part.
 
     Attributes:
         passages: sha256 over the store's passages, or over the corpus files.
         retriever: the retriever's kind and sha256 over its index; "" without tasks.
         k: candidates per question.
         tokenizer: sha256 of tokenizer.json.
-        question_templates: by task, of the tasks in the cache.
+        question_templates: the template of each task in the cache.
         tasks: sha256 over the rows of each set, by name.
-        pretraining: its settings, {} for none.
-        screens: by set, which candidates were left out; sets that keep all are not in it.
+        pretraining: the settings of pretraining; empty without it.
+        screens: by set, the rule by which candidates were left out. Sets that keep all are not in it.
     """
 
     passages: str
@@ -74,7 +74,7 @@ class CacheFingerprint:
     screens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def differences(self, other: CacheFingerprint) -> dict[str, tuple[object, object]]:
-        """Parts that differ, each as `(here, in other)`; of a mapping, only the keys that do."""
+        """The parts that differ, each as `(here, in other)`; of a mapping only the keys that differ."""
         found: dict[str, tuple[object, object]] = {}
         for f in dataclasses.fields(self):
             a, b = getattr(self, f.name), getattr(other, f.name)
@@ -91,11 +91,12 @@ class SetReport:
     """One question file in the cache.
 
     Attributes:
-        questions: how many are kept; `left_out` were dropped as unanswerable, as `keep_unanswerable` asked.
-        answerable: share of all the questions with an answer string in the text of one of the k candidates.
-        gold: the same, or with a candidate of a page that the answer comes from.
-        first: share with an answer string in the first candidate.
-        candidates: hits per question, on average.
+        questions: how many are kept.
+        left_out: how many were dropped because none of their candidates holds an answer (`keep_unanswerable`).
+        answerable: share of all questions where one of the k candidates holds an answer.
+        gold: share where a candidate holds an answer, or is of a page that the answer comes from.
+        first: share where the first candidate holds an answer.
+        candidates: mean number of candidates.
     """
 
     questions: int
@@ -128,7 +129,7 @@ class Manifest:
         """Inverse of `to_json`.
 
         Raises:
-            CandidatesCorrupt: no JSON, of another format version, or with other keys.
+            CandidatesCorrupt: the text is no JSON, of another format version, or has other keys.
         """
         try:
             values = json.loads(text)
@@ -138,7 +139,7 @@ class Manifest:
             fingerprint = CacheFingerprint(**values["fingerprint"])
             return cls(**values | {"sets": sets, "fingerprint": fingerprint})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CandidatesCorrupt(f"{path} cannot be understood: {error}; prepare the training data anew") from error
+            raise CandidatesCorrupt(f"{path} cannot be used: {error}; prepare the training data again") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,8 @@ class QuestionSet:
     name: str
     folder: Path
     questions: Ragged  # (N)
-    answers: Ragged  # one per answer
-    first_answer: NDArray[np.int64]  # (N + 1,): answers of question i are first_answer[i] .. first_answer[i + 1]
+    answers: Ragged  # one row for each answer, those of question 0 first
+    first_answer: NDArray[np.int64]  # (N + 1,): rows first_answer[i] up to first_answer[i + 1] answer question i
     candidates: NDArray[np.int32]  # (N, k)
     marks: NDArray[np.uint8]  # (N, k)
 
@@ -166,10 +167,10 @@ class QuestionSet:
         return [self.answers[a] for a in range(int(self.first_answer[i]), int(self.first_answer[i + 1]))]
 
     def gold(self, rule: GoldRule) -> NDArray[np.bool_]:
-        """`(N, k)`: the candidates that count as right.
+        """`(N, k)`: whether each candidate counts as right.
 
-        "answer": an answer's words are in the passage. "title": it is of a page that an answer comes from.
-        "either": one of the two. By "answer", a question whose answers cannot be looked for (verdicts) goes by title.
+        "answer": the passage holds an answer's words. "title": it is of a page that an answer comes from. "either": one
+        of the two. Verdicts cannot be searched for: their questions count by title under "answer" too.
         """
         if rule not in _RULES:
             raise ConfigError(f"gold must be one of {', '.join(_RULES)}, not {rule!r}")
@@ -187,7 +188,7 @@ class QuestionSet:
 
 
 class Candidates:
-    """An open cache. Arrays are memory-mapped; the sha256 of each file was checked.
+    """An open cache. Its arrays are memory-mapped. `open` has checked the sha256 of each file.
 
     Attributes:
         passages: token ids of each passage, eos included.
@@ -202,12 +203,12 @@ class Candidates:
 
     @classmethod
     def open(cls, folder: Path | str, *, tokenizer: TextTokenizer | None = None) -> Self:
-        """Open a finished cache, and refuse one that other token ids than `tokenizer`'s are in.
+        """Open a finished cache. With a `tokenizer`, refuse one whose token ids are of another.
 
         Raises:
             CandidatesNotFound: no cache is there, or it was not finished.
-            CandidatesCorrupt: a file is missing or not what the manifest says.
-            CandidatesMismatch: tokenizer, templates or limits differ from the model's; says which.
+            CandidatesCorrupt: a file is missing, or differs from the manifest.
+            CandidatesMismatch: tokenizer, templates or limits differ from the model's; the message says which.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -217,10 +218,10 @@ class Candidates:
         return cls(folder, manifest)
 
     def require(self, wanted: CacheFingerprint) -> None:
-        """Check that the cache was made from exactly that.
+        """Check that the cache was made from exactly `wanted`.
 
         Raises:
-            CandidatesMismatch: it was not; says which part differs.
+            CandidatesMismatch: it was not; the message says which part differs.
         """
         if differences := self.manifest.fingerprint.differences(wanted):
             raise CandidatesMismatch(differences, where=self.folder)
@@ -236,7 +237,7 @@ class Candidates:
         found |= {name: len(s) for name, s in self.sets.items()}
         promised = {"passages": m.passages, "tokens": m.tokens} | {n: r.questions for n, r in m.sets.items()}
         if found != promised:
-            raise CandidatesCorrupt(f"{self.folder} holds {found}, its manifest promises {promised}; prepare it anew")
+            raise CandidatesCorrupt(f"{self.folder} holds {found}, but its manifest says {promised}; prepare it again")
 
 
 def task_of(name: str) -> str:
@@ -254,7 +255,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def content_of(folder: Path) -> str:
-    """sha256 of a cache's manifest, which holds that of every file: the same wherever the cache is.
+    """sha256 of a cache's manifest, which holds the sha256 of every file: it identifies the whole content.
 
     Raises:
         CandidatesNotFound, CandidatesCorrupt: see `Candidates.open`.
@@ -275,10 +276,10 @@ def _manifest_text(folder: Path) -> str:
 
 
 def require_tokenizer(made: CacheFingerprint, tokenizer: TextTokenizer, *, where: Path) -> None:
-    """Check that the cached token ids are what the tokenizer would make. Shorter limits than the model's will do.
+    """Check that the cached token ids are those of the tokenizer. Shorter limits than the model's are accepted.
 
     Raises:
-        CandidatesMismatch: they are not; says which part differs.
+        CandidatesMismatch: they are not; the message says which part differs.
     """
     c = tokenizer.config
     templates = {task: c.tasks.get(task, c.question_template) for task in made.question_templates}
@@ -295,20 +296,20 @@ def require_tokenizer(made: CacheFingerprint, tokenizer: TextTokenizer, *, where
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Hold every file to the manifest.
+    """Compare every file with the manifest.
 
     Raises:
-        CandidatesCorrupt: one is missing, or other bytes.
+        CandidatesCorrupt: a file is missing, or has other bytes.
     """
     for name, (size, sha256) in manifest.files.items():
         try:
             with (folder / name).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise CandidatesCorrupt(f"{folder / name} cannot be read ({error}); prepare the cache anew") from error
+            raise CandidatesCorrupt(f"{folder / name} cannot be read ({error}); prepare the cache again") from error
         if found != sha256:
             raise CandidatesCorrupt(
-                f"{folder / name} is damaged: not the {size} bytes of its manifest; prepare it anew"
+                f"{folder / name} is damaged: not the {size} bytes of its manifest; prepare it again"
             )
 
 
@@ -328,13 +329,13 @@ def _load_set(folder: Path, name: str) -> QuestionSet:
 
 
 def write_gzip_lines(path: Path, rows: Iterable[Any]) -> None:
-    """JSON lines, compressed; the same rows give the same bytes."""
+    """Write JSON lines, compressed. The same rows give the same bytes."""
     with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
         file.writelines(json_lines(rows))
 
 
 def json_lines(rows: Iterable[Any]) -> Iterator[bytes]:
-    """A line of each row."""
+    """Each row as a line of JSON, with its line feed."""
     for row in rows:
         yield json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
@@ -349,4 +350,4 @@ def read_gzip_lines(path: Path) -> list[list[Any]]:
         with gzip.open(path, "rb") as file:
             return [json.loads(line.decode("utf-8", "surrogatepass")) for line in file]
     except (OSError, EOFError, ValueError) as error:
-        raise CandidatesCorrupt(f"{path} cannot be read: {error}; prepare the cache anew") from error
+        raise CandidatesCorrupt(f"{path} cannot be read: {error}; prepare the cache again") from error

@@ -1,7 +1,7 @@
-"""A cache's folder while it is made: written in a folder of its own inside, then moved up, the manifest last.
+"""Makes a cache's folder: files are written into a folder inside it, then moved up, the manifest last.
 
-Inside, and not beside: so a folder that is a disk of its own, a link or the current one can be filled too. Knows names
-of files, nothing of what they hold.
+That folder is inside `out`, not beside it. So `out` may be a mount point, a link or the current folder: a rename never
+leaves the disk. Knows names of files, not their content.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from memstore.files import check_folder, naming_refusals, sync
 from memstore.store.publish import sync_tree
 from memstore.train.data.cache import MANIFEST
 
-PART = ".part"  # where a cache is made; what is beside it, a killed run was moving up
+PART = ".part"  # where a cache is made; if other files are beside it, a run was killed while it moved them up
 _OURS = {PART, "sets", "pretrain", "passages.npy", "passages.lengths.npy", "names.jsonl.gz"}
 
 
 def is_cache(out: Path) -> bool:
-    """Whether a finished cache is in a folder.
+    """Whether a folder holds a finished cache.
 
     Raises:
-        OutputUnwritable: the system does not tell: it is closed to us.
+        OutputUnwritable: the folder may not be looked into.
     """
     try:
         return (out / MANIFEST).exists()
@@ -37,20 +37,20 @@ def check_place(out: Path) -> None:
 
     Raises:
         ConfigError: something else is there.
-        OutputUnwritable: it is a file, below one, or the system lets nobody write there.
+        OutputUnwritable: it is a file, lies below one, or may not be written to.
     """
     check_folder(out)
     with naming_refusals(out):
         names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names and not (PART in names and names <= _OURS):
-        raise ConfigError(f"{out} is not empty and no cache of training data: name another folder")
+        raise ConfigError(f"{out} holds other files than a cache of training data: name another folder")
 
 
 @contextmanager
 def new_cache(out: Path) -> Iterator[Path]:
-    """Yields an empty folder to write a cache into, which then is in `out`, complete on disk.
+    """Give an empty folder to write a cache into. After the block its files are in `out`, safe on disk.
 
-    If the block raises, nothing of it stays; what a killed run left is discarded. See `check_place` first.
+    If the block raises, nothing stays. What a killed run left in `out` is removed. Call `check_place` first.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
@@ -61,14 +61,14 @@ def new_cache(out: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         sync_tree(part)
-        for path in [p for p in part.iterdir() if p.name != MANIFEST]:
+        for path in [p for p in part.iterdir() if p.name != MANIFEST]:  # the manifest says "complete", so it is last
             path.rename(out / path.name)
         sync(out)
         (part / MANIFEST).rename(out / MANIFEST)
         whole = True
         part.rmdir()
         sync(out)
-    except MemstoreError:  # some are OSErrors too, and know better
+    except MemstoreError:  # some are OSErrors too, with a better message
         raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

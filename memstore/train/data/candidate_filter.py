@@ -1,9 +1,10 @@
-"""Which candidates of synthetic questions are kept: neither right nor wrong ones by chance.
+"""Chooses which candidates of synthetic questions are kept: not those that hold the answer by chance.
 
-A question made from a sentence knows its answer, not the passages that give it. A passage that holds the answer and
-little else of the question ("1945") holds it by chance: reading it teaches to guess, and calling it wrong may be wrong.
-So it is left out. `support` is the share of the question's words that a passage has, rare ones counting for more: each
-by its inverse document frequency. Knows text; refuses to know tokens, retrievers and files.
+For a question that was made from a sentence, the answer is known, but not which passages prove it. A passage that holds
+the answer ("1945") and little else of the question holds it by chance. As a right passage it would teach to guess; as a
+wrong one it may be labelled falsely. So it is left out. `support` measures this: the share of the question's words that
+a passage has, each word weighted by its inverse document frequency. Knows text; refuses to know tokens, retrievers and
+files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from memstore.train.data.salient_spans import FUNCTION_WORDS
 
 @dataclass(slots=True)
 class Rarity:
-    """Inverse document frequencies of words, from some of a collection's passages."""
+    """Inverse document frequencies of words, counted over some of a collection's passages."""
 
     passages: int = 0
     _counts: Counter[str] = field(default_factory=Counter)
@@ -34,11 +35,14 @@ class Rarity:
             self._counts.update(_words(passage, normalise(passage.text)))
 
     def of(self, word: str) -> float:
-        """ln((n + 1) / (count + 1/2)): above 0 even for what stands in every passage."""
+        """ln((n + 1) / (count + 1/2)): above 0 even for a word in every passage."""
         return math.log((self.passages + 1) / (self._counts[word] + 0.5))
 
     def support(self, question: str, words: set[str]) -> float:
-        """Share of a question's words, function words aside, that are among `words`; 1 for a question without any."""
+        """The weighted share of a question's words that are among `words`; 1 for a question without any.
+
+        Function words do not count.
+        """
         asked = {word: self.of(word) for word in set(normalise(question).split()) - FUNCTION_WORDS}
         total = sum(asked.values())
         return sum(rarity for word, rarity in asked.items() if word in words) / total if total else 1.0
@@ -46,12 +50,12 @@ class Rarity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """The rule of one set of questions.
+    """The rule for the candidates of one question set.
 
     Attributes:
-        rarity: of words in the collection; asked only where there is `support`.
-        support: candidates that hold an answer with less support than this are left out; 0 for none.
-        elsewhere: candidates of a page that the question was made from are left out.
+        rarity: of words in the collection; used only where `support` is above 0.
+        support: candidates that hold an answer with less support than this are left out; 0 leaves none out.
+        elsewhere: whether candidates of the page that the question was made from are left out.
     """
 
     rarity: Rarity
@@ -59,7 +63,7 @@ class Screen:
     elsewhere: bool = False
 
     def stay(self, row: GoldQuestion, passages: Sequence[tuple[Passage, str]], marks: Sequence[int]) -> list[bool]:
-        """For each passage, given with its normalised text and its mark, whether it is kept."""
+        """For each passage whether it is kept. A passage comes with its normalised text, and has a mark."""
         return [self._stays(row, *read, mark) for read, mark in zip(passages, marks, strict=True)]
 
     def _stays(self, row: GoldQuestion, passage: Passage, normalised: str, mark: int) -> bool:

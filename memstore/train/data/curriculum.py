@@ -11,7 +11,7 @@ Points = tuple[tuple[float, ...], ...]
 
 
 def at(points: Points, number: int) -> float:
-    """The value of a schedule: linear between its points, constant before the first and after the last."""
+    """The value of a schedule at a batch: linear between its points, constant before the first and after the last."""
     i = bisect_right([p[0] for p in points], number)
     if i == 0 or i == len(points):
         return points[max(0, i - 1)][1]
@@ -20,10 +20,11 @@ def at(points: Points, number: int) -> float:
 
 
 def check_points(name: str, points: Points, *, low: float, high: float) -> None:
-    """Hold a schedule to its form.
+    """Check a schedule.
 
     Raises:
-        ConfigError: no points, none of two numbers, batches that do not ascend, or a value outside of `low` to `high`.
+        ConfigError: it has no points, a point is not two numbers, batches do not ascend, or a value is not between
+            `low` and `high`.
     """
     if not points or any(len(p) != 2 for p in points):
         raise ConfigError(f"{name} must be a list of [batch, value], such as [[0, {low:g}]], not {points!r}")

@@ -1,14 +1,15 @@
-"""What the things that a text names are: "river" for Nile, "physicist" for Marie Curie. So that a question made from a
-sentence can ask "which river", as people do, and not only "which".
+"""Finds the class of a named thing: "river" for Nile, "physicist" for Marie Curie.
 
-An encyclopedia says it in the first sentence of an article: "The Nile is a long river in Africa". The class is the
-last word of the noun phrase behind "is a", "was the", "are an", ...; the phrase ends before a preposition, a
-conjunction, a relative word or punctuation, and what stands in brackets is left out. A class that few articles have
-is more often a slip of these rules than a word to ask with, and does not count.
+With it, a question made from a sentence can ask "which river", as people do, and not only "which".
 
-A name that no article has is told by its own words where they hold a class: "Po River", "Lake Erie", "University of
-Leeds". A name is a person's if its article gives years of life, or a birth, and says "he" or "she"; without an
-article, if its class is mostly people's. Knows text only.
+The first sentence of an encyclopedia's article gives the class: "The Nile is a long river in Africa". It is the last
+word of the noun phrase after "is a", "was the", "are an", and so on. The phrase ends before a preposition, a
+conjunction, a relative word or punctuation; brackets are left out. A class that few articles have is mostly a mistake
+of these rules, and does not count.
+
+A name without an article gets its class from its own words: "Po River", "Lake Erie", "University of Leeds". A name is a
+person's if its article gives years of life, or a birth, and says "he" or "she". Without an article, it is a person's if
+most things of its class are. Knows text only.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ west
 _VAGUE = frozenset(_VAGUE_WORDS.split())
 _LIFE = re.compile(r"\([^()]*?(?:born|\d{3,4}\s*[–-]|[–-]\s*\d)")
 _HE_OR_SHE = re.compile(r"\b(?:born|he|she|his|her)\b", re.IGNORECASE)
-_BEGINNING = 600  # characters of an article in which these stand
-_LEAST_PEOPLE = 5  # articles of a class, before it tells whether a name is a person's
-_SUBJECT_WORDS = 14  # an "is a" further behind belongs to another subject
-_PHRASE_WORDS = 8
+_BEGINNING = 600  # characters at an article's beginning that are searched for years of life and "he" or "she"
+_LEAST_PEOPLE = 5  # articles that a class must have to decide whether a name is a person's
+_SUBJECT_WORDS = 14  # an "is a" after more words belongs to another subject
+_PHRASE_WORDS = 8  # words after "is a" among which the noun is searched for
 
 
 @dataclass(slots=True)
 class Classes:
-    """Collects articles' classes; then tells what a name stands for.
+    """Learns classes from articles, then gives the class of a name.
 
     Attributes:
-        least: a class counts if so many articles have it.
+        least: a class counts if at least this many articles have it.
     """
 
     least: int = 15
@@ -59,13 +60,13 @@ class Classes:
     _people: Counter[str] = field(default_factory=Counter)
 
     def learn(self, passages: Iterable[Passage]) -> None:
-        """Learn from those passages that articles begin with."""
+        """Learn from the passages that are the beginning of an article."""
         for passage in passages:
             if passage.start == 0:
                 self.add(passage.title, passage.text)
 
     def add(self, title: str, text: str) -> None:
-        """Learn from an article: its title, and the text it begins with."""
+        """Learn from an article: its title, and the beginning of its text."""
         name = _name(title)
         person = self._person.setdefault(name, _is_of_a_person(text))
         if name and name not in self._by_title and (noun := class_noun(text)):
@@ -74,7 +75,7 @@ class Classes:
             self._people[noun] += person
 
     def is_person(self, name: str) -> bool:
-        """Whether this is somebody's name, as far as is known."""
+        """Whether this is a person's name, as far as is known."""
         key = _name(name)
         if key in self._person:
             return self._person[key]
@@ -82,7 +83,7 @@ class Classes:
         return self._counts[noun] >= _LEAST_PEOPLE and self._people[noun] > self._counts[noun] / 2
 
     def of(self, name: str) -> str:
-        """The class of what is named so, in small letters; empty if it is not known."""
+        """The class of the thing with this name, in lower case; empty if it is not known."""
         key = _name(name)
         if not key or not key[-1].isalpha():  # a number, a date
             return ""
@@ -91,14 +92,14 @@ class Classes:
             return noun
         words = key.split()
         if len(words) > 1:
-            for word in (words[-1], words[0]):
+            for word in (words[-1], words[0]):  # "Po River", "Lake Erie"
                 if self._counts[word] >= self.least:
                     return word
         return ""
 
 
 def class_noun(text: str) -> str:
-    """The class that an article's first sentence gives its subject, in small letters; empty if it gives none."""
+    """The class that an article's first sentence gives its subject, in lower case; empty if it gives none."""
     found = sentences(text)
     if not found:
         return ""
@@ -112,13 +113,13 @@ def class_noun(text: str) -> str:
         if plain.lower() in _ENDS or not plain.isalpha():
             break
         noun = plain
-        if plain != word:
+        if plain != word:  # punctuation ends the phrase
             break
     return noun if noun.islower() and len(noun) > 2 and noun not in _VAGUE else ""
 
 
 def without_brackets(text: str) -> str:
-    """The text without what stands in round or square brackets, and the space before it."""
+    """The text without round and square brackets, their content, and the space before them."""
     return _BRACKETS.sub("", text).strip()
 
 

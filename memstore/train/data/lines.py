@@ -1,4 +1,4 @@
-"""Files of training data as lines and as hashes, plain or compressed by gzip or zstd. Knows no rows."""
+"""Reads and hashes files of training data, plain or compressed by gzip or zstd. Knows lines, no rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from memstore.files import read_whole
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, with their 1-based numbers, without a byte order mark. Holds the whole file in memory.
+    """The lines that are not empty, each with its number from 1. A byte order mark is dropped.
+
+    The whole file is held in memory.
 
     Raises:
         CorpusNotFound, CorpusUnreadable: there is no such file; it is damaged, or the system refuses.
@@ -26,7 +28,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def file_sha256(paths: Sequence[Path]) -> str:
-    """Sha256 over what the files hold, in this order, compressed or not: the same rows, the same hash."""
+    """Sha256 over the decompressed content of the files, in this order: compression does not change it."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(_decompressed(path))

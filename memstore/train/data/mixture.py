@@ -1,11 +1,11 @@
-"""Batches for the training loop: pretraining and tasks mixed by weights, along a curriculum.
+"""Makes batches for the training loop: pretraining and tasks mixed by weights, along a curriculum.
 
-Every question is a function of the seed, the batch's number and its place in the batch, so that resuming needs no
-state. Schedules are in numbers of batches: one step of the loop reads `accumulate` times the number of processes.
+Every question depends only on the seed, the batch's number and its place in the batch, so that resuming needs no state.
+Schedules count batches: one step of the loop reads `accumulate` times the number of processes.
 
-Passages are packed, without padding. `fixed_length` instead gives every batch the same shape, for `torch.compile`:
-as many passages for each question (random ones fill up), and pad tokens behind each question and passage up to the
-longest allowed. The model then sees the pad tokens as tokens: use it where compiling saves more than they cost.
+Passages are packed, without padding. `fixed_length` instead gives every batch the same shape, for `torch.compile`: each
+question has equally many passages (random ones fill up), and each question and passage is padded to the longest allowed
+length. The model reads the pad tokens like any others, so use it only where compiling saves more than they cost.
 
 Knows the cache's arrays; refuses to know models, stores and retrievers.
 """
@@ -35,11 +35,12 @@ from memstore.train.data.tasks import choose_answer, mixture
 from memstore.train.data.windows import Windows, find
 from memstore.train.data.word_dropout import Words
 
-_DEV = (0, 0, 0, 1)  # before a dev question's number: seeds of training questions have three parts
+# Before a dev question's number in its seed. Seeds of training questions have three parts, so none is the same.
+_DEV = (0, 0, 0, 1)
 
 
 class MixedBatches:
-    """A `BatchSource` over a cache. Safe to use from several threads."""
+    """The `BatchSource` that reads a cache. Several threads may use it at once."""
 
     def __init__(self, settings: DataSettings, *, tokenizer: TextTokenizer, seed: int) -> None:
         """Open the cache.
@@ -71,7 +72,7 @@ class MixedBatches:
         return self._assemble(self._within_budget(examples), difficulty)
 
     def dev(self) -> Iterator[DevBatch]:
-        """Dev questions of each set, then held-out pretraining questions (if any step pretrains)."""
+        """The dev questions of each set, then held-out pretraining questions if any batch pretrains."""
         size = self.settings.dev_batch
         for questions in self._dev:
             texts, gold = questions.texts(), questions.gold(self.settings.gold)
@@ -87,9 +88,10 @@ class MixedBatches:
 
     def _example(self, step: int, i: int, difficulty: Difficulty, share: float) -> Example:
         rng = np.random.default_rng([self.seed, step, i])
-        if self.pretraining is not None and rng.random() < share:
+        if self.pretraining is not None and rng.random() < share:  # a question at a time: batches are mixed
             example = self.pretraining.example(rng, difficulty)
         else:
+            # Shares add up along the sets. The last sum is left out: rounding may leave it below the number drawn.
             chosen = self._train[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
             example = self._task_example(chosen, rng, difficulty)
         return self._filled(example, rng, difficulty) if self.settings.fixed_length else example
@@ -97,7 +99,7 @@ class MixedBatches:
     def _task_example(self, chosen: _Set, rng: Generator, difficulty: Difficulty) -> Example:
         questions = chosen.questions
         i = int(chosen.rows[int(rng.integers(len(chosen.rows)))])
-        hits = int((questions.candidates[i] >= 0).sum())
+        hits = int((questions.candidates[i] >= 0).sum())  # -1 fills the row after the last hit
         columns = choose_candidates(chosen.gold[i, :hits], difficulty.passages, self.settings.choice, rng)
         gold = chosen.gold[i, columns].tolist()
         passages = [self.cache.passages[int(r)] for r in questions.candidates[i, columns]]
@@ -107,6 +109,7 @@ class MixedBatches:
         if self.settings.window == "begin":
             passages = [self._cut(passage, most) for passage in passages]
         else:
+            # Without its eos, the answer is searched for in gold passages; the window then holds it.
             places = [find(p, answer[:-1]) if right else None for p, right in zip(passages, gold, strict=True)]
             passages = [self._windows.cut(p, place, most, rng) for p, place in zip(passages, places, strict=True)]
         return Example(
@@ -118,14 +121,14 @@ class MixedBatches:
         )
 
     def _question(self, chosen: _Set, i: int, rng: Generator) -> Ints:
-        """A training question, without the words that are left out this time."""
+        """A training question, with some words dropped at random as the settings say."""
         question, dropout = chosen.questions.questions[i], self.settings.word_dropout
         if dropout and not chosen.verdicts[i]:
             question = self._words.thinned(question, 1 - dropout, rng)
         return question[: self._question_tokens]
 
     def _answer(self, answers: list[Ints], read: Sequence[Ints], rng: Generator) -> Ints:
-        """Which of the answers is trained on, as the settings say; `read` are the gold passages that are read."""
+        """The answer to train on, by the settings' rule; `read` are the gold passages among those chosen."""
         rule = self.settings.answer
         if rule == "read":
             answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
@@ -144,15 +147,15 @@ class MixedBatches:
         )
 
     def _passages(self, rows: NDArray[np.int32], most: int) -> list[Ints]:
-        """Passages from their beginnings; eos alone where there is none."""
+        """The beginnings of passages, at most `most` tokens each; eos alone if there is no passage."""
         return [self._cut(self.cache.passages[int(r)], most) for r in rows] or [np.array([self._eos])]
 
     def _cut(self, tokens: Ints, most: int) -> Ints:
-        """The tokens, or the first `most - 1` and eos."""
+        """The tokens if they fit, else the first `most - 1` and eos."""
         return tokens if len(tokens) <= most else np.concatenate([tokens[: most - 1], [self._eos]])
 
     def _filled(self, example: Example, rng: Generator, difficulty: Difficulty) -> Example:
-        """As many passages as the curriculum says: random ones behind the question's own."""
+        """The example with as many passages as the curriculum says: random ones after the question's own."""
         missing = max(0, difficulty.passages - len(example.passages))
         rows = rng.integers(len(self.cache.passages), size=missing).astype(np.int32)
         more = self._passages(rows, difficulty.passage_tokens) if missing else []
@@ -165,6 +168,8 @@ class MixedBatches:
     def _within_budget(self, examples: list[Example]) -> list[Example]:
         if not self.settings.max_tokens:
             return examples
+        # The encoder reads a question once with each of its passages: these are the tokens of the rows it packs. The
+        # cumulative sum says how many questions fit; one is kept in any case.
         rows = [len(e.passages) * len(e.question) + sum(map(len, e.passages)) for e in examples]
         fitting = int(np.searchsorted(np.cumsum(rows), self.settings.max_tokens, side="right"))
         return examples[: max(1, fitting)]
@@ -177,7 +182,7 @@ class MixedBatches:
     def _tensors(
         self, examples: Sequence[Example], question_tokens: int = 0, passage_tokens: int = 0, target_tokens: int = 0
     ) -> dict[str, Any]:
-        """What a `Batch` is made of; a number above 0 pads each question, passage or target to that length."""
+        """The fields of a `Batch`. A length above 0 pads each question, passage or target to it."""
         width = target_tokens or max(len(e.target) for e in examples)
         targets = np.full((len(examples), width), self._pad, dtype=np.int64)
         for line, example in zip(targets, examples, strict=True):
@@ -207,7 +212,7 @@ class MixedBatches:
         return DevBatch(**self._tensors(examples), answers=tuple(answers), ids=tuple(ids))
 
     def _dev_pretraining(self, pretraining: Pretraining) -> Iterator[DevBatch]:
-        """Held-out questions, at the curriculum's last point."""
+        """The held-out questions, as difficult as at the curriculum's end."""
         s, size, total = self.settings, self.settings.dev_batch, pretraining.dev_size()
         ends = [round(points[-1][0]) for points in (s.passages, s.passage_tokens, s.hardness)]
         difficulty = s.difficulty(max(ends))
@@ -249,7 +254,7 @@ class MixedBatches:
 
 
 class _Set:
-    """A training set: the rows to draw from, and which of their candidates are gold."""
+    """A question set to train on: the rows to draw from, and which of their candidates are gold."""
 
     def __init__(self, questions: QuestionSet, settings: DataSettings) -> None:
         self.questions, self.gold = questions, questions.gold(settings.gold)
@@ -261,20 +266,20 @@ class _Set:
 
 
 def _verdicts(questions: QuestionSet) -> NDArray[np.bool_]:
-    """`(N,)`: the questions whose answers are verdicts only."""
+    """`(N,)`: whether all answers of a question are verdicts."""
     return np.array([not searchable_answers(answers) for _, _, answers in questions.texts()], dtype=bool)
 
 
 def choose_candidates(
     gold: NDArray[np.bool_], wanted: int, choice: Literal["first", "sample", "gold"], rng: Generator
 ) -> NDArray[np.int64]:
-    """Which of a question's candidates are read, ascending: in the retriever's order.
+    """The candidates of a question that are read, as ascending places: they keep the retriever's order.
 
     Args:
-        gold: `(hits,)`, of its candidates.
-        wanted: how many at most.
-        choice: "first" ones, a "sample", or a sample that has a "gold" one in it if there is any.
-        rng: of the question.
+        gold: `(hits,)`, whether each candidate is gold.
+        wanted: at most this many are read.
+        choice: the "first" ones, a random "sample", or a sample with a "gold" one in it if there is any.
+        rng: the question's.
     """
     hits = len(gold)
     if hits <= wanted or choice == "first":
@@ -282,12 +287,12 @@ def choose_candidates(
     order = rng.permutation(hits)
     if choice == "gold" and gold.any():
         right = int(rng.choice(np.flatnonzero(gold)))
-        order = np.concatenate([[right], order[order != right]])
+        order = np.concatenate([[right], order[order != right]])  # first, so that the cut below keeps it
     return np.sort(order[:wanted])
 
 
 def _spaced(total: int, wanted: int) -> list[int]:
-    """Up to `wanted` of `total` numbers, evenly spread; all for 0."""
+    """Up to `wanted` of the numbers below `total`, evenly spread; all of them if `wanted` is 0."""
     if not wanted or wanted >= total:
         return list(range(total))
     return [i * total // wanted for i in range(wanted)]

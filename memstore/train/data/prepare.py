@@ -1,11 +1,11 @@
 """Makes the cache that training reads, from a store with its retriever, question files, and plain passages.
 
-    1. question sets   each question's candidates, marked where an answer or its page is found
-    2. more passages   of the store, evenly spread, or of a corpus of ready passages: for pretraining
+    1. question sets   each question's candidates, each marked if it holds an answer or is of the right page
+    2. more passages   for pretraining: of the store, evenly spread, or of a corpus of ready passages
     3. sentences       salient spans of all passages; lexical neighbours of each, by a BM25 index over these passages
-    4. files           in a folder of their own, checksums, moved up, manifest last
+    4. files           written in a folder of their own, with checksums; then moved up, the manifest last
 
-The one file of training that knows stores and retrievers; what it writes needs neither.
+The only file of training that knows stores and retrievers. Reading the cache needs neither.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ from memstore.train.data.question_sets import (
 )
 from memstore.train.data.ragged import Ragged, id_type
 
-RARITY_PASSAGES = 20_000  # passages of the store whose words are counted
+RARITY_PASSAGES = 20_000  # passages of the store whose words are counted, for `Rarity`
 Tick = Callable[[str, int, int], None]
-"""Hears of progress: stage, done, total."""
+"""Is called with progress: stage, done, total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareReport:
-    """What is in the cache, and how long making it took; `already` says that it was there before."""
+    """What is in the cache, and how long it took to make. `already`: it was there before."""
 
     out: str
     passages: int
@@ -83,7 +83,7 @@ class PrepareReport:
 
 
 def model_tokenizer(path_or_id: str | Path) -> TextTokenizer:
-    """Tokenizer, templates and limits of a checkpoint, without its weights.
+    """A checkpoint's tokenizer with its templates and limits. Reads no weights.
 
     Raises:
         CheckpointNotFound, CheckpointError, ConfigError: see `memstore.checkpoint.loading.load`.
@@ -94,20 +94,20 @@ def model_tokenizer(path_or_id: str | Path) -> TextTokenizer:
 
 
 def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = lambda *_: None) -> PrepareReport:
-    """Make a cache; one that was made from the same is left as it is.
+    """Make a cache, unless `options.out` has one made from the same already.
 
     Args:
         options: what to prepare.
         tokenizer: of the model to train.
-        tick: hears of progress.
+        tick: is called with progress.
 
     Raises:
-        CandidatesMismatch: a cache is there that was made from something else.
-        ConfigError, OutputUnwritable: something else is there, or the system refuses to write there.
-        CorpusError, CorpusNotFound, CorpusUnreadable: of question files and corpora.
-        StoreNotFound, StoreCorrupt: of the store.
-        CheckpointNotFound, CheckpointError, FingerprintMismatch: the encoder of a dense index is not to be found, or
-            is not the one that made its vectors.
+        CandidatesMismatch: `options.out` holds a cache that was made from something else.
+        ConfigError, OutputUnwritable: `options.out` holds other files, or may not be written to.
+        CorpusError, CorpusNotFound, CorpusUnreadable: a question file or a corpus cannot be used.
+        StoreNotFound, StoreCorrupt: the store is missing or damaged.
+        CheckpointNotFound, CheckpointError, FingerprintMismatch: the encoder of a dense index cannot be found, or is
+            not the one that made its vectors.
     """
     store = None if options.store is None else Store.open(options.store)
     fingerprint = cache_fingerprint(options, tokenizer, store)
@@ -122,7 +122,7 @@ def prepare(options: PrepareOptions, tokenizer: TextTokenizer, *, tick: Tick = l
 
 
 def _retriever(store: Store) -> Retriever:
-    """The store's retriever; with the model that built the store, if the vectors are of its memory encoder."""
+    """The store's retriever, with the model that built the store if its memory encoder made the vectors."""
     if store.generation.settings.get("encoder") != MemoryTextEncoder.name:
         return open_retriever(store)
     model, tokenizer = model_of(store)
@@ -167,7 +167,7 @@ class _Work:
         self._tick = tick
 
     def write(self, folder: Path, fingerprint: CacheFingerprint) -> Manifest:
-        """All files of the cache; the manifest last."""
+        """Write all files of the cache, the manifest last."""
         sets = {}
         for name, paths in self.options.tasks.items():
             built = self._set(name, paths)
@@ -210,7 +210,7 @@ class _Work:
             )
 
     def _screen(self, name: str) -> Screen | None:
-        """Which candidates of a set are left out; None for a set that keeps all."""
+        """The rule by which candidates of a set are left out; None for a set that keeps all."""
         rule = self.options.screens().get(name)
         if rule is None:
             return None
@@ -276,7 +276,7 @@ class _Work:
 
 
 def _write_set(folder: Path, built: QuestionSetBuilder, name: str, tokenizer: TextTokenizer, most: int) -> None:
-    """The files of one question set; see `memstore.train.data.cache`."""
+    """Write the files of one question set; see `memstore.train.data.cache`."""
     folder.mkdir(parents=True)
     rows, dtype, c = built.kept, id_type(tokenizer.config.vocab_size), tokenizer.config
     template = c.tasks.get(task_of(name), c.question_template)

@@ -1,5 +1,7 @@
-"""What a cache of training data is made from: the options of `memstore prepare`, and their fingerprint, which tells a
-cache that was made from something else. Knows stores by their checksums; refuses to know retrievers and passages.
+"""The options of `memstore prepare`, and the fingerprint of what a cache is made from.
+
+The fingerprint shows whether a cache was made from something else. Knows stores by their checksums; refuses to know
+retrievers and passages.
 """
 
 from __future__ import annotations
@@ -25,23 +27,23 @@ class PrepareOptions:
 
     Attributes:
         out: folder of the cache.
-        store: where candidates come from; without one there can be no tasks.
-        tasks: question files by set, named `<task>.<split>`, such as `nq.train`.
+        store: the store to search for candidates; tasks need one.
+        tasks: question files by set. A set is named `<task>.<split>`, such as `nq.train`.
         k: candidates per question.
-        keep_unanswerable: share kept of the questions of `train` sets that have no answer among their candidates.
-        max_answer_tokens: longer answers lose their end.
+        keep_unanswerable: of the questions in `train` sets without a right candidate, the share that is kept.
+        max_answer_tokens: longer answers are cut.
         corpus: files of ready passages, JSON lines `{"id", "title", "text"}` or the builder's spool, for pretraining.
-        pretrain: whether to look for sentences to pretrain on in the cache's passages.
-        pretrain_passages: passages of the store beside the candidates, evenly spread (all the corpus' are taken).
-        pretrain_most: look for sentences in at most so many of the cache's passages, evenly spread; 0 for all.
-        most_spans: salient spans kept per passage.
-        max_sentence_tokens: longer sentences are not asked about.
+        pretrain: whether to search the cache's passages for sentences to pretrain on.
+        pretrain_passages: passages of the store to add to the candidates, evenly spread. A corpus is added whole.
+        pretrain_most: search at most this many of the cache's passages, evenly spread; 0 for all.
+        most_spans: salient spans kept for each passage.
+        max_sentence_tokens: no question is made from longer sentences.
         neighbours: lexical neighbours per passage; 0 for none.
-        supported: sets, such as synthetic ones, of which candidates that hold an answer by chance are left out, and
-            then questions without a right one; see `memstore.train.data.candidate_filter`.
-        elsewhere: sets of which candidates of the page that a question is from are left out.
-        support: what a right candidate of `supported` sets has of its question.
-        class_articles: what names stand for ("river") is asked with if so many articles are about such a thing.
+        supported: sets, such as synthetic ones, whose candidates are left out if they hold an answer by chance. Then
+            questions without a right candidate are left out too; see `memstore.train.data.candidate_filter`.
+        elsewhere: sets whose candidates are left out if they are of the page that the question was made from.
+        support: the least share of a question's words in a right candidate of the `supported` sets.
+        class_articles: a class ("river") is used in questions if at least this many articles are about such a thing.
     """
 
     out: Path
@@ -84,7 +86,7 @@ class PrepareOptions:
             )
 
     def screens(self) -> dict[str, dict[str, Any]]:
-        """By set, `support` and `elsewhere` of its `Screen`; sets that keep all candidates are not in it."""
+        """By set, the `support` and `elsewhere` of its `Screen`. Sets that keep all candidates are not in it."""
         return {
             name: {"support": self.support if name in self.supported else 0.0, "elsewhere": name in self.elsewhere}
             for name in sorted(self.supported | self.elsewhere)
@@ -92,12 +94,12 @@ class PrepareOptions:
 
 
 def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: Store | None) -> CacheFingerprint:
-    """What a cache of these options is made from. Reads the question and corpus files."""
+    """The fingerprint of a cache made by these options. Reads the question and corpus files."""
     c = tokenizer.config
     sources = [] if store is None else [_passages_sha256(store)]
     sources += [file_sha256([path]) for path in options.corpus]
     pretraining: dict[str, Any] = {}
-    if not options.pretrain and options.pretrain_passages:  # they are in the cache all the same
+    if not options.pretrain and options.pretrain_passages:  # the passages are in the cache even so
         pretraining = {"pretrain_passages": options.pretrain_passages}
     if options.pretrain:
         names = (
@@ -122,7 +124,7 @@ def cache_fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, store: 
 
 
 def _passages_sha256(store: Store) -> str:
-    """Sha256 over the checksums of the passages' files: the same for stores of other memories of the same passages."""
+    """Sha256 over the checksums of the passages' files. Other memories of the same passages do not change it."""
     digest = hashlib.sha256()
     for segment in store.generation.segments:
         path = segment_path(store.path, segment.id) / SEALED
@@ -132,7 +134,7 @@ def _passages_sha256(store: Store) -> str:
 
 def _retriever_sha256(store: Store) -> str:
     index = store.generation.index
-    if index is None:  # made before indexes were recorded: the generation file stands for it
+    if index is None:  # made before indexes were recorded: take the generation file's
         return hash_file(generation_path(store.path, store.generation.number))
     values = [store.generation.retriever, index.parts, index.files]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=dict).encode()).hexdigest()

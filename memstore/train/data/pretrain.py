@@ -1,17 +1,17 @@
-"""Pretraining questions made from plain passages. Four kinds:
+"""Makes pretraining questions from plain passages. There are four kinds:
 
-- "salient": a sentence with a name, date or number masked is the question, its words dropped here and there so that
-  copying the sentence's surroundings is not enough; the masked text is the answer. The passage it came from is to be
-  found among others and read (salient span masking, REALM, arXiv 2002.08909, section 3.4).
-- "asked": the same, but the sentence's words stand behind a question word that fits the answer ("when", "how many",
-  "who", ...; "which river" where its class is known) and the masked place is not shown: cloze to question as in Lewis
-  et al., arXiv 1906.04980, section 2.3.
-- "rebuild": some words of a sentence are the question, the whole sentence is the answer: more to learn from per step.
-- "corrupt": span corruption (T5, arXiv 1910.10683, section 3.1.4): the passage itself is masked, and the answer is
-  what was masked. The question is the prompt alone.
+- "salient": the question is a sentence in which a name, date or number is masked; the answer is the masked text. Some
+  words are dropped, so that matching the sentence word by word is not enough. The model has to find the sentence's
+  passage among others and read it (salient span masking, REALM, arXiv 2002.08909, section 3.4).
+- "asked": the same, but the masked place is not shown. Instead the question begins with question words that fit the
+  answer ("when", "how many", "who"; "which river" where its class is known). This is cloze translation (Lewis et al.,
+  arXiv 1906.04980, section 2.3).
+- "rebuild": the question is some words of a sentence, the answer the whole sentence: each step learns from more tokens.
+- "corrupt": span corruption (T5, arXiv 1910.10683, section 3.1.4). Parts of the passage are masked, and are the answer.
+  The question is the prompt alone.
 
-The other passages are lexical neighbours of the right one, or random ones: `hardness` is the share of neighbours.
-An example is a function of its random generator alone. Knows token arrays; refuses to know files, texts and models.
+The other passages are lexical neighbours of the right one, or random ones; `hardness` is the share of neighbours. An
+example depends only on its random generator. Knows token arrays; refuses to know files, texts and models.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ QUESTION_WORDS = {
     "agent": ("who", "who was", "which person", "what"),
     "name": ("who", "what", "which", "where", "who is", "who was", "what is the name of", "what is"),
 }
-# What kind of name stands behind these words.
-_BEHIND = dict.fromkeys(("in", "at", "near", "from", "to", "into"), "place") | {"by": "agent"}
+# The kind of name that follows these words.
+_KIND_AFTER = dict.fromkeys(("in", "at", "near", "from", "to", "into"), "place") | {"by": "agent"}
 _BARE_YEAR = re.compile(rf"\s*(?:{YEAR})\s*")
 _DATE = re.compile(rf"\b(?:{MONTHS.lower()}|{YEAR})\b")
 _DIGIT = re.compile(r"\d")
 _CLASS_WORDS = {"place": ("which", "what", "in which", "in what"), "name": ("which", "what")}
-_LONGEST_TITLE = 12  # tokens of a title that is asked for, or named in a question
-_TOKENS_BEFORE = 6  # enough for the word before an answer
+_LONGEST_TITLE = 12  # tokens; no question asks for a longer title, or names one
+_TOKENS_BEFORE = 6  # tokens before an answer; they hold the word before it
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question with its passages: token ids; `target` and every passage end with eos."""
+    """One question with its passages, as token ids. `target` and every passage end with eos."""
 
     task: str
     question: Ints
@@ -64,7 +64,7 @@ class Example:
 
 
 class Pretraining:
-    """Makes examples from a cache's passages and its `PretrainTable`. Safe to use from several threads."""
+    """Makes examples from a cache's passages and its `PretrainTable`. Several threads may use it at once."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Pretraining:
         max_question_tokens: int,
         max_target_tokens: int,
     ) -> None:
-        """Prepare the prompts. Longer questions and targets than allowed are cut.
+        """Prepare the prompts. Questions and targets above the limits are cut.
 
         Raises:
-            ConfigError: the table is empty, the tokenizer has not the sentinels that are needed, or a prompt leaves no
-                room for a question.
+            ConfigError: the table is empty, the tokenizer lacks sentinels that are needed, or a prompt leaves no room
+                for a question.
         """
         if not len(table):
             raise ConfigError("no passage holds a sentence to pretrain on; prepare more of them")
@@ -99,6 +99,7 @@ class Pretraining:
         self._prompts = {kind: _prompt(plain, getattr(settings, f"{kind}_prompt")) for kind in KINDS}
         for kind, parts in self._prompts.items():
             taken = sum(map(len, parts))
+            # "corrupt" asks with the prompt alone; the others need one token more, for the question.
             if getattr(settings, kind) and taken + (kind != "corrupt") > max_question_tokens:
                 raise ConfigError(f"{kind}_prompt has {taken} tokens and a question at most {max_question_tokens}")
         weights = np.array([getattr(settings, kind) for kind in KINDS], dtype=np.float64)
@@ -107,32 +108,37 @@ class Pretraining:
         self._stride = len(table) // self._held if self._held else 0  # every stride-th passage is held out
 
     def __len__(self) -> int:
-        """Passages with a sentence to ask about, held-out ones included."""
+        """The number of passages with a sentence to ask about, held-out ones included."""
         return len(self._table)
 
     def dev_size(self) -> int:
-        """How many examples `dev_example` has."""
+        """The number of examples that `dev_example` can give."""
         return self._held
 
     def example(self, rng: Generator, difficulty: Difficulty) -> Example:
-        """Draw a kind, a passage that is not held out, and a sentence; for "corrupt" any passage."""
+        """An example of a random kind, from a random sentence of a passage that is not held out.
+
+        "corrupt" takes any passage.
+        """
         kind = KINDS[int(np.searchsorted(self._shares[:-1], rng.random(), side="right"))]
         if kind == "corrupt":
             row = int(rng.integers(len(self._passages)))
             return self._corrupt(self._passages[row], rng, difficulty)
         i = int(rng.integers(len(self._table)))
-        if self._stride and i % self._stride == 0:
+        if self._stride and i % self._stride == 0:  # held out: take the next passage, which is not
             i = i + 1 if i + 1 < len(self._table) else i - 1
         return self._sentence(kind, i, rng, difficulty)
 
     def dev_example(self, number: int, rng: Generator, difficulty: Difficulty) -> Example:
-        """A "salient" question about the number-th held-out passage."""
+        """A "salient" question about the held-out passage of this number."""
         return self._sentence("salient", number * self._stride, rng, difficulty)
 
     # --- sentences ----------------------------------------------------------------------------------------------
 
     def _sentence(self, kind: str, i: int, rng: Generator, difficulty: Difficulty) -> Example:
         table, row = self._table, int(self._table.rows[i])
+        # `spans` has a row for each sentence and `answers` one for each span, in the same order: the offsets of one
+        # table are row numbers of the next.
         first, last = int(table.sentences.offsets[i]), int(table.sentences.offsets[i + 1])
         sentence = int(rng.integers(first, last))
         begin, end = (int(x) for x in table.sentences.values[sentence])
@@ -160,7 +166,7 @@ class Pretraining:
         return Example(kind, self._asked(kind, question), self._ended(target), passages, gold)
 
     def _ask(self, answer: Ints, noun: Ints, before: Ints, rng: Generator) -> Ints:
-        """Question words for an answer, by its class `noun` (empty where unknown), behind the tokens `before`."""
+        """Question words for an answer. `noun` is its class, empty if unknown; `before` the tokens before it."""
         if len(noun) and rng.random() < self.settings.class_share:
             return self._asking.draw_class(noun, before, rng)
         return self._asking.draw(answer, before, rng)
@@ -168,24 +174,24 @@ class Pretraining:
     # --- titles -------------------------------------------------------------------------------------------------
 
     def _title(self, tokens: Ints) -> Ints:
-        """A passage's title; empty if it has none, a long one, or one with an explanation in parentheses."""
+        """A passage's title; empty if it has none, or the title is long or holds a parenthesis."""
         title = self._windows.title(tokens)
         plain = len(title) <= _LONGEST_TITLE and not np.isin(title, self._parenthesis).any()
         return title if plain else title[:0]
 
     def _title_asked(self, tokens: Ints, rng: Generator) -> Ints:
-        """The title, if it is what is asked for this time; empty otherwise."""
+        """The title if this question is to ask for it, drawn by `title_share`; else empty."""
         asked = self.settings.title_share and rng.random() < self.settings.title_share
         return self._title(tokens) if asked else tokens[:0]
 
     def _about_title(self, title: Ints, sentence: Ints, rng: Generator) -> Ints:
-        """Question words for a title, and a sentence's words without the title's."""
+        """A question for a title: question words, then a sentence's words without the title's."""
         mark = self._ask(title, self._classes.get(title.tobytes(), title[:0]), title[:0], rng)
         rest = self._words.thinned(self._words.without(sentence, title), 1 - self.settings.word_dropout, rng)
         return np.concatenate([mark, rest])
 
     def _with_title(self, mark: Ints, tokens: Ints, begin: int, end: int, rng: Generator) -> Ints:
-        """Question words, with the title behind them as often as asked where the sentence does not say it."""
+        """The question words, followed by the title as often as `named_share` says, unless the sentence names it."""
         if not self.settings.named_share or rng.random() >= self.settings.named_share:
             return mark
         title = self._title(tokens)
@@ -194,19 +200,20 @@ class Pretraining:
     def _masked(
         self, tokens: Ints, begin: int, end: int, span: Ints, mark: Ints, rng: Generator, *, in_front: bool
     ) -> Ints:
-        """The sentence without the span and some words, cut to fit around it; `mark` in its place or in front."""
+        """The sentence without the span and some words, cut to fit. `mark` is in the span's place, or in front."""
         a, b = int(span[0]), int(span[1])
         keep = 1 - self.settings.word_dropout
         before = self._words.thinned(tokens[begin:a], keep, rng, least=0)
         after = self._words.thinned(tokens[b:end], keep, rng, least=0)
         prompt = self._prompts["asked" if in_front else "salient"]
         room = max(1, self._question_tokens - sum(map(len, prompt)) - len(mark))
+        # Half the room for each side; what one side does not need, the other may use. Tokens near the span are kept.
         left = min(len(before), max(room // 2, room - len(after)))
         before, after = before[len(before) - left :], after[: max(0, room - left)]
         return np.concatenate([mark, before, after] if in_front else [before, mark, after])
 
     def _others(self, i: int, difficulty: Difficulty, rng: Generator) -> list[int]:
-        """Rows of wrong passages: lexical neighbours as hardness says, then random ones, all different."""
+        """The rows of wrong passages, all different: lexical neighbours, by `hardness`, and random ones."""
         source, wanted = int(self._table.rows[i]), difficulty.passages - 1
         near = self._table.neighbours[i]
         near = near[near >= 0]
@@ -220,6 +227,8 @@ class Pretraining:
 
     def _corrupt(self, tokens: Ints, rng: Generator, difficulty: Difficulty) -> Example:
         s = self.settings
+        # The target holds the masked tokens (`noise` of the passage) and a sentinel for each span of `noise_span`. So a
+        # longer passage than this would have a target above the limit.
         longest = min(difficulty.passage_tokens - 1, int((self._most - 2) / (s.noise * (1 + 1 / s.noise_span))))
         tokens = self._windows.cut(tokens, None, max(2, longest + 1), rng)[:-1]
         spans = noise_spans(len(tokens), s.noise, s.noise_span, rng)[: len(self._sentinels)]
@@ -248,8 +257,8 @@ class Pretraining:
 
 
 class _QuestionWords:
-    """Question words by the kind of an answer, as token ids; the kind is told by the pieces of the answer and of the
-    word before it.
+    """Question words as token ids, by the kind of answer. The pieces of the answer, and of the word before it, show the
+    kind.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -263,13 +272,13 @@ class _QuestionWords:
         self._pieces = {i: re.sub("|".join(WORD_MARKS), " ", piece).lower() for piece, i in pieces}
 
     def draw(self, answer: Ints, before: Ints, rng: Generator) -> Ints:
-        """Question words that fit an answer, by chance; `before` is what its sentence says before it."""
+        """Random question words that fit an answer; `before` is its sentence up to it."""
         words = self._words[_kind(self._text(answer), self._text(before[-_TOKENS_BEFORE:]))]
         chosen: Ints = words[int(rng.integers(len(words)))]
         return chosen
 
     def draw_class(self, noun: Ints, before: Ints, rng: Generator) -> Ints:
-        """Question words that ask for a class of things by its name."""
+        """Question words that name the class of what is asked for: "which river"."""
         kind = _kind("", self._text(before[-_TOKENS_BEFORE:]))
         words = self._class_words.get(kind, self._class_words["name"])
         return np.concatenate([words[int(rng.integers(len(words)))], noun])
@@ -279,21 +288,21 @@ class _QuestionWords:
 
 
 def _kind(answer: str, before: str) -> str:
-    """Which of `QUESTION_WORDS` ask for an answer, both texts in small letters."""
+    """The key of `QUESTION_WORDS` for an answer. Both texts are in lower case."""
     if _BARE_YEAR.fullmatch(answer):
         return "year"
     if _DATE.search(answer):
         return "date"
     if _DIGIT.search(answer):
         return "number"
-    return _BEHIND.get("".join(before.split()[-1:]), "name")
+    return _KIND_AFTER.get("".join(before.split()[-1:]), "name")
 
 
 def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[tuple[int, int]]:
-    """`[begin, end)` of masked spans as T5 draws them: none begins the text, none touch, at least one.
+    """The masked spans `[begin, end)`, at least one, drawn as T5 draws them. None begins the text, and no two touch.
 
-    The masked tokens, and those between, are divided into equally many parts of random lengths of at least one. A
-    text of one token, or none, is masked whole.
+    The masked tokens and the others are each divided into `count` parts of random length, which then alternate. A text
+    of one token, or none, is masked whole.
     """
     if length <= 1:
         return [(0, length)]
@@ -305,18 +314,18 @@ def noise_spans(length: int, noise: float, mean: float, rng: Generator) -> list[
 
 
 def _parts(total: int, count: int, rng: Generator) -> NDArray[np.int64]:
-    """`count` random lengths of at least 1 that sum to `total`, all divisions alike."""
+    """`count` random lengths of at least 1 that sum to `total`. Every division is equally likely."""
     cuts = np.sort(rng.permutation(total - 1)[: count - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
 def _known_classes(table: PretrainTable) -> dict[bytes, Ints]:
-    """From answers to their classes, where those are known."""
+    """The classes of answers, where they are known, by the bytes of the answer's token ids."""
     return {answer.tobytes(): noun for answer, noun in zip(table.answers, table.classes, strict=True) if len(noun)}
 
 
 def _sentinels(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """Ids of `<extra_id_0>`, `<extra_id_1>`, ... as far as they go."""
+    """The ids of `<extra_id_0>`, `<extra_id_1>` and so on, up to the first that is missing."""
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     sentinels: list[int] = []
     while (found := vocabulary.get(f"<extra_id_{len(sentinels)}>")) is not None:
@@ -325,7 +334,7 @@ def _sentinels(tokenizer: Tokenizer) -> NDArray[np.int64]:
 
 
 def _prompt(tokenizer: Tokenizer, template: str) -> tuple[Ints, Ints]:
-    """Token ids of a template before and after its question."""
+    """The token ids of a template before its question, and after it."""
     parts: list[Any] = []
     for text in template.split("{question}", 1):
         ids = tokenizer.encode(text.strip(), add_special_tokens=False).ids if text.strip() else []

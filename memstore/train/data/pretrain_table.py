@@ -1,13 +1,13 @@
-"""What pretraining needs to know of the passages, found once: sentences, salient spans, lexical neighbours.
+"""The table that pretraining reads: sentences, salient spans and lexical neighbours of passages, found once.
 
-Files in `pretrain/` of a cache, over P' of its passages, those with at least one sentence that holds a span:
+Its files are in `pretrain/` of a cache. They cover P' of its passages: those with a sentence that holds a span.
 
     rows.npy                        (P',) rows among the cache's passages
     sentences.npy, .lengths.npy     per passage, [begin, end) of sentences in its token ids
     spans.npy, .lengths.npy         per sentence, [begin, end) of salient spans in the passage's token ids
     answers.npy, .lengths.npy       per span, its text as an answer's token ids, without eos
-    classes.npy, .lengths.npy       per span, token ids of what it stands for ("river"), often none
-    neighbours.npy                  (P', m) rows among the cache's passages, lexically near, -1 behind the last
+    classes.npy, .lengths.npy       per span, token ids of its class ("river"), often none
+    neighbours.npy                  (P', m) rows among the cache's passages, lexically near, -1 after the last
 
 A token belongs to a span if they share a character. Knows text and tokens, no store and no model.
 """
@@ -34,7 +34,7 @@ SENTENCE_WORDS = (6, 50)  # shorter ones ask nothing, longer ones are lists
 
 @dataclass(frozen=True, slots=True)
 class PretrainTable:
-    """The arrays of this file's docstring."""
+    """The arrays that the module's docstring lists."""
 
     rows: NDArray[np.int32]
     sentences: Ragged
@@ -77,9 +77,9 @@ class TableBuilder:
 
     Attributes:
         tokenizer: with the templates and limits that the cached passages were made with.
-        most_spans: of one passage at most; sentences with the most spans come first.
-        most_tokens: of a sentence at most.
-        classes: what the passages' articles are about, as far as it has learned.
+        most_spans: kept spans of a passage, at most; sentences with the most spans are preferred.
+        most_tokens: longer sentences are left out.
+        classes: gives the class of a span; it has learned from the passages.
     """
 
     tokenizer: TextTokenizer
@@ -87,14 +87,14 @@ class TableBuilder:
     most_tokens: int = 48
     classes: Classes = field(default_factory=Classes)
     rows: list[int] = field(default_factory=list)
-    queries: list[str] = field(default_factory=list)  # per row: its first sentence, to look for neighbours with
+    queries: list[str] = field(default_factory=list)  # per row: its best sentence, to search for neighbours with
     _sentences: list[Ints] = field(default_factory=list)
     _spans: list[Ints] = field(default_factory=list)
     _answers: list[str] = field(default_factory=list)
     _plain: Tokenizer | None = None
 
     def add(self, rows: Sequence[int], passages: Sequence[Passage]) -> None:
-        """Find what the passages at the given rows hold; those without a salient span are left out."""
+        """Add the sentences and spans of the passages at the given rows. Passages without a span are left out."""
         if self._plain is None:
             self._plain = Tokenizer.from_str(self.tokenizer.json)  # gives offsets, which TextTokenizer does not
         template, limit = self.tokenizer.config.passage_template, self.tokenizer.config.max_passage_tokens - 1
@@ -105,7 +105,7 @@ class TableBuilder:
             self._add_one(row, passage.text, _Places(filled, encoding, limit=limit), shift=len(head))
 
     def build(self, neighbours: NDArray[np.int32]) -> PretrainTable:
-        """The arrays, with the neighbours `(P', m)` of `rows`."""
+        """The table, with the neighbours `(P', m)` of `rows`."""
         dtype = id_type(self.tokenizer.config.vocab_size)
         return PretrainTable(
             rows=np.array(self.rows, dtype=np.int32),
@@ -126,7 +126,7 @@ class TableBuilder:
             if not SENTENCE_WORDS[0] <= sentence.count(" ") + 1 <= SENTENCE_WORDS[1]:
                 continue
             place = places.tokens(shift + begin, shift + end)
-            if place is None or place[1] - place[0] > self.most_tokens:
+            if place is None or place[1] - place[0] > self.most_tokens:  # cut off by the token limit, or too long
                 continue
             spans, answers = [], []
             for a, b in salient(sentence):
@@ -139,7 +139,7 @@ class TableBuilder:
         self._keep(row, found)
 
     def _keep(self, row: int, found: list[tuple[str, Ints, list[Ints], list[str]]]) -> None:
-        """The sentences with the most spans, spans spread evenly over what is too much, in the text's order."""
+        """Keep the sentences with the most spans, in the text's order. Of too many spans, keep evenly spread ones."""
         best = sorted(range(len(found)), key=lambda i: -len(found[i][2]))[: self.most_spans]
         if not best:
             return
@@ -155,16 +155,16 @@ class TableBuilder:
 
 
 class _Places:
-    """From characters of a text to its tokens, of which the first `limit` are there."""
+    """Maps characters of a text to its tokens; only the first `limit` tokens are there."""
 
     def __init__(self, text: str, encoding: Encoding, *, limit: int) -> None:
         self._text = text
         self._offsets = np.array(encoding.offsets[:limit], dtype=np.int64).reshape(-1, 2)
 
     def tokens(self, begin: int, end: int) -> Ints | None:
-        """`[first, last)` of the tokens that share a character with `[begin, end)`; None if some are cut off.
+        """The tokens `[first, last)` that share a character with `[begin, end)`; None if some are cut off.
 
-        A token that is only the space before them belongs to them too: many vocabularies have it at the first word.
+        A token that is only the space before them belongs to them too: in many vocabularies a word begins with it.
         """
         begins, ends = self._offsets[:, 0], self._offsets[:, 1]
         if not len(ends) or ends[-1] < end:

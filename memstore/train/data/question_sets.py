@@ -1,7 +1,7 @@
-"""The parts of preparing training data: passages put into one table, questions with candidates, neighbours.
+"""The steps of preparing training data: collect passages in one table, find candidates of questions, find neighbours.
 
-Memory: the table's token ids, 2 bytes each, and the texts of at most `TEXTS_KEPT` passages. Knows stores and
-retrievers as protocols; refuses to know where files of the cache go.
+Memory: the table's token ids, 2 bytes each, and the texts of about `TEXTS_KEPT` passages. Knows stores and retrievers
+as protocols; refuses to know where files of the cache go.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from memstore.train.data.candidate_filter import Rarity, Screen
 from memstore.train.data.lines import read_lines
 from memstore.train.data.ragged import Ints, id_type
 
-SPARE = 8  # candidates found beyond what is wanted, where a screen may leave some out
-CHUNK = 256  # questions or passages handled at a time
-TEXTS_KEPT = 1 << 16  # passages whose text is remembered, as it is and normalised: about 100 MB
+SPARE = 8  # more candidates than wanted are retrieved where a screen may leave some out
+CHUNK = 256  # questions or passages handled at once
+TEXTS_KEPT = 1 << 16  # passages whose text is kept in memory, plain and normalised: about 100 MB
 Advance = Callable[[int], None]
 _T = TypeVar("_T")
 
@@ -40,34 +40,34 @@ class PassageSource(Protocol):
     """Passages by id: a store, or a corpus in memory."""
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """In the order asked."""
+        """The passages with these ids, in that order."""
         ...
 
 
 class SpreadSource(PassageSource, Protocol):
-    """Passages by number too: a store."""
+    """Passages by id and by number: a store."""
 
     def __len__(self) -> int:
-        """How many numbers there are."""
+        """The number of passages, deleted ones included."""
         ...
 
     def ids(self, rows: Sequence[int]) -> list[str]:
-        """Of the passages with these numbers, deleted ones included."""
+        """The ids of the passages with these numbers, deleted ones included."""
         ...
 
     def contains(self, passage_id: str) -> bool:
-        """Whether there is such a passage."""
+        """Whether there is a passage with this id that is not deleted."""
         ...
 
 
 class PassageFiles:
-    """Ready passages from files, in memory."""
+    """A `PassageSource` of ready passages from files, held in memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Read JSON lines: objects with id, title and text, or the builder's spool, whose rows are lists.
 
         Raises:
-            CorpusError: a row is no passage, or its id comes twice with other words.
+            CorpusError: a row is no passage, or another passage has its id.
         """
         self._passages: dict[str, Passage] = {}
         for path in paths:
@@ -80,14 +80,14 @@ class PassageFiles:
         return len(self._passages)
 
     def ids(self) -> list[str]:
-        """In the files' order."""
+        """All ids, in the files' order."""
         return list(self._passages)
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """In the order asked.
+        """The passages with these ids, in that order.
 
         Raises:
-            PassageNotFound: there is none of an id.
+            PassageNotFound: no passage has one of the ids.
         """
         try:
             return [self._passages[i] for i in ids]
@@ -111,7 +111,7 @@ def _passage(text: str, *, path: Path, line: int) -> Passage:
 
 
 class PassageTable:
-    """Passages of one cache, each once, in the order they were first added."""
+    """The passages of one cache, each once, in the order in which they were first added."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer, self._type = tokenizer, id_type(tokenizer.config.vocab_size)
@@ -125,7 +125,7 @@ class PassageTable:
         return len(self.tokens)
 
     def add(self, source: PassageSource, passages: Sequence[Passage]) -> list[int]:
-        """Rows of the passages, which are added if they are new; ids are unique within a source."""
+        """The rows of the passages; new ones are added. Ids are unique only within a source."""
         if source not in self._sources:
             self._sources.append(source)
         origin = self._sources.index(source)
@@ -138,7 +138,7 @@ class PassageTable:
         return [self._rows[origin, p.id] for p in passages]
 
     def read(self) -> Iterator[tuple[list[int], list[Passage]]]:
-        """The passages again, with their rows, some at a time."""
+        """All passages with their rows, some at a time, read again from their sources."""
         for rows in chunks(range(len(self)), CHUNK):
             found: dict[int, Passage] = {}
             for origin, source in enumerate(self._sources):
@@ -149,7 +149,7 @@ class PassageTable:
 
 @dataclass(slots=True)
 class QuestionSetBuilder:
-    """The questions of one set that are kept, with their candidates, and counts over all of them."""
+    """Collects the questions of one set that are kept, with their candidates; counts all questions."""
 
     k: int
     kept: list[GoldQuestion] = field(default_factory=list)
@@ -162,7 +162,7 @@ class QuestionSetBuilder:
     _hits: int = 0
 
     def count(self, marks: Sequence[int]) -> None:
-        """Count a question, kept or not, by the marks of its hits."""
+        """Count a question, whether it is kept or not, by the marks of its candidates."""
         self._asked += 1
         self._hits += len(marks)
         self._answerable += any(m & ANSWER for m in marks)
@@ -170,14 +170,14 @@ class QuestionSetBuilder:
         self._first += bool(marks and marks[0] & ANSWER)
 
     def keep(self, row: GoldQuestion, candidates: Sequence[int], marks: Sequence[int]) -> None:
-        """Add a question."""
+        """Add a question with its candidates."""
         self.kept.append(row)
         padding = self.k - len(candidates)
         self.candidates.append(np.array([*candidates, *[-1] * padding], dtype=np.int32))
         self.marks.append(np.array([*marks, *[0] * padding], dtype=np.uint8))
 
     def report(self) -> SetReport:
-        """Shares over all questions, those left out included."""
+        """The counts as shares of all questions, those left out included."""
         n = max(1, self._asked)
         return SetReport(
             questions=len(self.kept),
@@ -200,17 +200,17 @@ def gather_set(
     advance: Advance,
     screen: Screen | None = None,
 ) -> QuestionSetBuilder:
-    """Find, mark and keep candidates.
+    """A set of questions with their candidates, found and marked.
 
     Args:
-        rows: the questions; a retriever is asked for their input as it is, as when answering.
-        k: candidates of each.
-        keep_unanswerable: share of questions without any mark that are kept, chosen by their ids.
+        rows: the questions. Their input is the query, unchanged, as in answering.
+        k: candidates for each.
+        keep_unanswerable: the share kept of questions without a right candidate. Hashes of their ids decide which.
         retriever: finds the candidates' ids.
         store: has their texts.
         table: takes the candidates of the questions that are kept.
-        advance: hears of questions done.
-        screen: leaves out candidates; the next ones move up. A page alone does not make a question answerable then.
+        advance: is called with the number of questions done.
+        screen: leaves candidates out; the next ones move up. With it, a candidate is right only if it holds an answer.
     """
     built, texts = QuestionSetBuilder(k), _Texts(store)
     wanted, needed = (k, ANSWER | TITLE) if screen is None else (k + SPARE, ANSWER)
@@ -225,6 +225,7 @@ def gather_set(
                 stay = [n for n, stays in enumerate(screen.stay(row, read, marks)) if stays][:k]
                 ids, marks = [ids[n] for n in stay], [marks[n] for n in stay]
             built.count(marks)
+            # By a hash, not a random number: the same questions stay whatever else is prepared.
             drawn = zlib.crc32(row.id.encode("utf-8", "surrogatepass")) < keep_unanswerable * 2**32
             if drawn or any(m & needed for m in marks):
                 kept.append((row, ids, marks))
@@ -237,9 +238,9 @@ def gather_set(
 
 
 def mark(row: GoldQuestion, passages: Sequence[tuple[Passage, str]]) -> list[int]:
-    """ANSWER | TITLE of each passage, given with its normalised text.
+    """The mark (ANSWER | TITLE) of each passage, which comes with its normalised text.
 
-    A question whose answers are all verdicts has no words to look for: its page's passages count as answers too.
+    Verdicts cannot be searched for. Where all answers are verdicts, each passage of a right page is marked ANSWER too.
     """
     answers = searchable_answers(row.answers)
     marks = []
@@ -251,14 +252,14 @@ def mark(row: GoldQuestion, passages: Sequence[tuple[Passage, str]]) -> list[int
 
 
 class _Texts:
-    """Passages by id with their normalised text, remembered for the next questions."""
+    """Passages by id with their normalised text, kept in memory for the next questions."""
 
     def __init__(self, source: PassageSource) -> None:
         self._source = source
         self._known: dict[str, tuple[Passage, str]] = {}
 
     def want(self, ids: set[str]) -> None:
-        """Read what is not known; after it, all of `ids` are."""
+        """Read the passages of `ids` that are not in memory."""
         if len(self._known) > TEXTS_KEPT:
             self._known.clear()
         new = sorted(ids - self._known.keys())
@@ -272,17 +273,17 @@ class _Texts:
 def neighbours(
     passages: Iterable[Passage], rows: Sequence[int], queries: Sequence[str], *, count: int, advance: Advance
 ) -> NDArray[np.int32]:
-    """Lexical neighbours by BM25 over exactly these passages.
+    """The lexical neighbours of passages, by BM25 over exactly these passages.
 
     Args:
         passages: of the cache, in the order of its rows.
-        rows: the row that each query comes from, which is not its own neighbour.
-        queries: sentences.
+        rows: the row that each query comes from; it is not its own neighbour.
+        queries: sentences, one for each of `rows`.
         count: m, how many to find.
-        advance: hears of queries done.
+        advance: is called with the number of queries done.
 
     Returns:
-        `(len(rows), m)` rows, best first, -1 behind the last.
+        `(len(rows), m)` rows, best first, -1 after the last.
     """
     found = np.full((len(rows), count), -1, dtype=np.int32)
     if not count or not len(rows):
@@ -299,7 +300,7 @@ def neighbours(
 
 
 def word_rarity(store: SpreadSource, *, passages: int) -> Rarity:
-    """Of the words in a store, from up to so many passages that are evenly spread over it."""
+    """The rarity of words in a store, counted over at most `passages` of it, evenly spread."""
     rarity = Rarity()
     for _, found in spread_passages(store, passages):
         rarity.add(found)
@@ -307,16 +308,16 @@ def word_rarity(store: SpreadSource, *, passages: int) -> Rarity:
 
 
 def spread_passages(store: SpreadSource, wanted: int) -> Iterator[tuple[Sequence[int], list[Passage]]]:
-    """Passages evenly spread over a store, some at a time, after the numbers looked at: deleted ones give none."""
+    """Passages evenly spread over a store, some at a time: the numbers looked at, and the passages not deleted."""
     for rows in chunks(spread(len(store), wanted), CHUNK):
         yield rows, store.passages([i for i in store.ids(rows) if store.contains(i)])
 
 
 def spread(total: int, wanted: int) -> list[int]:
-    """Up to `wanted` of `total` rows, evenly spread, ascending."""
+    """Up to `wanted` of the numbers below `total`, evenly spread, ascending."""
     return sorted({int(r) for r in np.linspace(0, total - 1, min(wanted, total))}) if total and wanted else []
 
 
 def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    """Runs of `size` items; the last one may be shorter."""
+    """The items in pieces of `size`; the last one may be shorter."""
     return (items[i : i + size] for i in range(0, len(items), size))

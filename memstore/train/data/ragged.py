@@ -1,4 +1,7 @@
-"""Many short integer arrays in one flat array with offsets, as .npy files that map into memory. Knows numpy only."""
+"""Many short integer arrays in one flat array with offsets, saved as .npy files that can be memory-mapped.
+
+Knows numpy only.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ Ints = NDArray[Any]  # of some integer type; which one depends on the vocabulary
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:
-    """The smallest type that holds token ids of the vocabulary: uint16 up to 65,536 tokens, else int32."""
+    """The integer type for token ids of a vocabulary: uint16 up to 65,536 tokens, else int32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """N arrays: the i-th is `values[offsets[i]:offsets[i + 1]]`.
+    """N arrays in one; array i is `values[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
         values: `(T, ...)`.
@@ -34,11 +37,13 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Sequence[Ints], *, dtype: Any, width: tuple[int, ...] = ()) -> Self:
-        """Put arrays `(n_i, *width)` behind one another."""
+        """Join arrays of shape `(n_i, *width)`."""
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(r) for r in rows], out=offsets[1:])
         values = np.zeros((int(offsets[-1]), *width), dtype=dtype)
         if len(values):
+            # An empty row has shape (0,): `reshape` gives it its width. A value that `dtype` does not hold would wrap
+            # around, so callers choose a type that holds all.
             np.concatenate([np.asarray(r).reshape(-1, *width) for r in rows], out=values, casting="unsafe")
         return cls(values, offsets)
 
@@ -53,7 +58,7 @@ class Ragged:
         return (self[i] for i in range(len(self)))
 
     def save(self, folder: Path, name: str) -> None:
-        """Write `{name}.npy` and `{name}.lengths.npy`: lengths are the smaller of the two to keep."""
+        """Write `{name}.npy` and `{name}.lengths.npy`. Lengths take fewer bytes than offsets."""
         np.save(folder / f"{name}.npy", self.values)
         lengths = np.diff(self.offsets)
         small = not len(lengths) or int(lengths.max()) < 1 << 16
@@ -64,7 +69,7 @@ class Ragged:
         """Inverse of `save`; the values are memory-mapped.
 
         Raises:
-            CandidatesCorrupt: a file is missing or unreadable, or lengths and values disagree.
+            CandidatesCorrupt: a file is missing or unreadable, or lengths and values do not fit.
         """
         lengths = load_array(folder, f"{name}.lengths")
         values = load_array(folder, name)
@@ -72,13 +77,13 @@ class Ragged:
         np.cumsum(lengths, out=offsets[1:])
         if offsets[-1] != len(values):
             raise CandidatesCorrupt(
-                f"{folder / name}.npy holds {len(values)} values, its lengths promise {offsets[-1]}; prepare it anew"
+                f"{folder / name}.npy holds {len(values)} values, its lengths sum to {offsets[-1]}; prepare it again"
             )
         return cls(values, offsets)
 
 
 def load_array(folder: Path, name: str) -> Ints:
-    """`{name}.npy`, memory-mapped.
+    """The array of `{name}.npy`, memory-mapped.
 
     Raises:
         CandidatesCorrupt: the file is missing or no array.
@@ -88,5 +93,5 @@ def load_array(folder: Path, name: str) -> Ints:
         # As a plain array: `np.memmap` takes three times as long to give a slice.
         array: Ints = np.load(path, mmap_mode="r").view(np.ndarray)
     except (OSError, ValueError, EOFError) as error:
-        raise CandidatesCorrupt(f"{path} cannot be read: {error}; prepare the cache anew") from error
+        raise CandidatesCorrupt(f"{path} cannot be read: {error}; prepare the cache again") from error
     return array

@@ -1,18 +1,18 @@
-"""Sentences of a text, and the salient spans in them: names, dates and numbers, by rules. Knows text only.
+"""Finds the sentences of a text, and the salient spans in them: names, dates and numbers, by rules. Knows text only.
 
-Sentences end at a full stop, question or exclamation mark (closing quotes and brackets belong to it) before white
-space and a capital, a digit, or an opening quote or bracket; not after an initial or a common abbreviation; and at
-every line break.
+A sentence ends at a full stop, question mark or exclamation mark, with the closing quotes and brackets after it, if
+white space and then a capital, a digit, or an opening quote or bracket follow. It does not end after an initial or a
+common abbreviation. Every line break ends a sentence.
 
-A salient span is, in this order of precedence,
+A salient span is, the first rule that fits:
 
 1. a date: day, month and year in either order, month and year, or day and month ("4 July 1776", "May 1968");
 2. a number: digits with inner points and commas ("1914", "2.5", "1,000,000"), not inside a word, with % if it follows;
 3. a name: a run of capitalised words, joined by single spaces, hyphens or a particle ("of", "the", "de", "van", ...)
-   between two of them. Function words at its beginning ("The", "In") do not count. At the sentence's beginning, where
-   every word has a capital, a name has at least two words, unless a function word was left out before it.
+   between two of them. Function words at its beginning ("The", "In") do not count. The first word of a sentence has a
+   capital anyway: there a name has at least two words, unless a function word was left out before it.
 
-A span that stands in its sentence twice is none: the other one would give it away.
+Text that its sentence repeats is no span: the other place would give it away.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ over between among about through into like unlike such only even today now once 
 several few according despite
 """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-"""Words that name nothing, in small letters."""
+"""Words that name nothing, in lower case."""
 _END = re.compile(rf"[.!?][\"'”’)\]]*(?=\s+[{_UPPER}\d\"'“‘(\[])|\n+")
 _ABBREVIATION = re.compile(
     rf"(?:\b[{_UPPER}]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|Col|Lt|Capt|Sgt|Rev|vs|etc|No|Vol|ca|approx|Inc|Ltd|Co|Corp"
@@ -51,7 +51,7 @@ _ABBREVIATION = re.compile(
 
 
 def sentences(text: str) -> list[Span]:
-    """Character spans of the sentences, without white space around them."""
+    """The character spans of the sentences, without white space around them."""
     found, begin = [], 0
     for end in (*_ends(text), len(text)):
         piece = text[begin:end]
@@ -69,7 +69,7 @@ def _ends(text: str) -> Iterator[int]:
 
 
 def salient(sentence: str) -> list[Span]:
-    """Character spans of names, dates and numbers in one sentence, ascending, none overlapping."""
+    """The character spans of names, dates and numbers in one sentence, ascending; no two overlap."""
     taken: list[Span] = []
     for pattern in (_DATE, _NUMBER):
         taken += [m.span() for m in pattern.finditer(sentence) if not _overlaps(m.span(), taken)]
@@ -78,7 +78,9 @@ def salient(sentence: str) -> list[Span]:
         if span is not None and not _overlaps(span, taken):
             taken.append(span)
     lower = sentence.lower()
-    return [(a, b) for a, b in sorted(taken) if lower.count(sentence[a:b].lower()) == 1]  # "İ" is two in small letters
+    return [
+        (a, b) for a, b in sorted(taken) if lower.count(sentence[a:b].lower()) == 1
+    ]  # not lower[a:b]: "İ" has two characters in lower case
 
 
 def _name(sentence: str, start: int, end: int) -> Span | None:

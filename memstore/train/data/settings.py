@@ -1,4 +1,4 @@
-"""`[data]` of a training config: which questions and passages make a batch, frozen and typed. Knows no arrays."""
+"""The table `[data]` of a training config, frozen and typed: what batches are made of. Knows no arrays."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ KINDS = ("salient", "asked", "rebuild", "corrupt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainSettings:
-    """`[data.pretrain]`.
+    """`[data.pretrain]`: how questions are made from plain passages. `memstore.train.data.pretrain` explains the kinds.
 
     Attributes:
         salient, asked, rebuild, corrupt: how often each kind is drawn; they need not sum to 1.
-        class_share: of "asked": how often a span whose class is known is asked for by it ("which river").
-        title_share: of "asked": how often it is the passage's title that is asked for, with the words of a sentence
-            of the passage. Most questions about Wikipedia ask for a page or name one; sentences behind the first say
-            "it" or "he".
-        named_share: of the other "asked" ones: how often the title stands in the question.
-        word_dropout: of "salient" and "asked": share of the sentence's words left out.
-        keep_words: of "rebuild": share of the sentence's words that are given.
-        noise: of "corrupt": share of tokens masked.
-        noise_span: of "corrupt": mean length of a masked span, in tokens.
+        class_share: for "asked": how often a question names the class of its answer ("which river"), if it is known.
+        title_share: for "asked": how often the answer is the passage's title, and the question a sentence of the
+            passage. Most questions about Wikipedia ask for a page or name one, but sentences after the first say "it"
+            or "he".
+        named_share: for other "asked" questions: how often the question names the passage's title.
+        word_dropout: for "salient" and "asked": share of the sentence's words that are dropped.
+        keep_words: for "rebuild": share of the sentence's words in the question.
+        noise: for "corrupt": share of tokens that are masked.
+        noise_span: for "corrupt": mean length of a masked span, in tokens.
         salient_prompt, asked_prompt, rebuild_prompt, corrupt_prompt: question templates.
-        dev_questions: so many passages are held out, evenly spread, and asked about for measuring ("salient"). In
-            training no question is made from them; "corrupt", and wrong passages, may be any.
+        dev_questions: this many passages are held out, evenly spread, for "salient" dev questions. Training makes no
+            question from them, but "corrupt" may take them, and they may be wrong passages.
     """
 
     salient: float = 0.7
@@ -58,7 +58,7 @@ class PretrainSettings:
         if not sum(getattr(self, kind) for kind in KINDS) > 0:
             raise ConfigError(f"one of {', '.join(KINDS)} must be above 0, or there is nothing to pretrain on")
         if self.corrupt and not self.noise:
-            raise ConfigError("noise must be above 0 where corrupt is: else nothing is masked")
+            raise ConfigError("noise must be above 0 where corrupt is: otherwise nothing is masked")
         if self.noise_span < 1:
             raise ConfigError(f"noise_span must be at least 1, not {self.noise_span}")
         for kind in KINDS:
@@ -68,7 +68,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difficulty:
-    """Where a curriculum stands: passages per question, tokens per passage, share of lexical neighbours."""
+    """A curriculum's values at a batch: passages per question, tokens per passage, share of lexical neighbours."""
 
     passages: int
     passage_tokens: int
@@ -81,35 +81,35 @@ class DataSettings:
 
     Attributes:
         cache: the folder that `memstore.train.data.prepare` made.
-        questions: per batch.
-        train, dev: question sets; by default all named `*.train`, and all named `*.dev`.
+        questions: questions in a batch.
+        train, dev: names of question sets; by default all named `*.train`, and all named `*.dev`.
         mixture: "uniform" over tasks, by "temperature" (`p ~ n ** (1 / temperature)`), or as "given" in `weights`.
         weights: by set.
         answer: which of several answers is trained on: "first", "shortest", "random", or "read": the shortest of
-            those that stand in a gold passage that is read (of all, if none does).
-        answerable_only: train on questions with a gold passage among their candidates only, and on those that ask for
-            a verdict, which can be given without one.
-        gold: what counts as gold: "answer" (its words are found in it), "title" (its page is a source), "either".
-        choice: which candidates are read if there are more than `passages`: "first" ones of the retriever,
-            a random "sample", or a random one with "gold" in it. They stay in the retriever's order.
+            those in a gold passage that is read (of all answers, if no such passage holds one).
+        answerable_only: train only on questions with a gold passage among their candidates, and on those that ask for
+            a verdict, which needs none.
+        gold: which passages are gold: those that hold an "answer", those of a page that proves it ("title"), "either".
+        choice: which candidates are read if there are more than `passages`: the retriever's "first" ones, a random
+            "sample", or a sample with "gold" in it. They stay in the retriever's order.
         passages: schedule: passages per question.
         passage_tokens: schedule: tokens per passage at most.
-        window: what a task's longer passages are cut to: their "begin", or a random window behind the title, in gold
-            passages around an "answer". Passages of pretraining and of dev questions do not ask: the former are cut to
-            windows, the latter to their begin.
-        question_tokens: per question at most; 0 for the model's limit.
-        word_dropout: share of the words of a task's questions left out. Not of those that ask for a verdict: a claim
-            without one of its words is another claim.
+        window: how a task's longer passages are cut: to their "begin", or to the title and a random window, which in
+            gold passages holds the "answer". This is for training on tasks. Passages of pretraining are always cut to
+            windows, those of dev questions to their beginning.
+        question_tokens: tokens per question at most; 0 for the model's limit.
+        word_dropout: share of the words of a task's questions that are dropped. Claims, which ask for a verdict, keep
+            all: without one of its words a claim is another claim.
         hardness: schedule: share of lexical neighbours among pretraining's wrong passages.
         pretrain_share: schedule: share of questions made from plain passages.
-        max_target_tokens: of an answer, eos included.
-        max_tokens: of a batch's rows at most (question and passage together); questions at its end are left
-            out. 0 for no limit.
-        fixed_length: every batch has the same shape; see the module.
-        dev_questions: of each set at most, evenly spread; 0 for all.
-        dev_batch: questions per dev batch.
-        dev_passages: candidates of a dev question.
-        pretrain: of the questions made from plain passages.
+        max_target_tokens: tokens of an answer at most, eos included.
+        max_tokens: tokens of a batch at most, where each passage counts with its question. Questions at the batch's end
+            that do not fit are left out. 0 for no limit.
+        fixed_length: every batch has the same shape; see `memstore.train.data.mixture`.
+        dev_questions: questions of each dev set at most, evenly spread; 0 for all.
+        dev_batch: questions in a dev batch.
+        dev_passages: candidates of a dev question that are read.
+        pretrain: how questions are made from plain passages.
     """
 
     cache: Path
@@ -144,7 +144,7 @@ class DataSettings:
         if self.max_target_tokens < 2:
             raise ConfigError(f"max_target_tokens must be at least 2, not {self.max_target_tokens}")
         if (self.mixture == "given") != bool(self.weights):
-            raise ConfigError('mixture = "given" needs weights, and no other takes them')
+            raise ConfigError('mixture = "given" needs weights; with any other mixture, leave them out')
         limits = {"passages": (1, 1e4), "passage_tokens": (2, 1e6), "hardness": (0, 1), "pretrain_share": (0, 1)}
         for name, (low, high) in limits.items():
             check_points(name, getattr(self, name), low=low, high=high)
@@ -152,7 +152,7 @@ class DataSettings:
             raise ConfigError("fixed_length needs constant passages and passage_tokens: one point each")
 
     def difficulty(self, number: int) -> Difficulty:
-        """Where the curriculum stands at a batch."""
+        """The curriculum's values at a batch."""
         return Difficulty(
             passages=round(at(self.passages, number)),
             passage_tokens=round(at(self.passage_tokens, number)),

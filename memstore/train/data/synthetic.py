@@ -1,13 +1,13 @@
-"""Questions made from the sentences of plain text, worded as people ask: training data where real questions are few.
+"""Makes questions from sentences of plain text, worded as people ask: training data where real questions are few.
 
-A name, date or number of a sentence is the answer. What is asked is the clause around it (a sentence says more than
-a question does), without the answer, behind a question word that fits it: "when was Curie born in Warsaw". This is
-cloze translation by rules (Lewis et al., arXiv 1906.04980, section 2.3). A sentence that begins with "he", "she" or
-"it" asks for its article's title, or has the title put in.
+The answer is a name, date or number in a sentence. The question is a question word that fits it, and then the clause
+around it without the answer: "when was Curie born in Warsaw". Only the clause, since a sentence says more than a
+question does. This is cloze translation by rules (Lewis et al., arXiv 1906.04980, section 2.3). From a sentence that
+begins with "he", "she" or "it", a question asks for the article's title, or names it in the pronoun's place.
 
-Such a question is answered too easily from the sentence that it was made of. `memstore prepare --elsewhere` leaves
-out the candidates of the page it is from: what is read then says the same in other words (Fabbri et al.,
-arXiv 2004.11892). Knows text; refuses to know tokens, retrievers and models.
+The sentence itself answers such a question too easily. `memstore prepare --elsewhere` leaves out the candidates of its
+page; those that are read then say the same in other words (Fabbri et al., arXiv 2004.11892). Knows text; refuses to
+know tokens, retrievers and models.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from memstore.train.data.salient_spans import FUNCTION_WORDS, MONTHS, YEAR, Span
 
 SENTENCE_WORDS = (6, 45)
 QUESTION_WORDS = (5, 20)
-LEAST_CONTENT = 3  # words of a question that are not function words
+LEAST_CONTENT = 3  # words that a question must have besides function words
 ANSWER_WORDS = 5
-TITLE_WORDS = 4  # of a title that is asked for
+TITLE_WORDS = 4  # at most, of a title that is the answer
 CLAUSE_WORDS = (6, 17)  # of the words around an answer
 
 _YEAR = re.compile(YEAR)
 _MONTH = re.compile(rf"\b(?:{MONTHS})\b")
-_RANGE_BEHIND = re.compile(r"\s*(?:[–-]|to\b|and \d|or \d)")
+_RANGE_AFTER = re.compile(r"\s*(?:[–-]|to\b|and \d|or \d)")
 _RANGE_BEFORE = re.compile(r"(?:\d\s*[–-]\s*|\d to |\d and |between )$")
 _PRONOUN = re.compile(r"(?:he|she|it|they|(?P<owner>his|her|its|their))\b", re.IGNORECASE)
 # A sentence that begins so is about the title; not "It has been said that ...".
@@ -63,14 +63,14 @@ _WHERE = ("where", "where", "in what place")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, the span that answers it, and the title of the page it was made from; empty if that has none."""
+    """A question, the span that answers it, and the title of its page, which may be empty."""
 
     text: str
     answer: str
     title: str
 
     def row(self, number: int) -> dict[str, Any]:
-        """As a row of a question file, in KILT's form."""
+        """The question as a row of a question file, in KILT's form."""
         provenance = [{"title": self.title}] if self.title else []
         output = [{"answer": self.answer, "provenance": provenance}]
         return {"id": str(number), "input": self.text, "output": output}
@@ -78,14 +78,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """Question words; whether the preposition before the answer goes, as "when" already says it."""
+    """Question words, and whether the preposition before the answer is dropped: "when" implies it."""
 
     words: str
     drop: bool = False
 
 
 def make_questions(passages: Iterable[Passage], maker: QuestionMaker, *, most_per_answer: int) -> Iterator[Question]:
-    """Questions of all passages; those with the same answer only so often, as small models learn to guess it."""
+    """The questions of all passages, at most `most_per_answer` with the same answer: models learn to guess such."""
     answers: Counter[str] = Counter()
     for passage in passages:
         for question in maker.questions(passage):
@@ -95,14 +95,14 @@ def make_questions(passages: Iterable[Passage], maker: QuestionMaker, *, most_pe
 
 
 class QuestionMaker:
-    """Makes questions; what it makes of a passage depends on the passage, the seed and the classes alone."""
+    """Makes questions from passages. They depend only on the passage, the seed and the classes."""
 
     def __init__(self, classes: Classes, *, most: int = 2, seed: int = 0) -> None:
-        """`classes` has learned from the articles of the text; `most` questions are made per passage."""
+        """`classes` has learned from the text's articles. A passage gives at most `most` questions."""
         self._classes, self._most, self._seed = classes, most, seed
 
     def questions(self, passage: Passage) -> list[Question]:
-        """Up to `most` questions about a passage, in no order."""
+        """Up to `most` questions about a passage, in random order."""
         rng = Random(f"{self._seed}:{passage.id}")  # noqa: S311  (nothing secret)
         title = without_brackets(passage.title)
         found = [q for a, b in sentences(passage.text) for q in self._sentence(passage.text[a:b], title, rng)]
@@ -119,7 +119,7 @@ class QuestionMaker:
         yield from (q for q in asked if _sensible(q.text))
 
     def _about_title(self, text: str, title: str, rng: Random) -> Question | None:
-        """The title is asked for, in the words of a sentence that says "he", "she" or "it"; half of the time."""
+        """A question for the title, from a sentence that begins with "he", "she" or "it"; none half of the time."""
         pronoun = _SUBJECT.match(text)
         if not pronoun or not 0 < len(title.split()) <= TITLE_WORDS:
             return None
@@ -133,7 +133,7 @@ class QuestionMaker:
         return Question(f"{words} {_plain(text[pronoun.end() : clause[1]])}", title, title)
 
     def _about_span(self, text: str, span: Span, title: str, rng: Random) -> Question | None:
-        """A span is asked for, in the words of its clause."""
+        """A question for a span, in the words of its clause; None if there is no good one."""
         answer, clause = text[span[0] : span[1]], _clause(text, span)
         if clause is None or not _worth_asking(text, span, rng) or text[span[1] :].startswith(("'s", "’s")):
             return None
@@ -148,13 +148,13 @@ class QuestionMaker:
         if asking.drop:
             before = _PREPOSITION.sub("", before).strip()
         if answer.lower() in f"{before} {after}".lower():
-            return None  # a question that says its answer
+            return None  # the question would give its answer away
         if self._says_nothing_of(title, before, after, rng) and not _same_name(answer, title):
             before = f"{title} {before}".strip()
         return Question(_ordered(asking.words, before, after, rng), answer, title)
 
     def _says_nothing_of(self, title: str, before: str, after: str, rng: Random) -> bool:
-        """Whether the title has to be put in: no word of it is there, nor (most of the time) is another name."""
+        """Whether the title must be added: no word of it is there, and no other name (which only counts mostly)."""
         clause = f"{before} {after}".lower()
         if any(word in clause for word in title.lower().split() if len(word) > 3):
             return False
@@ -162,7 +162,7 @@ class QuestionMaker:
         return not names or rng.random() < 0.3
 
     def _asking(self, answer: str, before: str, rng: Random) -> _Asking | None:
-        """Question words for an answer behind these words. Names of unknown kind are mostly not asked for."""
+        """Question words for an answer that follows the text `before`; None for most names of unknown class."""
         match = _PREPOSITION.search(before)
         preposition = match[1].lower() if match else ""
         if _YEAR.fullmatch(answer):
@@ -190,6 +190,7 @@ class QuestionMaker:
 
 def _clause(text: str, span: Span) -> Span | None:
     """The smallest run of clauses around a span that has a verb and enough other words; None if it is too long."""
+    # Places where a clause may begin or end. `begins` and `ends` list them from the span outwards.
     cuts = [m.start() for m in _CUT.finditer(text) if m.end() <= span[0] or m.start() >= span[1]]
     begins = [0, *(c for c in cuts if c <= span[0])][::-1]
     ends = [*(c for c in cuts if c >= span[1]), len(text)]
@@ -208,19 +209,19 @@ def _clause(text: str, span: Span) -> Span | None:
 
 
 def _worth_asking(text: str, span: Span, rng: Random) -> bool:
-    """Whether a span can be asked for: no long one, no end of a range of years, few of the other numbers."""
+    """Whether a span is a good answer: not long, no year of a range; of other numbers only few, drawn at random."""
     answer = text[span[0] : span[1]]
     if len(answer.split()) > ANSWER_WORDS or len(answer) < 3:
         return False
     if _YEAR.fullmatch(answer):
-        return not _RANGE_BEHIND.match(text[span[1] :]) and not _RANGE_BEFORE.search(text[: span[0]])
+        return not _RANGE_AFTER.match(text[span[1] :]) and not _RANGE_BEFORE.search(text[: span[0]])
     if any(c.isdigit() for c in answer) and not _MONTH.search(answer):
         return sum(c.isdigit() for c in answer) > 1 and "." not in answer and rng.random() < 0.25
     return True
 
 
 def _ordered(words: str, before: str, after: str, rng: Random) -> str:
-    """The question's words in a question's order: "how many people live in", "when was Curie born"."""
+    """The words in a question's order: "how many people live in", "when was Curie born"."""
     if words == "how many":
         parts = [words, after, before]
     elif (verb := _AUXILIARY.search(before)) and verb.start() and rng.random() < 0.8:
@@ -231,7 +232,7 @@ def _ordered(words: str, before: str, after: str, rng: Random) -> str:
 
 
 def _plain(text: str) -> str:
-    """A clause without the connective it begins with and the signs around it."""
+    """A clause without a connective at its beginning, and without punctuation around it."""
     return _CONNECTIVE.sub("", " ".join(text.split())).rstrip(_ENDING)
 
 

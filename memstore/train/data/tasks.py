@@ -1,4 +1,4 @@
-"""Tasks: how often each is drawn, and which of a question's answers is trained on. Knows numbers alone."""
+"""How often each task is drawn, and which of a question's answers is trained on. Knows only numbers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from memstore.train.data.settings import AnswerChoice
 
 
 def mixture(counts: Mapping[str, int], *, weights: Mapping[str, float] | float | None = None) -> dict[str, float]:
-    """How often each task is drawn: shares that sum to 1, in the order of `counts`.
+    """The probability of each task: shares that sum to 1, in the order of `counts`.
 
     Args:
-        counts: questions per task, by name; tasks without any get no share.
-        weights: None: all tasks alike. A number is a temperature T: `p ~ n ** (1 / T)`, so that 1 is by size
-            and infinity alike. A mapping gives the weights; a task that it leaves out gets none.
+        counts: questions of each task, by name. A task without questions has share 0.
+        weights: None: all tasks equal. A number is a temperature T, `p ~ n ** (1 / T)`: 1 is by size, infinity equal. A
+            mapping gives the weights; a task that is not in it has weight 0.
 
     Raises:
-        ConfigError: a weight or the temperature is impossible, names no task, or leaves nothing to draw.
+        ConfigError: a weight is not a finite number of at least 0, or of an unknown task; the temperature is not above
+            0; or nothing is left to draw.
     """
     if isinstance(weights, Mapping):
         if unknown := sorted(set(weights) - set(counts)):
@@ -29,6 +30,7 @@ def mixture(counts: Mapping[str, int], *, weights: Mapping[str, float] | float |
         if not weights > 0:
             raise ConfigError(f"the temperature of a mixture must be above 0, not {weights}")
         largest = max(counts.values(), default=0)
+        # Divided by the largest, no power of a count is too large for a float.
         raw = {name: (n / largest) ** (1 / weights) if n else 0.0 for name, n in counts.items()}
     else:
         raw = dict.fromkeys(counts, 1.0)
@@ -44,12 +46,12 @@ def _is_weight(value: object) -> bool:
 
 
 def choose_answer(lengths: Sequence[int], choice: AnswerChoice, draw: float) -> int:
-    """Which of several answers is trained on.
+    """The number of the answer to train on, from 0.
 
     Args:
         lengths: tokens of each answer.
-        choice: "first", "shortest" (the first of them), or "random".
-        draw: a number in [0, 1) that "random" chooses by.
+        choice: "first", "shortest" (of equals, the first), or "random".
+        draw: a random number in [0, 1), used by "random".
     """
     if choice == "first":
         return 0

@@ -1,7 +1,7 @@
-"""Windows of passages for short training rows: behind the title, and around what is asked for.
+"""Cuts passages to windows, for short training rows: the title, and the tokens around what is asked for.
 
-A passage begins with its title and the words that the template puts around it; a window keeps that head, so that a
-cut passage looks like a passage. Knows token ids; refuses to know questions, tasks and caches.
+A passage begins with a head: its title, and the words that the template puts around it. A window keeps the head, so
+that a cut passage still looks like a passage. Knows token ids; refuses to know questions, tasks and caches.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from numpy.random import Generator
 from memstore.model.tokens import TextTokenizer
 from memstore.train.data.ragged import Ints
 
-_LONGEST_TEMPLATE = 64  # tokens of what a template has before the text
-_HEAD_SHARE = 0.5  # of a window at most: longer titles are left out
+_LONGEST_TEMPLATE = 64  # tokens of a template before its text, at most
+_HEAD_SHARE = 0.5  # of a window, at most: a longer head is left out
 
 
 class Windows:
@@ -21,15 +21,16 @@ class Windows:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._eos = tokenizer.config.eos_token_id
-        before, title, behind = tokenizer.config.passage_template.partition("{title}")
-        between, text, _ = behind.partition("{text}")
+        before, title, after = tokenizer.config.passage_template.partition("{title}")
+        between, text, _ = after.partition("{text}")
         if not (title and text):
-            before = between = ""  # no title stands before the text
+            before = between = ""  # the template has no title before the text
 
         def ids(template: str) -> Ints:
             return tokenizer.encode_answers([template.rstrip()], max_tokens=_LONGEST_TEMPLATE)[0][:-1]
 
-        # What stands behind a title, as it is cut there: at the beginning of a text it might be other tokens.
+        # The template's words after a title are encoded after one, "a": at the beginning of a text the same words may
+        # have other tokens.
         self._before, self._between = ids(before), ids(f"{before}a{between}")[len(ids(f"{before}a")) :]
 
     def cut(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
@@ -37,17 +38,19 @@ class Windows:
 
         Args:
             tokens: the passage with its eos.
-            around: `[begin, end)` that the window holds, if it fits; the head gives way to it.
+            around: `[begin, end)`, a place that the window holds if it can. The head is dropped if both do not fit.
             most: at least 2.
-            rng: places the window.
+            rng: draws the window's place.
         """
         if len(tokens) <= most:
             return tokens
         begin, end = around or (0, 0)
         head = self._head(tokens, most)
         if end - max(begin, head) > most - head - 1:
-            head = 0  # what is asked for needs its room
-        room = most - head - 1
+            head = 0
+        room = most - head - 1  # the last token is eos
+        # The window begins at `low` at the earliest, at `high` at the latest. To hold [begin, end) it must not begin
+        # before end - room, nor after begin.
         low, high = head, len(tokens) - 1 - room
         if end > head:
             low = min(high, max(low, end - room))
@@ -56,14 +59,15 @@ class Windows:
         return np.concatenate([tokens[:head], tokens[at : at + room], [self._eos]])
 
     def title(self, tokens: Ints) -> Ints:
-        """The title that a passage begins with; empty where the template shows none, or it takes half the passage."""
+        """The title that a passage begins with; empty if it has none, or the head is over half of the passage."""
         end = self._head(tokens, len(tokens))
         return tokens[len(self._before) : end - len(self._between)] if end else tokens[:0]
 
     def _head(self, tokens: Ints, most: int) -> int:
-        """Tokens of the title and what stands around it; 0 if they would take too much of the window.
+        """The number of tokens in the head; 0 if it would take too much of the window.
 
-        A title in which the words behind a title stand already, such as "Terminator 2: Judgment Day", ends there.
+        A title that itself holds the template's words after a title, such as the colon in "Terminator 2: Judgment Day",
+        is taken to end there.
         """
         begin = len(self._before)
         if not np.array_equal(tokens[:begin], self._before):
@@ -73,10 +77,11 @@ class Windows:
 
 
 def find(tokens: Ints, wanted: Ints) -> tuple[int, int] | None:
-    """`[begin, end)` of the first place where `wanted` stands in `tokens`; None if nowhere, or nothing is wanted."""
+    """`[begin, end)` of the first occurrence of `wanted` in `tokens`; None if there is none, or `wanted` is empty."""
     n = len(wanted)
     if not 0 < n <= len(tokens):
         return None
+    # Row i is a view of tokens[i : i + n]: one comparison over all places, without copies.
     places = np.lib.stride_tricks.sliding_window_view(tokens, n)
     hits = np.flatnonzero((places == wanted).all(axis=1))
     return (int(hits[0]), int(hits[0]) + n) if len(hits) else None

@@ -1,4 +1,4 @@
-"""Words of token sequences: leaving some out at random.
+"""Drops words from token sequences at random.
 
 Knows token ids and where words begin; refuses to know questions, passages and caches.
 """
@@ -17,7 +17,7 @@ WORD_MARKS = ("▁", "Ġ")  # how SentencePiece and byte-level vocabularies writ
 
 
 class Words:
-    """Which tokens of a vocabulary begin a word."""
+    """Drops words: knows which tokens of a vocabulary begin a word."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         vocabulary = Tokenizer.from_str(tokenizer.json).get_vocab(with_added_tokens=True)
@@ -26,13 +26,13 @@ class Words:
         self._starts: NDArray[np.bool_] = starts
 
     def thinned(self, tokens: Ints, keep: float, rng: Generator, *, least: int = 1) -> Ints:
-        """The tokens without those of words left out at random.
+        """The tokens without some words, which are chosen at random.
 
         Args:
-            tokens: `(n,)`; what stands before the first beginning of a word is a word too.
-            keep: the share of words that stay.
-            rng: draws once per word.
-            least: so many words stay (0 or 1).
+            tokens: `(n,)`. Tokens before the first that begins a word are a word too.
+            keep: the probability that a word stays.
+            rng: draws once for each word.
+            least: at least this many words stay, 0 or 1.
         """
         if not len(tokens):
             return tokens
@@ -44,7 +44,7 @@ class Words:
         return thinned
 
     def without(self, tokens: Ints, others: Ints) -> Ints:
-        """The tokens without the words of which every token is one of `others`."""
+        """The tokens without the words that consist only of tokens in `others`."""
         if not len(tokens):
             return tokens
         word = self._word_of(tokens)
@@ -53,7 +53,7 @@ class Words:
         return rest
 
     def _word_of(self, tokens: Ints) -> NDArray[np.int64]:
-        """`(n,)`: the word of each token, from 0 on."""
+        """`(n,)`: the number of each token's word, from 0."""
         word: NDArray[np.int64] = np.cumsum(self._starts[tokens], dtype=np.int64)
         word -= word[0]
         return word

@@ -1,4 +1,4 @@
-"""Where a cache of training data can be made, and what is left when it cannot."""
+"""Where a cache of training data can be made, and what is left when that fails."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ PLACES: dict[str, tuple[type[MemstoreError], str]] = {
     "file": (OutputUnwritable, "file is a file; name a folder"),
     "file/cache": (OutputUnwritable, "file is a file; name a folder"),
     "nowhere": (OutputUnwritable, "nowhere cannot be written: File exists"),
-    "busy": (ConfigError, "busy is not empty and no cache of training data"),
-    "mixed": (ConfigError, "mixed is not empty and no cache of training data"),
+    "busy": (ConfigError, "busy holds other files than a cache of training data"),
+    "mixed": (ConfigError, "mixed holds other files than a cache of training data"),
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_place_for_a_cache_is_told_and_stays(
+def test_a_place_that_cannot_hold_a_cache_is_reported_and_stays_as_it_is(
     options: PrepareOptions, tokenizer: TextTokenizer, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").write_text("kept")
@@ -59,13 +59,13 @@ def test_what_is_no_place_for_a_cache_is_told_and_stays(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_that_nobody_may_write_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_write_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OutputUnwritable, match="no permission to write to"):
         check_place(tmp_path / "cache")
 
 
-def test_a_folder_below_one_that_is_closed_is_told(
+def test_a_folder_below_a_closed_one_is_reported(
     options: PrepareOptions, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path) -> bool:
@@ -79,7 +79,7 @@ def test_a_folder_below_one_that_is_closed_is_told(
 def test_an_empty_folder_is_filled_where_it_is(
     options: PrepareOptions, tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be a disk of its own, which nothing can be renamed to, a link, or the current folder."""
+    """It may be a mount point, over which nothing can be renamed, a link, or the current folder."""
     (tmp_path / "disk").mkdir()
     number = (tmp_path / "disk").stat().st_ino
     (tmp_path / "cache").symlink_to(tmp_path / "disk")
@@ -93,14 +93,14 @@ def test_an_empty_folder_is_filled_where_it_is(
     assert prepare(at(options, Path()), tokenizer).already
 
 
-def test_a_folder_beside_is_left_alone(options: PrepareOptions, tokenizer: TextTokenizer, tmp_path: Path) -> None:
+def test_a_folder_beside_it_is_left_alone(options: PrepareOptions, tokenizer: TextTokenizer, tmp_path: Path) -> None:
     (tmp_path / "cache.part").mkdir()
     (tmp_path / "cache.part" / "mine").touch()
     prepare(options, tokenizer)
     assert (tmp_path / "cache.part" / "mine").exists()
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     options: PrepareOptions, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -140,7 +140,7 @@ def killed_at(when: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("when", [0, 1, 2])
-def test_what_a_kill_leaves_is_discarded(tmp_path: Path, when: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_run_left_is_removed(tmp_path: Path, when: int, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "cache"
     again = killed_at(when, monkeypatch)
     with pytest.raises(KeyboardInterrupt), new_cache(out) as part:

@@ -1,4 +1,4 @@
-"""The cache of training data: what is in it, what it was made from, what a damaged one says."""
+"""The cache of training data: its content, what it was made from, and the errors of a damaged one."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def fresh(options: PrepareOptions, tmp_path: Path) -> PrepareOptions:
     return dataclasses.replace(options, out=tmp_path / "cache")
 
 
-def test_a_set_may_be_named_in_no_utf8(root: Path, fresh: PrepareOptions, tokenizer: TextTokenizer) -> None:
+def test_a_set_may_have_a_name_that_is_not_utf8(root: Path, fresh: PrepareOptions, tokenizer: TextTokenizer) -> None:
     prepare(dataclasses.replace(fresh, tasks={"caf\udce9.train": (root / "nq.train.jsonl",)}), tokenizer)
     assert [s.name for s in Candidates.open(fresh.out).sets.values()] == ["caf\udce9.train"]
 
 
-def test_candidates_are_the_retrievers_in_its_order(cache: Candidates, root: Path) -> None:
+def test_candidates_are_the_retrievers_hits_in_its_order(cache: Candidates, root: Path) -> None:
     retriever = open_retriever(Store.open(root / "store"))
     for name, rows in cases.QUESTIONS.items():
         hits = retriever.search([question for question, _, _ in rows], K)
@@ -129,8 +129,8 @@ def test_marks_say_where_an_answer_or_its_page_is(cache: Candidates) -> None:
     assert not any(found.values())
     assert {t for t, m in marks("nq.train", 1).items() if m} == {"Everest"}
     assert not any(marks("nq.train", 2).values())
-    assert {t for t, m in marks("nq.dev", 0).items() if m} == {"Vienna"}  # spaces and case aside
-    # A verdict cannot be looked for: the page counts as an answer.
+    assert {t for t, m in marks("nq.dev", 0).items() if m} == {"Vienna"}  # spaces and case do not count
+    # A verdict cannot be searched for: the page counts as an answer.
     assert {t: m for t, m in marks("fever.dev", 0).items() if m} == {"Berlin": ANSWER | TITLE}
     fever = cache.sets["fever.dev"]
     assert fever.gold("answer").sum() == fever.gold("title").sum() == 1
@@ -146,7 +146,7 @@ def test_the_report_counts_answerable_questions(cache: Candidates) -> None:
     assert (reports["fever.dev"].answerable, reports["fever.dev"].gold) == (1.0, 1.0)
 
 
-def test_shares_are_of_all_questions_by_what_their_hits_are_marked() -> None:
+def test_shares_are_of_all_questions_by_the_marks_of_their_hits() -> None:
     built = QuestionSetBuilder(k=2)
     for marks in ([TITLE, ANSWER], [TITLE], [], [ANSWER]):
         built.count(marks)
@@ -158,7 +158,7 @@ def test_unanswerable_training_questions_can_be_left_out(fresh: PrepareOptions, 
     report = prepare(dataclasses.replace(fresh, keep_unanswerable=0.0), tokenizer)
     train, dev = report.sets["nq.train"], report.sets["nq.dev"]
     assert (train.questions, train.left_out, train.answerable) == (2, 1, round(2 / 3, 4))
-    assert (dev.questions, dev.left_out) == (2, 0)  # what is measured on stays whole
+    assert (dev.questions, dev.left_out) == (2, 0)  # dev sets stay whole
     kept = Candidates.open(fresh.out).sets["nq.train"].texts()
     assert [question for _, question, _ in kept] == [q for q, _, _ in cases.QUESTIONS["nq.train"][:2]]
 
@@ -271,13 +271,13 @@ def _manifest(folder: Path, **changes: Any) -> None:
         (lambda f: _flip(f / "sets/nq.dev/marks.npy"), CandidatesCorrupt, "marks.npy is damaged"),
         (lambda f: (f / "pretrain/rows.npy").unlink(), CandidatesCorrupt, "rows.npy cannot be read"),
         (lambda f: (f / "manifest.json").unlink(), CandidatesNotFound, "no finished training data"),
-        (lambda f: (f / "manifest.json").write_text("{"), CandidatesCorrupt, "manifest.json cannot be understood"),
+        (lambda f: (f / "manifest.json").write_text("{"), CandidatesCorrupt, "manifest.json cannot be used"),
         (lambda f: _manifest(f, format_version=2), CandidatesCorrupt, "format 2"),
         (lambda f: _manifest(f, more=1), CandidatesCorrupt, "more"),
-        (lambda f: _manifest(f, passages=3), CandidatesCorrupt, "promises"),
+        (lambda f: _manifest(f, passages=3), CandidatesCorrupt, "its manifest says"),
     ],
 )
-def test_every_damage_is_told(
+def test_every_damage_is_reported(
     cache: Candidates, tmp_path: Path, damage: Any, error: type[Exception], says: str
 ) -> None:
     folder = tmp_path / "cache"
@@ -307,13 +307,13 @@ def test_impossible_options_are_refused(tmp_path: Path, tokenizer: TextTokenizer
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "file").touch()
     options = PrepareOptions(out=tmp_path / "busy", corpus=(cases.write_corpus(tmp_path / "corpus.jsonl"),))
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="holds other files"):
         prepare(options, tokenizer)
     path = tmp_path / "bad.jsonl"
     path.write_text('{"id": 1, "text": "x"}\n{"id": 1, "text": "y"}\n')
     with pytest.raises(CorpusError, match=r"bad.jsonl:2: another passage has the id '1'"):
         prepare(PrepareOptions(out=tmp_path / "new", corpus=(path,)), tokenizer)
-    assert not list(tmp_path.glob("new*"))  # nothing half made stays
+    assert not list(tmp_path.glob("new*"))  # nothing unfinished stays
 
 
 @pytest.mark.parametrize("name", ["names.jsonl.gz", "manifest.json", "passages.npy", "sets/nq.dev/marks.npy"])

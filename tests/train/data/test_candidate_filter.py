@@ -41,14 +41,14 @@ def test_rarity_is_inverse_document_frequency(rarity: Rarity) -> None:
     assert rarity.of("wine") == rarity.of("burgundy") == pytest.approx(math.log(5 / 2.5))  # titles count
 
 
-def test_support_is_the_weighed_share_of_the_questions_words(rarity: Rarity) -> None:
+def test_support_is_the_weighted_share_of_the_questions_words(rarity: Rarity) -> None:
     weights = {word: rarity.of(word) for word in ("red", "wine", "first", "grown", "burgundy")}
     expected = (weights["red"] + weights["wine"]) / sum(weights.values())
     assert rarity.support(ROW.input, {"red", "wine", "since"}) == pytest.approx(expected)
     assert rarity.support("when was it", set()) == 1.0  # nothing to support
 
 
-def test_what_stays(rarity: Rarity) -> None:
+def test_which_candidates_stay(rarity: Rarity) -> None:
     marks = [ANSWER | TITLE, ANSWER, 0, 0]
 
     def stay(support: float, *, elsewhere: bool) -> list[bool]:

@@ -1,4 +1,4 @@
-"""What things are called, from the first sentences of articles, by tables."""
+"""Classes of named things, from the first sentences of articles, by tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memstore.train.data.entity_types import Classes, class_noun
         ("The Alps are a mountain range.", "range"),
         ("Oxygen is an element, with the sign O.", "element"),
         ("Jaws is a 1975 film directed by Steven Spielberg.", ""),  # the phrase is read up to the number
-        ("Rust is a kind of oxide.", ""),  # says nothing
+        ("Rust is a kind of oxide.", ""),  # too vague
         ("He sings.", ""),
         ("", ""),
         ("One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen is a town.", ""),
@@ -26,7 +26,7 @@ def test_class_noun(text: str, expected: str) -> None:
     assert class_noun(text) == expected
 
 
-def test_names_are_told_by_their_article_or_their_own_words() -> None:
+def test_a_name_gets_its_class_from_its_article_or_its_own_words() -> None:
     classes = Classes(least=2)
     classes.add("Nile", "The Nile is a river in Africa.")
     classes.add("Rhine (river)", "The Rhine is a river in Europe.")

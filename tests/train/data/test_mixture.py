@@ -99,12 +99,12 @@ def test_short_passages_hold_the_answer_that_is_trained_on(source: Source) -> No
             asked.add((tokenizer.decode(questions[question_of[row]]), answer))
             if gold[row]:
                 found.add((answer, answer in tokenizer.decode(passage)))
-    # "the river Nile" and "Sir Edmund Hillary" stand in no passage
+    # no passage holds "the river Nile" or "Sir Edmund Hillary"
     assert {answer for _, answer in asked} == {"Nile", "Edmund Hillary"}
     assert found == {("Nile", True), ("Edmund Hillary", True)}
 
 
-def test_the_answer_that_is_read_is_the_shortest_that_stands_there_not_of_all(source: Source) -> None:
+def test_the_answer_for_read_is_the_shortest_in_the_gold_passages_not_of_all(source: Source) -> None:
     def trained(**data: Any) -> set[str]:
         targets = plain(source(train=["long.other"], questions=4, **data).batch(0))[3]
         return {cases.tokenizer().decode(t) for t in targets}
@@ -262,7 +262,7 @@ def test_fixed_length_gives_every_batch_one_shape(source: Source) -> None:
         assert set(batch.tasks) <= {"nq", "zsre", "salient", "rebuild", "corrupt"}
         assert twin.questions.layout.longest <= 40
         stripped = [[t for t in q if t != 0] for q in plain(batch)[0]]
-        assert stripped == plain(twin)[0]  # the same questions, with pad tokens behind them
+        assert stripped == plain(twin)[0]  # the same questions, followed by pad tokens
         first = torch.tensor([plain(batch)[2].index(i) for i in range(16)])
         begins = [plain(twin)[2].index(i) for i in range(16)]
         without = [[t for t in plain(batch)[1][int(r)] if t != 0] for r in first]
@@ -308,7 +308,7 @@ def test_dev_asks_about_held_out_passages_where_pretraining_is_on(source: Source
         ({"questions": 0}, "questions must be above 0"),
         ({"train": ["nq.trian"]}, "no question set 'nq.trian'; it has: fever.dev, fever.other, long.other"),
         ({"mixture": "given"}, "needs weights"),
-        ({"weights": {"nq.train": 1}}, "no other takes them"),
+        ({"weights": {"nq.train": 1}}, "with any other mixture"),
         ({"mixture": "given", "weights": {"webq.train": 1}}, "unknown task"),
         ({"passages": [[0, 2], [0, 3]]}, "must ascend"),
         ({"passages": [[0, 2, 3]]}, r"list of \[batch, value\]"),
@@ -325,7 +325,7 @@ def test_settings_that_cannot_work_are_refused(source: Source, data: dict[str, A
         source(**data)
 
 
-def test_what_the_cache_lacks_is_said(tmp_path: Path, cache: Path) -> None:
+def test_what_the_cache_lacks_is_named(tmp_path: Path, cache: Path) -> None:
     tokenizer = cases.tokenizer()
     with pytest.raises(CandidatesNotFound):
         open_batches({"cache": str(tmp_path)}, tokenizer=tokenizer, seed=0)

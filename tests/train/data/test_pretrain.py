@@ -1,4 +1,4 @@
-"""Pretraining questions: what is asked, what the answer is, among which passages."""
+"""Pretraining questions: the question, the answer, and the passages."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_sentences_and_spans_point_at_their_tokens(cache: Candidates, tokenizer:
     assert cache.manifest.pretraining["spans"] == span
 
 
-def test_neighbours_share_words_and_are_not_oneself(cache: Candidates) -> None:
+def test_neighbours_share_words_and_no_passage_is_its_own(cache: Candidates) -> None:
     table = PretrainTable.load(cache.folder / "pretrain")
     titles = [title for _, title in cache.names]
     near = {
@@ -132,7 +132,7 @@ def test_a_question_asks_by_the_class_of_its_answer(tmp_path: Path, tokenizer: T
         for e in draw(made, 400)
     }
     begins = {q.split(" capital")[0] for a, q in asked if a == "Vienna"}
-    assert begins == {"which", "what", "in which", "in what"}  # it stands behind "near" and "in"
+    assert begins == {"which", "what", "in which", "in what"}  # it follows "near" and "in"
     assert {q.split(" ")[1] for a, q in asked if a == "Nile"} == {"river"}
     assert not any(q.startswith(("which capital", "which river")) for a, q in asked if a in ("1791", "Gustave Eiffel"))
     known = report.pretraining["spans_with_class"]
@@ -172,7 +172,7 @@ def test_a_question_names_the_title_where_its_sentence_does_not(cache: Candidate
     assert named >= {("1791", "Vienna"), ("May 1953", "Everest")}
 
 
-def test_long_titles_and_explained_ones_are_not_asked_for(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_long_titles_and_those_with_parentheses_are_not_asked_for(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     titles = {"Orion (ship)", " ".join(["long"] * 40)}
     passages = [replace(p, title=t) for p, t in zip(cases.PASSAGES, titles, strict=False)]
     corpus = cases.write_corpus(tmp_path / "corpus.jsonl", passages)
@@ -184,7 +184,7 @@ def test_long_titles_and_explained_ones_are_not_asked_for(tmp_path: Path, tokeni
         assert "ship" not in text_of(tokenizer, example.question)
 
 
-def test_only_so_many_passages_are_asked_about(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_questions_are_made_from_a_limited_number_of_passages(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     corpus = cases.write_corpus(tmp_path / "corpus.jsonl")
     options = PrepareOptions(out=tmp_path / "cache", corpus=(corpus,), max_sentence_tokens=110, pretrain_most=3)
     report = prepare(options, tokenizer)
@@ -325,7 +325,7 @@ def test_an_example_depends_on_its_generator_alone(cache: Candidates, tokenizer:
     assert {task for task, *_ in first} == {"salient", "rebuild", "corrupt"}
 
 
-def test_held_out_passages_are_asked_about_for_measuring_only(cache: Candidates, tokenizer: TextTokenizer) -> None:
+def test_held_out_passages_are_asked_about_only_for_dev_scores(cache: Candidates, tokenizer: TextTokenizer) -> None:
     made = pretraining(cache, tokenizer, dev_questions=2)
 
     def source(example: Example) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def test_sentences(text: str, expected: list[str]) -> None:
         ("It fell on July 4, 1776 and again on 3 March.", ["July 4, 1776", "3 March"]),
         ("He met Charles de Gaulle and the Duke of York.", ["Charles de Gaulle", "Duke of York"]),
         ("A friend of J. R. R. Tolkien's wrote it.", ["J. R. R. Tolkien"]),
-        ("The F16 flew over New York, and New York saw it.", ["F16"]),  # what stands there twice is no secret
+        ("The F16 flew over New York, and New York saw it.", ["F16"]),  # text that is repeated gives itself away
         ("In İzmir, İnönü met Kemal and later Kemal left in 1923.", ["İzmir", "İnönü", "1923"]),
         ("Later The Who played in São Paulo.", ["São Paulo"]),
         ("nothing here at all", []),

@@ -40,7 +40,7 @@ def _asked(classes: Classes, text: str, title: str = "Somewhere") -> set[tuple[s
 @pytest.mark.parametrize(
     ("text", "title", "question", "answer"),
     [
-        # the auxiliary comes first, and "in" goes, as "when" says it
+        # the auxiliary comes first, and "in" is dropped, as "when" implies it
         ("The bridge of Arta was opened to trains in 1903.", "Arta",
          "when was The bridge of Arta opened to trains", "1903"),
         ("The army of Napoleon left Vilna on 9 December 1812.", "Vilna",
@@ -70,9 +70,9 @@ def test_what_is_asked(classes: Classes, text: str, title: str, question: str, a
 @pytest.mark.parametrize(
     "text",
     [
-        "The war lasted from 1914 to 1918 in these parts.",  # a range has no year of its own
+        "The war lasted from 1914 to 1918 in these parts.",  # years of a range are not asked for
         "It rained.",  # too short
-        "It has been estimated that such whales swim faster than ships.",  # "it" is nothing
+        "It has been estimated that such whales swim faster than ships.",  # this "it" is no thing
         "The number called pi is about 3.14159 by most counts.",
         "The sum {x} = 1900 holds for every natural number.",  # a formula
         "Towns and rivers of the same old northern county",  # no sentence
@@ -82,7 +82,7 @@ def test_what_is_not_asked(classes: Classes, text: str) -> None:
     assert not _asked(classes, text)
 
 
-def test_a_passage_without_a_title_is_not_asked_for_and_lends_no_name(tmp_path: Path, classes: Classes) -> None:
+def test_without_a_title_no_question_asks_for_it_or_names_it(tmp_path: Path, classes: Classes) -> None:
     text = "She discovered radium and polonium with her husband. He married a painter from the north in 1895."
     assert _asked(classes, text, "Curie (crater)")
     assert not _asked(classes, text, "") | _asked(classes, text, "(crater)")
@@ -95,7 +95,7 @@ def test_a_passage_without_a_title_is_not_asked_for_and_lends_no_name(tmp_path: 
     assert read_gold(tmp_path / "q.jsonl").questions[0].answers == ("1903",)
 
 
-def test_a_question_never_says_its_answer(classes: Classes) -> None:
+def test_a_question_never_gives_its_answer_away(classes: Classes) -> None:
     text = "The people of Cairo came to the city of Marie Curie in 1903, and they left it in May 1904 for the Nile."
     asked = _asked(classes, text)
     assert asked
@@ -113,7 +113,7 @@ def test_a_passage_gives_the_same_questions_whatever_came_before_it(classes: Cla
     assert [QuestionMaker(classes, seed=4).questions(p) for p in passages] != alone
 
 
-def test_an_answer_is_asked_for_only_so_often(classes: Classes) -> None:
+def test_an_answer_is_asked_for_a_limited_number_of_times(classes: Classes) -> None:
     passages = [
         Passage(f"p{n}", "d", "Bridge", f"The {n}th bridge of stone was opened to trains in 1903.", end=60)
         for n in range(9)

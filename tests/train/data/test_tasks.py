@@ -63,7 +63,7 @@ def test_answers_are_found_as_whole_words_only() -> None:
         assert holds(text, searchable_answers([answer])) is found, answer
 
 
-def test_verdicts_and_empty_answers_are_not_looked_for() -> None:
+def test_verdicts_and_empty_answers_are_not_searched_for() -> None:
     assert searchable_answers(["SUPPORTS", "No", "The", "Nile", "the nile"]) == ["nile"]
 
 

@@ -1,4 +1,4 @@
-"""Windows of passages: short enough, ended, behind their titles, and around what is asked for."""
+"""Windows of passages: short enough, with eos, after their titles, and around what is asked for."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_a_window_keeps_the_title_and_holds_what_is_asked_for(asked: str, places
     assert len({text(w) for w in windows}) == places
 
 
-def test_without_anything_asked_for_every_part_comes_up() -> None:
+def test_without_anything_asked_for_a_window_may_be_anywhere() -> None:
     seen = {i for n in range(200) for i in cut(None, len(HEAD) + 6, n).tolist()}
     assert seen == set(TOKENS.tolist())
 
 
-def test_the_title_gives_way_to_what_is_asked_for() -> None:
+def test_the_title_is_dropped_if_what_is_asked_for_needs_its_room() -> None:
     most = len(HEAD) + 8
     begin, end = len(HEAD) + 3, len(HEAD) + 3 + most - 1
     assert find(cut((begin, end), most, 0), TOKENS[begin:end]) is not None
@@ -86,7 +86,7 @@ def test_the_title_of_a_passage(template: str, expected: str) -> None:
     assert tokenizer.decode(Windows(tokenizer).title(tokens).tolist()) == expected
 
 
-def test_a_window_keeps_all_that_stands_before_the_text() -> None:
+def test_a_window_keeps_all_that_comes_before_the_text() -> None:
     tokenizer = cases.tokenizer(passage_template="about : {title} : {text}")
     tokens = tokenizer.encode_answers([f"about : {TITLE} : {TEXT}"], max_tokens=500)[0]
     head = len(encoded(f"about : {TITLE} :"))

@@ -1,4 +1,4 @@
-"""Words of token sequences."""
+"""Dropping words from token sequences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def thinned(keep: float, seed: int, least: int = 1) -> list[str]:
     return cases.tokenizer().decode(ids.tolist()).split()
 
 
-def test_whole_words_are_left_out_in_order() -> None:
+def test_whole_words_are_dropped_and_the_rest_stays_in_order() -> None:
     words = TEXT.split()
     lengths = []
     for seed in range(200):
@@ -43,6 +43,6 @@ def test_how_many_words_stay_at_least() -> None:
     ("other", "rest"),
     [("Vienna", "the composer lived and died in"), ("died", "the composer lived and in Vienna"), ("", TEXT)],
 )
-def test_words_of_another_text_are_taken_out_whole(other: str, rest: str) -> None:
+def test_words_of_another_text_are_dropped_whole(other: str, rest: str) -> None:
     ids = Words(cases.tokenizer()).without(encoded(TEXT), encoded(other))
     assert cases.tokenizer().decode(ids.tolist()) == rest
