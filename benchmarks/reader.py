@@ -121,7 +121,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Sta
         with stages("live_a"):
             ranked = rank(model, encoded_question, memories, question_of)
             assert ranked.scores is not None
-            kept = selection.select(ranked.scores, question_of, KEEP)
+            kept = selection.select(ranked.order(), question_of, KEEP)
             live = ranked.take(kept)
         with stages("live_b"):
             encoded = model.live_b(live)

@@ -24,7 +24,7 @@ from memstore.model import flops, selection
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.model.model import MemoryModel
 from memstore.model.packed import Layout, Packed, Tokens, concatenate
-from memstore.model.ranking import Ranked, rank
+from memstore.model.ranking import rank
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage, StoredPassage
 from memstore.retrieve import Retriever
@@ -119,15 +119,16 @@ class _Candidate:
 Candidates = Sequence[_Candidate]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """What reading a batch of questions gave. Rows are in the order of the questions' candidates."""
+    """What reading a batch of B questions gave. R rows are in the order of the questions' candidates."""
 
-    memories: Packed
-    bytes_read: list[int]  # per question
-    scores: Tensor | None  # (R,)
-    kept: Tensor  # (M,)
-    decoded: list[decode.Decoded]
+    question_tokens: list[int]  # (B,)
+    passage_tokens: list[int]  # (R,)
+    bytes_read: list[int]  # (B,)
+    order: Tensor  # (R,), see `selection.order`
+    kept: set[int]  # rows
+    decoded: list[decode.Decoded]  # (B,)
 
 
 class Answerer:
@@ -168,12 +169,12 @@ class Answerer:
         with stages("load"):
             memories, bytes_read = self._memories(found)
         with stages("question"):
-            encoded_questions = self.model.encode_question(self._question_tokens(questions))
+            tokens = self._question_tokens(questions)
+            encoded_questions = self.model.encode_question(tokens)
         with stages("live_a"):
             ranked = rank(self.model, encoded_questions, memories, question_of)
-            scores = self._with_prior(ranked, questions)
-            ranking = -torch.arange(len(question_of)) if scores is None else scores
-            kept = selection.select(ranking, question_of, [q.keep_k for q in questions])
+            order = ranked.order(self._priors(questions))
+            kept = selection.select(order, question_of, [q.keep_k for q in questions])
             live = ranked.take(kept)
         with stages("live_b"):
             encoded = self.model.live_b(live)
@@ -187,7 +188,14 @@ class Answerer:
                 phrases=self.tokenizer.phrases,
                 prepared=self.prepared,
             )
-        return _Read(memories, bytes_read, scores, kept, decoded)
+        return _Read(
+            question_tokens=tokens.layout.lengths.tolist(),
+            passage_tokens=memories.layout.lengths.tolist(),
+            bytes_read=bytes_read,
+            order=order,
+            kept=set(kept.tolist()),
+            decoded=decoded,
+        )
 
     # --- public -------------------------------------------------------------------------------------------------
 
@@ -211,17 +219,16 @@ class Answerer:
         with stages("retrieve"):
             found = self._candidates(questions)
         read = self._read(questions, found, stages)
-        answers, row = [], 0
-        kept_rows = set(read.kept.tolist())
+        answers, first = [], 0
         for i, (question, own) in enumerate(zip(questions, found, strict=True)):
-            rows = range(row, row + len(own))
-            row += max(1, len(own))
-            ranked = _ranked(own, rows, read.scores, kept_rows)
-            lengths = read.memories.layout.lengths
+            rows = range(first, first + len(own))
+            first += max(1, len(own))
+            ranked = self._ranked(own, read.order[rows.start : rows.stop], [row in read.kept for row in rows])
             spent, fid = self._flops(
                 question,
-                passage_tokens=[int(lengths[r]) for r in rows],
-                kept_tokens=[int(lengths[r]) for r in rows if r in kept_rows],
+                question_tokens=read.question_tokens[i],
+                passage_tokens=[read.passage_tokens[row] for row in rows],
+                kept_tokens=[read.passage_tokens[row] for row in rows if row in read.kept],
                 new_tokens=read.decoded[i].steps,
             )
             usage = Usage(
@@ -251,8 +258,9 @@ class Answerer:
         asked = Question(text=question, task=task, passages=tuple(passages))
         memories = self._encode(passages)
         encoded = self.model.encode_question(self._question_tokens([asked]))
-        scores = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64)).scores
-        return list(_ranked([_Candidate(passage=p) for p in passages], range(len(passages)), scores, set()))
+        ranked = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64))
+        order = ranked.order(self._priors([asked]))
+        return list(self._ranked([_Candidate(passage=p) for p in passages], order, [False] * len(passages)))
 
     def passage(self, passage_id: str) -> Passage:
         """One passage of the store.
@@ -342,13 +350,15 @@ class Answerer:
             order += [next(from_store if c.stored else from_caller) for c in own] or [nothing]
         return concatenate(parts).take(torch.tensor(order)), bytes_read
 
-    def _with_prior(self, ranked: Ranked, questions: Sequence[Question]) -> Tensor | None:
-        """Rerank scores `(R,)`, None without a scorer; a caller's own passages have no retrieval order to count."""
-        prior = self.model.config.retrieval_prior
-        priors = [0.0 if q.passages is not None else float(prior) for q in questions]
-        return (
-            None if ranked.scores is None else selection.after_retrieval(ranked.scores, ranked.rows.question_of, priors)
-        )
+    def _priors(self, questions: Sequence[Question]) -> list[float]:
+        """How much the retriever's order counts; a caller's own passages have none that could."""
+        return [float(self.model.config.retrieval_prior) if q.passages is None else 0.0 for q in questions]
+
+    def _ranked(self, candidates: Candidates, order: Tensor, kept: Sequence[bool]) -> tuple[RankedPassage, ...]:
+        """One question's candidates with their scores, best first: those that are kept are the first of them."""
+        scores = [None] * len(candidates) if self.model.scorer is None else order.tolist()
+        best = selection.best_first(order, torch.zeros(len(candidates), dtype=torch.int64))
+        return tuple(candidates[i].ranked(rerank_score=scores[i], kept=kept[i]) for i in best.tolist())
 
     def _beams(self, question: Question) -> int:
         """Hypotheses of its answer: as it says, or else as the model's config does."""
@@ -363,12 +373,18 @@ class Answerer:
         return spelled(text, [*(p.text for p in kept), *(p.title for p in kept)])
 
     def _flops(
-        self, question: Question, *, passage_tokens: list[int], kept_tokens: list[int], new_tokens: int
+        self,
+        question: Question,
+        *,
+        question_tokens: int,
+        passage_tokens: list[int],
+        kept_tokens: list[int],
+        new_tokens: int,
     ) -> tuple[dict[str, float], float]:
         """Operations per stage, and FiD's for the same passages."""
         c = self.model.config
         asked: dict[str, Any] = {
-            "question_tokens": int(self._question_tokens([question]).layout.tokens),
+            "question_tokens": question_tokens,
             "passage_tokens": passage_tokens,
             "new_tokens": new_tokens,
             "num_beams": self._beams(question),
@@ -381,15 +397,3 @@ class Answerer:
 def _empty_memory(model: MemoryModel) -> Packed:
     states = torch.zeros(0, model.config.d_model, dtype=model.dtype, device=model.device)
     return Packed(states, torch.zeros(0, dtype=torch.int64, device=model.device), Layout([0]))
-
-
-def _ranked(
-    candidates: Candidates, rows: range, scores: Tensor | None, kept_rows: set[int]
-) -> tuple[RankedPassage, ...]:
-    """The candidates with their scores: kept ones first, then by score, then in retrieval order."""
-    values = [None] * len(candidates) if scores is None else [float(s) for s in scores[rows.start : rows.stop]]
-    ranked = [
-        candidate.ranked(rerank_score=value, kept=row in kept_rows)
-        for candidate, value, row in zip(candidates, values, rows, strict=True)
-    ]
-    return tuple(sorted(ranked, key=lambda p: (not p.kept, -(p.rerank_score or 0.0))))

@@ -169,7 +169,7 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
     task = batch.tasks[0]
     model, ranker = system.model(task), None if system.reranker is None else system.reranker.model(task)
     ranked = _ranked(model, batch)
-    ranking = (ranked if ranker is None else _ranked(ranker, batch)).order().cpu()
+    ranking = (ranked if ranker is None else _ranked(ranker, batch)).order()
     found.ids += batch.ids
     found.tasks += batch.tasks
     found.answerable += [int(g) for g in _any(batch.gold, batch.question_of, batch.size)]

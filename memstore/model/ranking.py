@@ -11,9 +11,9 @@ all rows, uses that. For models in evaluation mode. Figures: DECISIONS.md, 2026-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from memstore.model import selection
@@ -45,14 +45,13 @@ class Ranked:
     scores: Tensor | None = None
     pending: _Pending | None = None
 
-    def order(self) -> Tensor:
-        """What a retriever's candidates are ordered by, `(R,)`, higher is better: their scores, with as much of the
-        retriever's order as the model's config says; without a scorer that order alone.
+    def order(self, prior: Sequence[float] | None = None) -> Tensor:
+        """What the passages are ordered by, `(R,)`, higher is better; see `selection.order`.
+
+        `prior` is how much the retriever's order counts, of each question; None: as much as the model's config says.
         """
-        if self.scores is None:
-            return -torch.arange(self.rows.layout.rows).float()
-        prior = float(self.model.config.retrieval_prior)
-        return selection.after_retrieval(self.scores, self.rows.question_of, prior)
+        weight = float(self.model.config.retrieval_prior) if prior is None else prior
+        return selection.order(self.scores, self.rows.question_of, weight)
 
     def take(self, kept: Tensor) -> Rows:
         """The rows with the given indices `(M,)`, questions ascending, as `MemoryModel.live_a` leaves them."""

@@ -1,7 +1,7 @@
-"""Which passages the reader gets: the best few of each question, by the scorer's numbers.
+"""Which passages the reader gets: the rule that orders a question's passages, and the best few by it.
 
-A hard top-k over rows whose number differs from question to question. Refuses to know how scores are made and
-what a row holds.
+The rule has this one place; answering, training's dev scores and comparisons ask here. A hard top-k over rows whose
+number differs from question to question. Refuses to know how scores are made and what a row holds.
 """
 
 from __future__ import annotations
@@ -21,25 +21,48 @@ def places(question_of: Tensor) -> tuple[Tensor, Tensor]:
     return group, torch.arange(len(group)) - starts[group]
 
 
-def after_retrieval(scores: Tensor, question_of: Tensor, prior: float | Sequence[float]) -> Tensor:
-    """Scores `(R,)` less `prior * log(place)`: the scorer and the retriever's order decide together.
+def order(scores: Tensor | None, question_of: Tensor, prior: float | Sequence[float] = 0.0) -> Tensor:
+    """What passages are ordered by, `(R,)` float32 on the CPU, higher is better: `score - prior * log(place)`, with
+    the passage's place in the retriever's order, 1 for the best. Without scores the retriever's order alone.
 
     A small model's scorer knows less of rare words than BM25's counts do; `ModelConfig.retrieval_prior` is fitted on
     training questions.
 
+    >>> scores, question_of = torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0, 0, 0])
+    >>> order(scores, question_of, prior=1.0)
+    tensor([ 0.5000, -0.1931, -0.0986])
+    >>> order(None, question_of)
+    tensor([-0., -1., -2.])
+
     Args:
-        scores: `(R,)`, the scorer's.
+        scores: `(R,)`, the scorer's; None of a model without one.
         question_of: `(R,)` int64 ascending; rows of a question in the retriever's order, best first.
         prior: of all questions, or of each; 0 leaves scores as they are.
     """
+    if scores is None:
+        return -torch.arange(len(question_of)).float()
     place = places(question_of.cpu())[1] + 1  # (R,): 1 for the best
     weight = torch.tensor(prior)
     less: Tensor = (weight[question_of.cpu()] if weight.ndim else weight) * place.log()
-    return scores - less.to(scores)
+    return scores.detach().float().cpu() - less
+
+
+def best_first(values: Tensor, question_of: Tensor) -> Tensor:
+    """All rows `(R,)` int64: questions ascending, within a question by descending values; see `select`.
+
+    >>> best_first(torch.tensor([1.0, 3.0, 2.0, 2.0]), torch.tensor([0, 0, 1, 1]))
+    tensor([1, 0, 2, 3])
+    """
+    values = values.detach().float().cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    best = values.argsort(descending=True, stable=True)  # stable: equal values stay in row order
+    return best[question_of.cpu()[best].argsort(stable=True)]  # questions ascending, best first within each
 
 
 def select(scores: Tensor, question_of: Tensor, m: int | Sequence[int]) -> Tensor:
     """Pick at most m rows of each question, the best ones.
+
+    >>> select(torch.tensor([1.0, 3.0, 2.0, 2.0]), torch.tensor([0, 0, 1, 1]), 1)
+    tensor([1, 2])
 
     Args:
         scores: `(R,)`, higher is better; NaN counts as the worst score there is.
@@ -53,7 +76,6 @@ def select(scores: Tensor, question_of: Tensor, m: int | Sequence[int]) -> Tenso
     Raises:
         RequestError: m is below 1, or names fewer questions than `question_of` does.
     """
-    scores = scores.detach().float().cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     question_of = question_of.cpu()
     questions = int(question_of.max()) + 1 if len(question_of) else 0
     limits = torch.tensor([m] * questions if isinstance(m, int) else list(m), dtype=torch.int64)
@@ -61,9 +83,5 @@ def select(scores: Tensor, question_of: Tensor, m: int | Sequence[int]) -> Tenso
         raise RequestError(f"m has {len(limits)} values for {questions} questions; give one for each")
     if bool((limits < 1).any()):
         raise RequestError(f"m must keep at least 1 passage of each question, not {int(limits.min())}")
-    order = scores.argsort(descending=True, stable=True)  # stable: equal scores stay in row order
-    order = order[question_of[order].argsort(stable=True)]  # questions ascending, best first within each
-    question = question_of[order]
-    counts = torch.bincount(question, minlength=questions)
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[question]  # 0 for a question's best row
-    return order[rank < limits[question]]
+    best = best_first(scores, question_of)
+    return best[places(question_of[best])[1] < limits[question_of[best]]]

@@ -45,9 +45,9 @@ def _measure(
     questions = model.encode_question(batch.questions.to(model.device))
     memories = model.encode_passages(batch.passages.to(model.device))
     ranked = rank(model, questions, memories, batch.question_of)
-    orders = {"retrieved": -torch.arange(len(batch.question_of)).float()}
+    orders = {"retrieved": selection.order(None, batch.question_of)}
     if ranked.scores is not None:
-        orders["reranked"] = ranked.order().cpu()
+        orders["reranked"] = ranked.order()
     if model.projection is not None:
         orders["dense"] = _cosines(model, questions, memories, batch.question_of)
     kept = selection.select(orders.get("reranked", orders["retrieved"]), batch.question_of, keep_k)
@@ -75,7 +75,7 @@ def _measure(
 
 def gold_ranks(values: Tensor, batch: DevBatch) -> list[int]:
     """Of each question, the rank (from 1) of its best gold passage by descending values; 0 without gold."""
-    order = selection.select(values, batch.question_of, len(values))  # every row, best first within each question
+    order = selection.best_first(values, batch.question_of)
     question = batch.question_of[order]
     place = selection.places(question)[1]
     ranks = [0] * batch.size

@@ -92,7 +92,7 @@ def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int
     """
     if int(torch.bincount(batch.question_of).max()) <= config.keep_k:
         return torch.arange(len(batch.question_of))
-    ranking = -torch.arange(len(batch.question_of)).float() if scores is None else scores.detach().float().cpu()
+    ranking = selection.order(scores, batch.question_of)  # without a prior, which is fitted after training
     kept = selection.select(ranking, batch.question_of, config.keep_k)
     if not config.gold_in_reader:
         return kept

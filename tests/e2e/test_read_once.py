@@ -76,3 +76,18 @@ def test_a_retriever_may_know_ids_alone(tmp_path: Path, read: Counter[str]) -> N
     assert answer.passages == expected.passages
     assert answer.text == expected.text
     assert max(read.values()) == 2  # once by the retriever within, once more by its id
+
+
+def test_a_question_is_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer, filled = opened(tmp_path, "bm25"), list[str]()
+    encode = answerer.tokenizer._encode
+
+    def noted(texts: Sequence[str]) -> list[list[int]]:
+        filled.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(answerer.tokenizer, "_encode", noted)
+    questions = ["the river in Paris", "Nile"]
+    answers = answerer.answer([Question(text=q, retrieve_k=4, keep_k=2, max_new_tokens=2) for q in questions])
+    assert filled == [answerer.tokenizer.template_of(None).replace("{question}", q) for q in questions]
+    assert answers[0].usage.flops["question"] > answers[1].usage.flops["question"] > 0

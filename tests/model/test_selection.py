@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memstore.errors import RequestError
-from memstore.model.selection import after_retrieval, select
+from memstore.model.selection import best_first, order, select
 
 NAN, INF = float("nan"), float("inf")
 
@@ -61,12 +61,27 @@ def test_too_few_numbers_are_refused():
 def test_the_retrievers_order_counts_as_much_as_it_is_told_to() -> None:
     scores, question_of = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]), torch.tensor([0, 0, 0, 1, 1])
     log = [math.log(n) for n in (1, 2, 3, 1, 2)]
-    got = after_retrieval(scores, question_of, 0.5)
+    got = order(scores, question_of, 0.5)
     torch.testing.assert_close(got, scores - 0.5 * torch.tensor(log))
-    torch.testing.assert_close(
-        after_retrieval(scores, question_of, [0.0, 2.0]), torch.tensor([1, 1, 1, 1, 2 - 2 * log[1]])
-    )
-    assert torch.equal(after_retrieval(scores, question_of, 0.0), scores)
-    assert torch.equal(after_retrieval(scores, question_of, 2), after_retrieval(scores, question_of, 2.0))
-    assert select(after_retrieval(scores, question_of, 2.0), question_of, 1).tolist() == [0, 3]
+    torch.testing.assert_close(order(scores, question_of, [0.0, 2.0]), torch.tensor([1, 1, 1, 1, 2 - 2 * log[1]]))
+    assert torch.equal(order(scores, question_of, 0.0), scores)
+    assert torch.equal(order(scores, question_of, 2), order(scores, question_of, 2.0))
+    assert select(order(scores, question_of, 2.0), question_of, 1).tolist() == [0, 3]
     assert select(scores, question_of, 1).tolist() == [0, 4]
+
+
+def test_without_scores_the_retrievers_order_is_the_rule() -> None:
+    question_of = torch.tensor([0, 0, 1])
+    assert select(order(None, question_of, 3.0), question_of, 1).tolist() == [0, 2]
+
+
+def test_scores_are_compared_on_the_cpu_as_float32_without_gradient() -> None:
+    scores = torch.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    got = order(scores, torch.tensor([0, 0]), 0.5)
+    assert (got.dtype, got.requires_grad, got.device.type) == (torch.float32, False, "cpu")
+
+
+def test_the_rows_that_are_kept_are_the_first_of_all() -> None:
+    values, question_of = torch.tensor([1.0, NAN, 3.0, 3.0, -INF]), torch.tensor([0, 0, 0, 1, 1])
+    assert best_first(values, question_of).tolist() == [2, 0, 1, 3, 4]
+    assert select(values, question_of, 2).tolist() == [2, 0, 3, 4]
