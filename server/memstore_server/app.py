@@ -117,6 +117,8 @@ def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> bool
     warm_up: Future[None] = service.warm_up
     config = uvicorn.Config(
         app,
+        http="h11",  # whatever else is installed: httptools drops the body of a request that offers an upgrade to h2c
+        ws="none",
         log_config=None,  # `logs.configure` has done it
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),

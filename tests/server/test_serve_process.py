@@ -96,6 +96,39 @@ def test_it_says_where_it_serves_answers_and_stops_cleanly() -> None:
     assert "Traceback" not in logged
 
 
+UPGRADES = {
+    "h2c": "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA",
+    "websocket": "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+ONLY_H11 = """
+import uvicorn.protocols.http.auto
+uvicorn.protocols.http.auto.AutoHTTPProtocol = None  # what else is installed must not choose how HTTP is read
+"""
+
+
+def test_an_offer_to_upgrade_is_passed_over() -> None:
+    """As Java's clients make it with every request. httptools would lose the body."""
+    body = '{"question": "why?"}'
+    head = f"POST /answer HTTP/1.1\r\nHost: m\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    replies = {}
+    with served(script=ONLY_H11 + SERVE) as process:
+        try:
+            port = int(process.stdout.readline().rpartition(":")[2])
+            for name, offer in UPGRADES.items():
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    client.sendall(f"{head}{offer}\r\n\r\n{body}".encode())
+                    replies[name] = client.recv(4096)
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+    assert {name: reply.partition(b"\r\n")[0] for name, reply in replies.items()} == dict.fromkeys(
+        UPGRADES, b"HTTP/1.1 200 OK"
+    )
+
+
 def test_stopped_while_the_model_computes_it_tells_the_client_and_ends_as_done() -> None:
     with served(script=SERVE_HEAVY) as process, ThreadPoolExecutor(1) as asker:
         try:
