@@ -22,6 +22,10 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     model: Model = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 chooses a free one [8080].")] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(help="Path below which a proxy shows the server, such as /memstore, and strips."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [cpu]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU [all].")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [8].")] = None,

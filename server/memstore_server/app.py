@@ -47,13 +47,14 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
         finally:
             await asyncio.to_thread(service.close)
 
-    app = FastAPIOffline(  # /docs without a CDN: servers often stand where nothing outside can be reached
+    app = FastAPIOffline(  # the page's files without a CDN: servers often run where nothing outside can be reached
         title="memstore",
         summary="Answers questions over a large text collection from precomputed passage memories.",
         version=memstore.__version__,
         lifespan=lifespan,
+        docs_url=None,  # ours is in `routes`
         redoc_url=None,
-        static_url="/docs-static",
+        static_url=f"/{routes.DOCS_FILES}",
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
     )
@@ -119,6 +120,7 @@ def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> bool
         app,
         http="h11",  # whatever else is installed: httptools drops the body of a request that offers an upgrade to h2c
         ws="none",
+        root_path=settings.root_path or "",
         log_config=None,  # `logs.configure` has done it
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),

@@ -7,7 +7,8 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import RedirectResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.convertors import Convertor, register_url_convertor
 
 from memstore_client import wire
@@ -17,6 +18,7 @@ from memstore_server.service import Service
 
 T = TypeVar("T")
 router = APIRouter()
+DOCS_FILES = "docs-static"  # the folder of what the page at /docs asks for
 
 _QUEUED = (problems.NOT_READY, problems.OVERLOADED)
 _POSTED = (
@@ -117,10 +119,23 @@ async def info(service: ServiceOf) -> wire.InfoReply:
     return service.info
 
 
+@router.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The API's page. Its addresses are relative, so that a proxy may put the server below any path."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="memstore",
+        swagger_js_url=f"{DOCS_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{DOCS_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{DOCS_FILES}/favicon.png",
+    )
+
+
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> RedirectResponse:
     """The address that the server prints, opened in a browser: leads to the API's page."""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", status_code=307)
+    below = request.scope.get("root_path", "")  # unknown, the proxy may still be there: then a relative address
+    return RedirectResponse(f"{below}/docs" if below else "docs", status_code=307)
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

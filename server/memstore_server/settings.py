@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    root_path: str | None = Field(
+        default=None,
+        pattern=r"^(/[\w.~-]+)*$",
+        description="Path below which a proxy shows the server, such as /memstore, and which it strips.",
+    )
     device: str = Field(default="cpu", description="Where the model runs: cpu, cuda, cuda:1, ...")
     threads: int | None = Field(default=None, ge=1, description="Threads of the model on a CPU; by default all.")
 

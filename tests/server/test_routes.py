@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import Future
+from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -204,21 +206,36 @@ async def test_the_docs_page_needs_nothing_from_elsewhere(serving) -> None:
         assert docs.status_code == 200
         assert docs.headers["content-type"].startswith("text/html")
         wanted = re.findall(r"""(?:src|href)=["']([^"']+)""", docs.text)
-        kinds = {address: (await http.get(address)).headers["content-type"].split(";")[0] for address in wanted}
+        kinds = {a: (await http.get(urljoin("/docs", a))).headers["content-type"].split(";")[0] for a in wanted}
     assert kinds == {
-        "/docs-static/swagger-ui.css": "text/css",
-        "/docs-static/swagger-ui-bundle.js": "text/javascript",
-        "/docs-static/favicon.png": "image/png",
+        "docs-static/swagger-ui.css": "text/css",
+        "docs-static/swagger-ui-bundle.js": "text/javascript",
+        "docs-static/favicon.png": "image/png",
     }
+    assert "url: 'openapi.json'" in docs.text
 
 
-@pytest.mark.parametrize("root", ["", "/behind/a/proxy"])
-async def test_the_printed_address_leads_to_the_docs_page(engine: FakeEngine, root: str) -> None:
+PROXIES = {"none": ("", ""), "told": ("/behind/a/proxy", "/behind/a/proxy"), "not told": ("/behind/a/proxy", "")}
+
+
+@pytest.mark.parametrize(("below", "root_path"), PROXIES.values(), ids=PROXIES)
+async def test_below_a_path_of_a_proxy(engine: FakeEngine, below: str, root_path: str) -> None:
+    """A proxy strips the path; the printed address still leads to the page, and the page to its files."""
     app = create_app(engine, Settings.load(store="store"))
-    transport = httpx.ASGITransport(app, root_path=root)
-    async with httpx.AsyncClient(transport=transport, base_url="http://memstore") as http:
-        response = await http.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, f"{root}/docs")
+
+    async def proxied(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["path"].startswith(below), f"{scope['path']} is none of the proxy's addresses for us"
+        path = root_path + scope["path"].removeprefix(below)  # as uvicorn hands it on
+        await app({**scope, "path": path, "root_path": root_path}, receive, send)
+
+    transport = httpx.ASGITransport(proxied)
+    async with httpx.AsyncClient(transport=transport, base_url="http://memstore", follow_redirects=True) as http:
+        docs = await http.get(f"{below}/")
+        assert (docs.status_code, docs.url.path) == (200, f"{below}/docs")
+        wanted = [*re.findall(r"""(?:src|href)=["']([^"']+)""", docs.text), "openapi.json"]
+        replies = [await http.get(docs.url.join(address)) for address in wanted]
+    assert [reply.status_code for reply in replies] == [200] * 4
+    assert replies[-1].json().get("servers", []) == ([{"url": root_path}] if root_path else [])
 
 
 async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:

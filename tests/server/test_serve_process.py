@@ -103,6 +103,20 @@ UPGRADES = {
 }
 
 
+def test_below_a_path_that_a_proxy_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMSTORE_ROOT_PATH", "/below")
+    with served() as process:
+        try:
+            url = process.stdout.readline().split()[-1]
+            page = httpx.get(url)
+            assert page.headers["location"] == "/below/docs"
+            assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/below"}]
+            assert httpx.get(f"{url}/docs-static/swagger-ui.css").status_code == 200
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
 ONLY_H11 = """
 import uvicorn.protocols.http.auto
 uvicorn.protocols.http.auto.AutoHTTPProtocol = None  # what else is installed must not choose how HTTP is read

@@ -31,6 +31,8 @@ def test_a_flag_wins_over_a_variable_wins_over_the_default(monkeypatch: pytest.M
         ({"drain_seconds": 3_601}, "Input should be less than or equal to 3600"),
         ({"max_wait_ms": "nan"}, "max_wait_ms (--max-wait-ms or MEMSTORE_MAX_WAIT_MS) is 'nan': Input"),
         ({"log_format": "xml"}, "log_format (--log-format or MEMSTORE_LOG_FORMAT) is 'xml': "),
+        ({"root_path": "below"}, "root_path (--root-path or MEMSTORE_ROOT_PATH) is 'below': String should match"),
+        ({"root_path": "/below/"}, "root_path (--root-path or MEMSTORE_ROOT_PATH) is '/below/': String should"),
         ({"prot": 1}, "prot is not a setting of the server"),
         ({"keep_k": 41}, "keep_k (41) must be at most retrieve_k (40)"),
         ({"retrieve_k": 300}, "retrieve_k (300) must be at most max_retrieve_k (200)"),
