@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.common import TOTAL, Options, Report, Times, ratio, take_turns
@@ -22,7 +23,7 @@ from memstore.machine import StageTimer
 from memstore.model.flops import memory_flops
 from memstore.model.packed import Tokens
 from memstore.passage import Passage
-from memstore.store import Codec, SegmentWriter, get_codec
+from memstore.store import Codec, SegmentWriter
 from memstore_builders.build import build
 from memstore_builders.corpus import open_corpus
 from memstore_builders.encode import EncodedPassages, PassageEncoder, length_batches
@@ -121,7 +122,8 @@ def _parts(encoder: PassageEncoder, codec: Codec, passages: list[Passage], folde
     batches = _batches(encoder, passages, len(passages))
     timed("forward", lambda: _forward(encoder, batches))
     encoded: EncodedPassages = timed("tokenise, forward, put in order", lambda: encoder.encode(passages))
-    timed("codec", lambda: get_codec(codec.name).encode(torch.cat(encoded.states)))
+    token_ids = torch.from_numpy(np.concatenate(encoded.token_ids).astype(np.int64))
+    timed("codec", lambda: codec.encode(torch.cat(encoded.states), token_ids))
     config = encoder.model.config
     writer = SegmentWriter(
         folder,

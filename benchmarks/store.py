@@ -109,7 +109,7 @@ def _check_equal(works: tuple[Any, ...], rows: Rows, ids: list[str]) -> None:
 def _decoded(store: Store, packed: dict[str, npt.NDArray[Any]], lengths: Rows) -> Loaded:
     """The last step of every subject: the codec."""
     token_ids = torch.from_numpy(packed.pop("token_ids").astype(np.int64))
-    return store.codec.decode(packed, dtype=DTYPE, device="cpu"), torch.from_numpy(lengths), token_ids
+    return store.codec.decode(packed, token_ids, dtype=DTYPE, device="cpu"), torch.from_numpy(lengths), token_ids
 
 
 class ZarrPython:

@@ -327,7 +327,8 @@ class Answerer:
         """
         tokens = Tokens.of([torch.from_numpy(ids) for ids in self.tokenizer.passages(passages)])
         memories = self.model.encode_passages(tokens.to(self.model.device))
-        states = self.codec.decode(self.codec.encode(memories.states), dtype=self.model.dtype, device=self.model.device)
+        arrays = self.codec.encode(memories.states, memories.token_ids)
+        states = self.codec.decode(arrays, memories.token_ids, dtype=self.model.dtype, device=self.model.device)
         return Packed(states, memories.token_ids, memories.layout)
 
     def _memories(self, found: Sequence[Candidates]) -> tuple[Packed, list[int]]:

@@ -130,6 +130,10 @@ class CountMismatch(StoreCorrupt):
     """Counts of passages, tokens or rows disagree between two places that must agree."""
 
 
+class CodecMismatch(StoreCorrupt):
+    """Memories were written with other tables of their codec than those that are there."""
+
+
 class IndexCorrupt(StoreCorrupt):
     """A search index cannot be opened, or does not hold exactly its generation's passages."""
 

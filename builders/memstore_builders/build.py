@@ -1,13 +1,14 @@
 """`memstore build`: a corpus becomes a store. Killed anywhere and run again, it resumes to the same bytes.
 
     1. spool     the corpus, once, cut into passages, duplicates marked       out/.build/spool.*
-    2. estimate  a sample encoded and written: is there room on the disk?
-    3. segments  each encoded, checksummed, sealed and renamed                out/segments/<id>/
-    4. index     over exactly those segments                                  out/index/000001/
-    5. publish   the generation, then CURRENT                                 out/generations/, out/CURRENT
+    2. fit       what the codec learns from a sample, if it learns anything   out/codecs/
+    3. estimate  a sample encoded and written: is there room on the disk?
+    4. segments  each encoded, checksummed, sealed and renamed                out/segments/<id>/
+    5. index     over exactly those segments                                  out/index/000001/
+    6. publish   the generation, then CURRENT                                 out/generations/, out/CURRENT
 
 What exists under its final name is complete, so resuming is: skip what exists. What is
-fixed before the first step stands in `job.py`, step 3 in `segments.py`. Knows no HTTP and answers nothing.
+fixed before the first step stands in `job.py`, step 4 in `segments.py`. Knows no HTTP and answers nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ from memstore.store import (
 )
 from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import Estimate, check_disk, estimate
+from memstore_builders.fit import fitted
 from memstore_builders.index import build_index
 from memstore_builders.job import BuildOptions, Job, prepare
 from memstore_builders.progress import Progress, Silent
@@ -98,6 +100,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         if not len(spool):
             shutil.rmtree(job.work, ignore_errors=True)
             raise ConfigError(f"the corpus holds no passages ({spool.counts.documents} documents were read)")
+        with _timed(seconds, "fit") if job.codec.sample_tokens else nullcontext():
+            job = fitted(job, spool, progress)
         with _timed(seconds, "estimate"):
             expected = _estimate(job, spool)
         with _timed(seconds, "encode"):

@@ -15,7 +15,7 @@ import numpy as np
 
 from memstore.errors import DiskSpaceError
 from memstore.passage import Passage
-from memstore.store import Codec, SegmentWriter
+from memstore.store import Codec, SegmentWriter, write_tables
 from memstore_builders.encode import PassageEncoder
 from memstore_builders.spool import Spool
 from memstore_builders.state import scratch
@@ -30,8 +30,8 @@ INDEX_TEXT_RATIO = 0.26  # Tantivy: bytes of index per character of titles and t
 class Estimate:
     """What a build of these passages is expected to need.
 
-    `segment_bytes` are memories, token ids and passage texts; `index_bytes` the search indexes; `seconds` the
-    encoding alone, at the rate of the sample.
+    `segment_bytes` are memories, what their codec learned, token ids and passage texts; `index_bytes` the search
+    indexes; `seconds` the encoding alone, at the rate of the sample.
     """
 
     passages: int
@@ -54,7 +54,7 @@ def estimate(spool: Spool, encoder: PassageEncoder, codec: Codec, *, retriever: 
     Args:
         spool: the whole collection.
         encoder: what would encode it.
-        codec: how memories would be kept.
+        codec: how memories would be kept; fitted, if it learns anything.
         retriever: "bm25", "dense" or "hybrid".
         dim: width of the vectors for dense retrieval; 0 for none.
     """
@@ -73,7 +73,7 @@ def estimate(spool: Spool, encoder: PassageEncoder, codec: Codec, *, retriever: 
     return Estimate(
         passages=len(spool),
         tokens=round(tokens),
-        segment_bytes=round(tokens * token_bytes + lines + dim * 4 * len(spool)),
+        segment_bytes=round(tokens * token_bytes + lines + dim * 4 * len(spool)) + _table_bytes(codec),
         index_bytes=round(lexical + dense),
         passages_per_second=rate,
         seconds=len(spool) / rate,
@@ -100,6 +100,7 @@ def _write_sample(
             num_passages=len(passages),
             shard_passages=len(passages),
             embedding_dim=dim,
+            tables=write_tables(folder, "sample", codec),
         )
         vectors = encoded.embeddings
         if dim and vectors is None:
@@ -110,6 +111,11 @@ def _write_sample(
         memory = folder / "segments" / "sample" / "memory.zarr"
         memory_bytes = sum(f.stat().st_size for f in memory.rglob("*") if f.is_file()) - dim * 4 * len(passages)
     return len(passages) / seconds, memory_bytes / reference.tokens, reference.bytes - memory_bytes
+
+
+def _table_bytes(codec: Codec) -> int:
+    """What the codec learned, which is kept once."""
+    return sum(table.nbytes for table in codec.tables().values())
 
 
 def _characters(passages: list[Passage]) -> int:

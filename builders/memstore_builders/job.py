@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from memstore import checkpoint
 from memstore.errors import ConfigError
 from memstore.machine import compute_dtype
 from memstore.retrieve.sentence import SentenceEncoder
-from memstore.store import Codec, Fingerprint, get_codec
+from memstore.store import Codec, Fingerprint, TablesRef, get_codec
 from memstore_builders.encode import PassageEncoder
 from memstore_builders.state import WORK, absolute, describe
 
@@ -53,7 +55,12 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything fixed before the first passage is encoded."""
+    """Everything fixed before the first passage is encoded.
+
+    Attributes:
+        codec: before it is fitted, if it learns anything; `memstore_builders.fit` gives a job with the fitted one.
+        tables: what names what it learned, in the store.
+    """
 
     options: BuildOptions
     encoder: PassageEncoder
@@ -62,6 +69,7 @@ class Job:
     sentence: SentenceEncoder | None
     embedding_dim: int
     settings: dict[str, Any]
+    tables: TablesRef | None = None
 
     @property
     def work(self) -> Path:
@@ -72,6 +80,11 @@ class Job:
     def identity(self) -> dict[str, dict[str, Any]]:
         """What makes two builds the same."""
         return {"settings": self.settings, "fingerprint": asdict(self.fingerprint)}
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this build's segments and tables begin with."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def prepare(options: BuildOptions) -> Job:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import estimate
+from memstore_builders.fit import fit
 from memstore_builders.job import BuildOptions, prepare
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.spool import write_spool
@@ -54,7 +55,8 @@ def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
         spool = write_spool(corpus, folder, tick=progress.advance)
         progress.end()
         spool_bytes = sum(f.stat().st_size for f in folder.iterdir())
-        expected = estimate(spool, job.encoder, job.codec, retriever=options.retriever, dim=job.embedding_dim)
+        codec = fit(job, spool, progress)
+        expected = estimate(spool, job.encoder, codec, retriever=options.retriever, dim=job.embedding_dim)
     counts = spool.counts
     return Plan(
         documents=counts.documents,

@@ -5,14 +5,13 @@ A segment under its final name is complete: a build that is run again makes only
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from memstore.store import Codec, SegmentRef, SegmentWriter, sealed_segment
+from memstore_builders.fit import check_tables
 from memstore_builders.job import Job
 from memstore_builders.progress import Progress
 from memstore_builders.spool import Spool
@@ -43,9 +42,9 @@ def make_segments(job: Job, spool: Spool, progress: Progress) -> tuple[list[Segm
     config = job.encoder.model.config
     shard = shard_passages(job.codec, d_model=config.d_model, max_tokens=config.max_passage_tokens)
     plans = plan_segments(len(spool), shard, job.options.segment_passages)
-    prefix = hashlib.sha256(json.dumps(job.identity, sort_keys=True).encode()).hexdigest()[:8]
-    names = [f"{prefix}-{i:05d}" for i in range(len(plans))]
+    names = [f"{job.prefix}-{i:05d}" for i in range(len(plans))]
     sealed = [sealed_segment(job.options.out, name) for name in names]
+    check_tables(job, [name for name, ref in zip(names, sealed, strict=True) if ref is not None])
     done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
     progress.begin("encode", len(spool), done=done)
     references = [
@@ -76,6 +75,7 @@ def _encode_segment(
             num_passages=len(rows),
             shard_passages=shard,
             embedding_dim=job.embedding_dim,
+            tables=job.tables,
         ) as writer,
         ThreadPoolExecutor(1) as pool,
     ):

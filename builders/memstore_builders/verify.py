@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from memstore import checkpoint
@@ -103,7 +104,6 @@ def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[fl
     except StoreCorrupt as error:
         return 0.0, [Fault(kind=type(error).__name__, where="segments", message=str(error))]
     made = encoder.encode(passages)
-    codec = store.codec
     largest, problems = 0.0, []
     parts = torch.split(stored.states, stored.lengths.tolist())
     tokens = torch.split(stored.token_ids, stored.lengths.tolist())
@@ -113,7 +113,8 @@ def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[fl
         if old_ids.tolist() != new_ids.tolist():
             problems.append(_mismatch(passage.id, "its token ids are not those of its text"))
             continue
-        new = codec.decode(codec.encode(states), dtype=torch.float32, device="cpu")
+        codec, new_tokens = store.codec_of(passage.id), torch.from_numpy(new_ids.astype(np.int64))
+        new = codec.decode(codec.encode(states, new_tokens), new_tokens, dtype=torch.float32, device="cpu")
         difference = float((new - old).norm() / new.norm().clamp_min(1e-12))
         largest = max(largest, difference)
         if not difference <= TOLERANCE[store.fingerprint.dtype]:

@@ -111,12 +111,13 @@ def show_store(store: Values) -> None:
     """`memstore inspect`."""
     settings, fingerprint = store["settings"], store["fingerprint"]
     trained = "" if settings.get("trained", True) else " (UNTRAINED)"
+    tables = f", {size(store['codec_bytes'])} learned by the codec" if store["codec_bytes"] else ""
     rows = [
         ("generation", f"{store['generation']} (format {store['format_version']})"),
         ("passages", f"{store['passages']:,} in {store['segments']} segments"),
         ("tokens", f"{store['tokens']:,}"),
         ("codec", f"{store['codec']}, {store['bytes_per_token']:.1f} bytes per token with texts"),
-        ("size", f"{size(store['segment_bytes'])} segments, {size(store['index_bytes'])} index"),
+        ("size", f"{size(store['segment_bytes'])} segments, {size(store['index_bytes'])} index{tables}"),
         ("retriever", store["retriever"]),
         ("model", f"{settings.get('model')} {settings.get('model_name', '')}{trained}"),
         *((f"  {name}", str(value)) for name, value in fingerprint.items()),

@@ -3,12 +3,14 @@
 from memstore.fingerprint import Fingerprint
 from memstore.store.check import Fault, check_generation
 from memstore.store.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
+from memstore.store.codec_tables import find_codec, write_tables
 from memstore.store.format import (
     FORMAT_VERSION,
     FileRef,
     Generation,
     IndexRef,
     SegmentRef,
+    TablesRef,
     generation_path,
     hash_file,
     hash_folder,
@@ -33,8 +35,10 @@ __all__ = [
     "SegmentRef",
     "SegmentWriter",
     "Store",
+    "TablesRef",
     "check_generation",
     "codec_from",
+    "find_codec",
     "generation_path",
     "get_codec",
     "hash_file",
@@ -46,4 +50,5 @@ __all__ = [
     "sealed_segment",
     "segment_path",
     "sync_tree",
+    "write_tables",
 ]

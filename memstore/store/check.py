@@ -6,7 +6,7 @@ make again is the builders' `verify`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from memstore.errors import (
     ChecksumMismatch,
+    CodecMismatch,
     CountMismatch,
     IndexCorrupt,
     MemstoreError,
@@ -21,6 +22,7 @@ from memstore.errors import (
     StoreCorrupt,
     StoreUnreadable,
 )
+from memstore.store.codec_tables import read_tables, segment_codec
 from memstore.store.format import (
     HASHES,
     SEALED,
@@ -28,6 +30,7 @@ from memstore.store.format import (
     IndexRef,
     Seal,
     SegmentRef,
+    TablesRef,
     hash_file,
     ids_path,
     index_path,
@@ -70,9 +73,12 @@ def check_generation(store: Path, number: int | None = None) -> Iterator[Fault]:
         if getattr(generation, name) != total:
             message = f"the generation has {getattr(generation, name)} {name}, its segments {total}"
             yield _fault(CountMismatch(message), "generations")
-    sound = True
+    sound = whole = True
+    for problem in check_tables(store, generation):
+        sound = whole = False
+        yield problem
     for ref in generation.segments:
-        for problem in check_segment(store, ref):
+        for problem in check_segment(store, ref, tables=generation.tables if whole else None):
             sound = False
             yield problem
     yield from check_ids(store, generation, sound=sound)
@@ -80,8 +86,21 @@ def check_generation(store: Path, number: int | None = None) -> Iterator[Fault]:
         yield from check_index(store, generation.number, generation.index)
 
 
-def check_segment(store: Path, ref: SegmentRef) -> Iterator[Fault]:
-    """Everything wrong with one segment: files, their checksums, then the counts inside them."""
+def check_tables(store: Path, generation: Generation) -> Iterator[Fault]:
+    """What the segments' codecs learned: each file that the generation names."""
+    for ref in generation.tables:
+        try:
+            read_tables(store, ref)
+        except MemstoreError as error:
+            yield _fault(error, f"codecs/{ref.file}.safetensors")
+
+
+def check_segment(store: Path, ref: SegmentRef, *, tables: Sequence[TablesRef] | None = ()) -> Iterator[Fault]:
+    """Everything wrong with one segment: files, their checksums, then the counts inside them.
+
+    `tables` are those that its generation names. None says that they are damaged: without them nothing is looked at
+    that is inside the files.
+    """
     folder, where = segment_path(store, ref.id), f"segments/{ref.id}"
     try:
         seal = read_seal(folder, ref)
@@ -92,9 +111,12 @@ def check_segment(store: Path, ref: SegmentRef) -> Iterator[Fault]:
     for problem in _check_files(folder, where, seal):
         sound = False
         yield problem
-    if not sound:
+    if not sound or tables is None:
         return
     try:
+        _, wanted = segment_codec(folder, seal)
+        if wanted is not None and wanted not in tables:
+            raise CodecMismatch(f"{where} decodes by tables {wanted.file!r}, which its generation does not name")
         segment = open_segment(store, ref, Readers())
         for row, (passage, expected) in enumerate(zip(segment.passages, segment.passages.hashes.tolist(), strict=True)):
             if hash_id(passage.id) != expected:

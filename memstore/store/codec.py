@@ -1,23 +1,25 @@
 """How memories become arrays and back. Knows tensors and numpy arrays; neither files nor the model.
 
-A codec turns states of shape (T, D) into arrays whose leading axis is the token, and those back into states.
-What decoding needs besides the arrays (a product quantizer's codebooks) goes into `attributes`, which the
-store keeps with each segment.
+A codec turns states of shape (T, D) into arrays whose leading axis is the token, and those back into states. What
+decoding needs besides the arrays: small settings are its `attributes`, which the store keeps with each segment; what
+`fit` learned from a sample of the store's passages (a product quantizer's codebooks) is its `tables`, which the store
+keeps once (`codec_tables`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from memstore.errors import ConfigError, InvalidMemory, StoreFormatError
+from memstore.errors import CodecMismatch, ConfigError, InvalidMemory, StoreFormatError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Tables = Mapping[str, npt.NDArray[Any]]
 _INT8_MAX = 127  # symmetric: -128 is not used, so that a sign flip of the states is one of the codes
 
 # Below this torch works in the calling thread. Decoding is so short that waking its other threads, which then
@@ -41,36 +43,88 @@ class ArraySpec:
 
 
 class Codec(Protocol):
-    """How states are kept. `name` goes into manifests; `attributes` into each segment."""
+    """How states are kept: `name` goes into manifests, `attributes` into each segment, `tables` once into the store.
+
+    A codec is a value: `fit` and `with_tables` give another one.
+    """
 
     @property
     def name(self) -> str:
         """What `--codec` and the manifests call it."""
         ...
 
+    @property
+    def sample_tokens(self) -> int:
+        """Tokens of the store's own passages that `fit` wants to see; 0 for a codec that learns nothing."""
+        ...
+
+    def fit(self, states: torch.Tensor, token_ids: torch.Tensor) -> Codec:
+        """This codec with tables learned from a sample. The same sample gives the same tables.
+
+        Args:
+            states: (T, D), as the memory encoder made them, on the CPU; fewer than `sample_tokens` in a small store.
+            token_ids: (T,) int64.
+        """
+        ...
+
+    def tables(self) -> Tables:
+        """What was learned, by name: empty before `fit`, and for a codec that learns nothing."""
+        ...
+
+    def with_tables(self, tables: Tables) -> Codec:
+        """This codec with what `tables` gave.
+
+        Raises:
+            ValueError: they are not of this codec: other names, shapes or types.
+        """
+        ...
+
     def attributes(self) -> dict[str, Any]:
-        """What `codec_from` needs to decode again: at least name and version; JSON values only."""
+        """What `codec_from` needs besides the tables: at least name and version; JSON values only."""
         ...
 
     def arrays(self, *, d_model: int, max_tokens: int) -> tuple[ArraySpec, ...]:
         """The arrays of one passage. One is named "states"."""
         ...
 
-    def encode(self, states: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
-        """States (T, D) to arrays with leading axis T.
+    def encode(self, states: torch.Tensor, token_ids: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
+        """States (T, D) of tokens (T,) int64 to arrays with leading axis T.
 
         Raises:
             InvalidMemory: a value is not finite.
         """
         ...
 
-    def decode(self, arrays: Arrays, *, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
-        """Arrays with leading axis T to states (T, D) in `dtype` on `device`."""
+    def decode(
+        self, arrays: Arrays, token_ids: torch.Tensor, *, dtype: torch.dtype, device: str | torch.device
+    ) -> torch.Tensor:
+        """Arrays with leading axis T, of tokens (T,) int64, to states (T, D) in `dtype` on `device`."""
         ...
 
 
+class LearnsNothing:
+    """The part of `Codec` that is about tables, for a codec without any."""
+
+    __slots__ = ()
+    sample_tokens = 0
+
+    def fit(self, states: torch.Tensor, token_ids: torch.Tensor) -> Self:
+        """See `Codec.fit`."""
+        return self
+
+    def tables(self) -> Tables:
+        """See `Codec.tables`."""
+        return {}
+
+    def with_tables(self, tables: Tables) -> Self:
+        """See `Codec.with_tables`."""
+        if tables:
+            raise ValueError(f"this codec has no tables, not {', '.join(sorted(tables))}")
+        return self
+
+
 @dataclass(frozen=True, slots=True)
-class Bfloat16Codec:
+class Bfloat16Codec(LearnsNothing):
     """Bit patterns of bfloat16 in uint16, since Zarr has no bfloat16: exact for states that are bfloat16."""
 
     name: str = "bf16"
@@ -83,19 +137,21 @@ class Bfloat16Codec:
         """See `Codec.arrays`."""
         return (ArraySpec("states", "uint16", (max_tokens, d_model)),)
 
-    def encode(self, states: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
+    def encode(self, states: torch.Tensor, token_ids: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
         """See `Codec.encode`."""
         values = states.detach().to("cpu", torch.bfloat16).contiguous()
         _require_finite(values)
         return {"states": values.view(torch.uint16).numpy()}
 
-    def decode(self, arrays: Arrays, *, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
+    def decode(
+        self, arrays: Arrays, token_ids: torch.Tensor, *, dtype: torch.dtype, device: str | torch.device
+    ) -> torch.Tensor:
         """See `Codec.decode`."""
         return torch.from_numpy(arrays["states"]).view(torch.bfloat16).to(device).to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Codec:
+class Int8Codec(LearnsNothing):
     """Symmetric 8-bit integers with one float32 scale per token: within half a scale of the states."""
 
     name: str = "int8"
@@ -111,7 +167,7 @@ class Int8Codec:
             ArraySpec("scales", "float32", (max_tokens,)),
         )
 
-    def encode(self, states: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
+    def encode(self, states: torch.Tensor, token_ids: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
         """See `Codec.encode`."""
         states = states.detach().cpu()  # (T, D)
         largest = states.abs().amax(dim=1).float() if states.numel() else torch.zeros(len(states))  # (T,)
@@ -123,7 +179,9 @@ class Int8Codec:
         codes = (states / divisors[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX).to(torch.int8)
         return {"states": codes.numpy(), "scales": scales.numpy()}
 
-    def decode(self, arrays: Arrays, *, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
+    def decode(
+        self, arrays: Arrays, token_ids: torch.Tensor, *, dtype: torch.dtype, device: str | torch.device
+    ) -> torch.Tensor:
         """See `Codec.decode`. Multiplies in float32 and rounds once."""
         codes = torch.from_numpy(arrays["states"]).to(device)  # (T, D)
         scales = torch.from_numpy(arrays["scales"]).to(device)  # (T,)
@@ -135,35 +193,48 @@ class Int8Codec:
         return states
 
 
-_CODECS: dict[str, type[Bfloat16Codec] | type[Int8Codec]] = {"bf16": Bfloat16Codec, "int8": Int8Codec}
-CODEC_NAMES = tuple(_CODECS)
+CODECS: dict[str, Callable[[], Codec]] = {"bf16": Bfloat16Codec, "int8": Int8Codec}
+"""What makes each codec, by the name that `--codec` and the manifests call it; before `fit`, if it learns."""
+
+CODEC_NAMES = tuple(CODECS)
 
 
 def get_codec(name: str) -> Codec:
-    """The codec of that name, for writing.
+    """The codec of that name, for writing; one with `sample_tokens` must be fitted first.
 
     Raises:
         ConfigError: there is none.
     """
-    if name not in _CODECS:
-        raise ConfigError(f"unknown codec {name!r}; known: {', '.join(CODEC_NAMES)}")
-    return _CODECS[name]()
+    if name not in CODECS:
+        raise ConfigError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
+    return CODECS[name]()
 
 
-def codec_from(attributes: Mapping[str, Any]) -> Codec:
-    """The codec that a segment's attributes describe, for reading.
+def codec_from(attributes: Mapping[str, Any], tables: Tables | None = None) -> Codec:
+    """The codec that a segment's attributes and its tables describe, for reading.
 
     Raises:
-        StoreFormatError: unknown name, version or state.
+        StoreFormatError: unknown name, version or setting.
+        CodecMismatch: the tables are not of that codec, or it needs some.
     """
     name = attributes.get("name")
-    codec = _CODECS[name]() if isinstance(name, str) and name in _CODECS else None
+    make = CODECS.get(name) if isinstance(name, str) else None
+    codec = None if make is None else _with_tables(make(), tables or {})
     if codec is None or codec.attributes() != dict(attributes):
         raise StoreFormatError(
             f"the memories are in a codec that this memstore does not know: {dict(attributes)!r}; "
-            f"known: {', '.join(CODEC_NAMES)}. Read them with the memstore version that wrote them."
+            f"known: {', '.join(CODECS)}. Read them with the memstore version that wrote them."
         )
     return codec
+
+
+def _with_tables(codec: Codec, tables: Tables) -> Codec:
+    if codec.sample_tokens and not tables:
+        raise CodecMismatch(f"the codec {codec.name!r} decodes by tables that it learned, and none are named")
+    try:
+        return codec.with_tables(tables)
+    except ValueError as error:
+        raise CodecMismatch(f"the tables are not of the codec {codec.name!r}: {error}") from error
 
 
 def _require_finite(states: torch.Tensor) -> None:

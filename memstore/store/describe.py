@@ -32,6 +32,7 @@ def inspect(store: Path) -> dict[str, Any]:
         "retriever": generation.retriever,
         "segments": len(generation.segments),
         "segment_bytes": segment_bytes,
+        "codec_bytes": sum(ref.size for ref in generation.tables),
         "index_bytes": sum(_size(folder / name) for name in files),
         "bytes_per_token": segment_bytes / max(1, generation.tokens),
         "settings": dict(generation.settings),

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 from memstore.errors import (
     ChecksumMismatch,
     ConfigError,
+    MissingData,
     StoreFormatError,
     StoreUnreadable,
 )
@@ -29,7 +30,7 @@ from memstore.fingerprint import Fingerprint
 FORMAT_VERSION = 1
 SEALED = "SEALED"
 CURRENT = "CURRENT"
-FOLDERS = ("segments", "generations", "index")
+FOLDERS = ("segments", "generations", "index", "codecs")
 PARTS = (CURRENT, *FOLDERS)  # all that a finished store is made of
 MEMORY = "memory.zarr"
 PASSAGES = "passages.jsonl"
@@ -63,6 +64,17 @@ def segment_path(store: Path, segment_id: str) -> Path:
     if not _SEGMENT_ID.fullmatch(segment_id):
         raise ConfigError(f"segment id {segment_id!r} must be letters, digits, '.', '_' and '-' only")
     return store / "segments" / segment_id
+
+
+def codec_path(store: Path, name: str) -> Path:
+    """`codecs/<name>.safetensors`: what a codec learned, shared by the segments that name it.
+
+    Raises:
+        ConfigError: the name is not a plain file name.
+    """
+    if not _SEGMENT_ID.fullmatch(name):
+        raise ConfigError(f"the name of a codec's tables must be letters, digits, '.', '_' and '-' only, not {name!r}")
+    return store / "codecs" / f"{name}.safetensors"
 
 
 def index_path(store: Path, number: int) -> Path:
@@ -175,6 +187,15 @@ class FileRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TablesRef:
+    """A codec's learned tables as segments and generations name them: `file` is a name for `codec_path`."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
     """The content of SEALED: a segment's shape, counts, and every other file of it."""
 
@@ -245,6 +266,7 @@ class Generation:
         retriever: what searches it, "bm25", "dense" or "hybrid".
         made_by: versions of what wrote it (memstore, torch).
         ids: the id index beside the generation file; `publish` fills it in.
+        tables: what the segments' codecs learned, each once; `publish` fills it in. The file has no such key without.
     """
 
     format_version: int = FORMAT_VERSION
@@ -261,10 +283,12 @@ class Generation:
     index: IndexRef | None = None
     made_by: Mapping[str, str] = field(default_factory=dict)
     ids: FileRef | None = None
+    tables: tuple[TablesRef, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
-        return render(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        return render({name: value for name, value in values.items() if value or name != "tables"})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, path: Path) -> Self:
@@ -274,14 +298,16 @@ class Generation:
             ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
         """
         values = _versioned(parse(data, path=path), path)
-        raw = _build(cls, values | {"segments": tuple(values.get("segments", ())),
-                                    "deleted": tuple(values.get("deleted", ()))}, path)  # fmt: skip
+        raw = _build(
+            cls, values | {name: tuple(values.get(name, ())) for name in ("segments", "deleted", "tables")}, path
+        )
         return dataclasses.replace(
             raw,
             fingerprint=_build(Fingerprint, raw.fingerprint, path),
             segments=tuple(_build(SegmentRef, s, path) for s in raw.segments),
             index=None if raw.index is None else _build(IndexRef, raw.index, path),
             ids=None if raw.ids is None else _build(FileRef, raw.ids, path),
+            tables=tuple(tables_ref(t, path) for t in raw.tables),
         )
 
 
@@ -305,6 +331,15 @@ class Current:
             ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
         """
         return _build(cls, _versioned(parse(data, path=path), path), path)
+
+
+def tables_ref(values: Any, path: Path) -> TablesRef:
+    """The tables that a manifest at `path` names.
+
+    Raises:
+        StoreFormatError: other keys, or values of other types.
+    """
+    return _build(TablesRef, values, path)
 
 
 def _versioned(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -350,3 +385,14 @@ def segment_ref(folder: Path, seal: Seal) -> SegmentRef:
 def file_ref(path: Path) -> FileRef:
     """A file's size and checksum, as it is now."""
     return FileRef(size=path.stat().st_size, sha256=hash_file(path))
+
+
+def read_sealed_file(folder: Path, seal: Seal, name: str) -> bytes:
+    """A small file's bytes. Raises MissingData, ChecksumMismatch or StoreUnreadable if it is not what was sealed."""
+    try:
+        data = read_bytes(folder / name)
+    except FileNotFoundError:
+        raise MissingData(f"{folder / name} is missing. Run `memstore verify`.") from None
+    if name not in seal.files or hash_bytes(data) != seal.files[name].sha256:
+        raise ChecksumMismatch(f"{folder / name} is damaged: not what was sealed. Run `memstore verify`.")
+    return data

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, SegmentNotSealed
 from memstore.files import sync
+from memstore.store.codec_tables import read_tables, segment_codec
 from memstore.store.format import (
     CURRENT,
     FOLDERS,
@@ -19,6 +20,7 @@ from memstore.store.format import (
     Generation,
     Seal,
     SegmentRef,
+    TablesRef,
     file_ref,
     generation_path,
     hash_file,
@@ -52,13 +54,14 @@ def publish(store: Path, generation: Generation) -> Generation:
     """Write the generation's id index and file, then put it in force through CURRENT, each by atomic rename.
 
     Returns:
-        The generation as it was written, with its id index filled in.
+        The generation as it was written, with its id index and its codecs' tables filled in.
 
     Raises:
         ConfigError: it has no segments, these keep memories in different ways, or another generation of its number
             was published.
         CountMismatch: its totals are not those of its segments, or two passages have the same id.
         SegmentNotSealed, ChecksumMismatch: a segment is not the sealed one that it names.
+        MissingData, CodecMismatch: a codec's tables are absent, or not those that a segment was written with.
     """
     if not generation.segments:
         raise ConfigError(f"generation {generation.number} has no segments: there is nothing to publish")
@@ -66,6 +69,7 @@ def publish(store: Path, generation: Generation) -> Generation:
     _check_totals(generation)
     _check_alike(generation, seals)
     _check_unpublished(store, generation)
+    tables = _tables(store, generation, seals)
     hashes = sort_hashes([reader.hashes for reader in readers])
     if (twice := repeated_id(hashes, readers)) is not None:
         raise CountMismatch(f"passage id {twice!r} is in more than one row of generation {generation.number}")
@@ -74,7 +78,7 @@ def publish(store: Path, generation: Generation) -> Generation:
     temporary = index.with_name(TEMPORARY + index.name)
     save_npy(temporary, hashes)
     _rename(temporary, index)
-    generation = dataclasses.replace(generation, ids=file_ref(index))
+    generation = dataclasses.replace(generation, ids=file_ref(index), tables=tables)
     _write(path, generation.to_bytes())
     _write(store / CURRENT, Current(generation=generation.number, sha256=hash_file(path)).to_bytes())
     return generation
@@ -131,7 +135,7 @@ def _check_unpublished(store: Path, generation: Generation) -> None:
             f"generation {generation.number} comes before generation {current.generation}, which is in force; "
             f"publish number {current.generation + 1}"
         ) from None
-    if dataclasses.replace(published, ids=None) != dataclasses.replace(generation, ids=None):
+    if dataclasses.replace(published, ids=None, tables=()) != dataclasses.replace(generation, ids=None, tables=()):
         raise ConfigError(
             f"generation {generation.number} of {store} was published and never changes; "
             f"publish number {current.generation + 1}"
@@ -158,6 +162,16 @@ def _check_alike(generation: Generation, seals: Sequence[Seal]) -> None:
                 f"codec, d_model, max_tokens and embedding_dim of segment {seal.segment!r} are {found}, those of "
                 f"generation {generation.number} {wanted}; write the segment anew, as the others are"
             )
+
+
+def _tables(store: Path, generation: Generation, seals: Sequence[Seal]) -> tuple[TablesRef, ...]:
+    """The tables that the segments' codecs decode by, each once, by name; all of them are there."""
+    folders = [segment_path(store, ref.id) for ref in generation.segments]
+    named = [segment_codec(folder, seal)[1] for folder, seal in zip(folders, seals, strict=True)]
+    found = sorted({ref for ref in named if ref is not None}, key=lambda ref: (ref.file, ref.sha256))
+    for ref in found:
+        read_tables(store, ref)
+    return tuple(found)
 
 
 def _write(path: Path, data: bytes) -> None:

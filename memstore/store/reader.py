@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ from memstore.errors import (
 )
 from memstore.fingerprint import Fingerprint
 from memstore.passage import Passage, StoredPassage
-from memstore.store.codec import Codec
+from memstore.store.codec import ArraySpec, Codec
 from memstore.store.format import (
     CURRENT,
     Current,
@@ -106,8 +106,17 @@ class Store:
 
     @property
     def codec(self) -> Codec:
-        """How the memories are kept, with the state that decoding needs."""
+        """How the first segment's memories are kept, with the tables that decoding needs."""
         return self._segment(0).codec
+
+    def codec_of(self, passage_id: str) -> Codec:
+        """How one passage's memory is kept: segments may have tables of different fits.
+
+        Raises:
+            PassageNotFound: it is not in this generation.
+        """
+        [found] = self.find([passage_id])
+        return self._segment(bisect_right(self._bounds, found.row) - 1).codec
 
     def __len__(self) -> int:
         """Rows, deleted passages included."""
@@ -174,11 +183,34 @@ class Store:
         for number in np.unique(segments).tolist():
             places = np.flatnonzero(segments == number)
             lengths[places] = self._segment(number).lengths[locals_[places]]
-        packed = self._pack(segments, locals_, lengths)
+        groups = self._by_codec(segments)
+        parts = [self._decoded(segments[p], locals_[p], lengths[p], dtype=dtype, device=device) for p in groups]
+        return parts[0] if len(parts) == 1 else _in_order(groups, parts)
+
+    def _by_codec(self, segments: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Positions in `segments`, by the codec that reads them: one group, unless codecs learned different tables."""
+        groups: dict[int, list[int]] = {}
+        for number in np.unique(segments).tolist():
+            groups.setdefault(id(self._segment(number).codec), []).append(number)
+        if len(groups) < 2:
+            return [np.arange(len(segments))]
+        return [np.flatnonzero(np.isin(segments, numbers)) for numbers in groups.values()]
+
+    def _decoded(
+        self,
+        segments: npt.NDArray[np.int64],
+        locals_: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        *,
+        dtype: torch.dtype,
+        device: str | torch.device,
+    ) -> Memories:
+        """Memories of rows that one codec reads."""
+        first = self._segment(int(segments[0]) if len(segments) else 0)
+        packed = self._pack(first.specs, segments, locals_, lengths)
         size = sum(a.nbytes for a in packed.values())
         token_ids = torch.from_numpy(packed.pop("token_ids").astype(np.int64)).to(device)
-        codec = self.codec
-        states = codec.decode(packed, dtype=dtype, device=device)
+        states = first.codec.decode(packed, token_ids, dtype=dtype, device=device)
         return Memories(states, torch.from_numpy(lengths).to(device), token_ids, size)
 
     def ids(self, rows: Sequence[int]) -> list[str]:
@@ -265,15 +297,18 @@ class Store:
             self._ids_verified = True
 
     def _pack(
-        self, segments: npt.NDArray[np.int64], locals_: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+        self,
+        specs: Mapping[str, ArraySpec],
+        segments: npt.NDArray[np.int64],
+        locals_: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
     ) -> dict[str, npt.NDArray[Any]]:
         """Read passages and put each at its place without padding: (T, ...) per array.
 
         As many at a time as may be open at once: each passage may be in shards of its own.
         """
         ends, total = np.cumsum(lengths).tolist(), int(lengths.sum())
-        packed = {n: np.empty((total, *spec.shape[1:]), dtype=spec.dtype)
-                  for n, spec in self._segment(0).specs.items()}  # fmt: skip
+        packed = {n: np.empty((total, *spec.shape[1:]), dtype=spec.dtype) for n, spec in specs.items()}
         most = max(1, self._readers.shards.limit // len(packed))
         for first in range(0, len(lengths), most):
             self._fill(packed, ends, np.arange(first, min(first + most, len(lengths))), segments, locals_)
@@ -308,6 +343,21 @@ class _Read:
     segment: Segment
     places: npt.NDArray[np.int64]
     begun: dict[str, Any]
+
+
+def _in_order(groups: Sequence[npt.NDArray[np.int64]], parts: Sequence[Memories]) -> Memories:
+    """Memories that were read apart, at the positions that each group names."""
+    order = np.argsort(np.concatenate(groups))
+    lengths = torch.cat([part.lengths for part in parts])
+    ends = lengths.cumsum(0).tolist()
+    rows = [slice(ends[i] - int(lengths[i]), ends[i]) for i in order.tolist()]  # in the parts, one after another
+    states, token_ids = torch.cat([part.states for part in parts]), torch.cat([part.token_ids for part in parts])
+    return Memories(
+        states=torch.cat([states[r] for r in rows]),
+        lengths=lengths[torch.from_numpy(order).to(lengths.device)],
+        token_ids=torch.cat([token_ids[r] for r in rows]),
+        bytes_read=sum(part.bytes_read for part in parts),
+    )
 
 
 def read_generation(store: Path, number: int | None = None) -> Generation:

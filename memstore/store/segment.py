@@ -13,8 +13,19 @@ import numpy.typing as npt
 
 from memstore.errors import ChecksumMismatch, CountMismatch, MissingData, SegmentNotSealed
 from memstore.store import arrays
-from memstore.store.codec import ArraySpec, Codec, codec_from
-from memstore.store.format import MEMORY, SEALED, Seal, SegmentRef, hash_bytes, is_folder, read_bytes, segment_path
+from memstore.store.codec import ArraySpec, Codec
+from memstore.store.codec_tables import open_codec, ref_values, segment_codec
+from memstore.store.format import (
+    MEMORY,
+    SEALED,
+    Seal,
+    SegmentRef,
+    hash_bytes,
+    is_folder,
+    read_bytes,
+    read_sealed_file,
+    segment_path,
+)
 from memstore.store.shards import ShardCache, ShardedArray
 from memstore.store.texts import PassageReader
 
@@ -40,11 +51,12 @@ class ChunkSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readers:
-    """What the segments of one store share: what reads memories, and the caches."""
+    """What the segments of one store share: what reads memories, the caches, and codecs by their attributes."""
 
     shard_reader: ShardReader = "direct"
     context: Any = field(default_factory=arrays.new_context)
     shards: ShardCache = field(default_factory=ShardCache)
+    codecs: dict[str, Codec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +91,15 @@ def open_segment(store: Path, ref: SegmentRef, readers: Readers) -> Segment:
         MissingData: its folder, or a file of it, is absent.
         ChecksumMismatch, CountMismatch: a file is not what was sealed.
         StoreFormatError: another format version, or an unknown codec.
+        CodecMismatch: the tables of its codec are not those that it was written with.
     """
     folder = segment_path(store, ref.id)
     seal = read_seal(folder, ref)
-    group = json.loads(_read_checked(folder, seal, f"{MEMORY}/zarr.json"))
-    codec = codec_from(group["attributes"]["codec"])
+    codec = _codec(store, folder, seal, readers)
     specs = {spec.name: spec for spec in codec.arrays(d_model=seal.d_model, max_tokens=seal.max_tokens)}
     opened, metadata = {}, {}
     for name in [*specs, "token_ids", "lengths", *(["embeddings"] if seal.embedding_dim else [])]:
-        data = _read_checked(folder, seal, f"{MEMORY}/{name}/zarr.json")
+        data = read_sealed_file(folder, seal, f"{MEMORY}/{name}/zarr.json")
         opened[name] = arrays.open_array(folder / MEMORY / name, data, readers.context)
         metadata[name] = json.loads(data)
     specs["token_ids"] = ArraySpec("token_ids", metadata["token_ids"]["data_type"], (seal.max_tokens,))
@@ -107,6 +119,15 @@ def open_segment(store: Path, ref: SegmentRef, readers: Readers) -> Segment:
         specs=specs,
         embeddings=opened.get("embeddings"),
     )
+
+
+def _codec(store: Path, folder: Path, seal: Seal, readers: Readers) -> Codec:
+    """The segment's own codec; the same object for segments that were written alike."""
+    attributes, ref = segment_codec(folder, seal)
+    key = json.dumps([attributes, None if ref is None else ref_values(ref)], sort_keys=True)
+    if key not in readers.codecs:
+        readers.codecs[key] = open_codec(store, attributes, ref)
+    return readers.codecs[key]
 
 
 def _source(path: Path, spec: ArraySpec, seal: Seal, readers: Readers, array: Any) -> ChunkSource:
@@ -138,14 +159,3 @@ def read_seal(folder: Path, ref: SegmentRef) -> Seal:
             f"its generation says {ref.passages} and {ref.tokens} of {ref.id!r}"
         )
     return seal
-
-
-def _read_checked(folder: Path, seal: Seal, name: str) -> bytes:
-    """A small file's bytes, held against SEALED."""
-    try:
-        data = read_bytes(folder / name)
-    except FileNotFoundError:
-        raise MissingData(f"{folder / name} is missing. Run `memstore verify`.") from None
-    if name not in seal.files or hash_bytes(data) != seal.files[name].sha256:
-        raise ChecksumMismatch(f"{folder / name} is damaged: not what was sealed. Run `memstore verify`.")
-    return data

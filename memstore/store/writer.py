@@ -20,12 +20,14 @@ from memstore.passage import Passage
 from memstore.store import arrays
 from memstore.store.arrays import ArrayLayout
 from memstore.store.codec import Codec
+from memstore.store.codec_tables import group_attributes
 from memstore.store.format import (
     MEMORY,
     SEALED,
     TEMPORARY,
     Seal,
     SegmentRef,
+    TablesRef,
     file_ref,
     list_files,
     segment_path,
@@ -59,14 +61,15 @@ class SegmentWriter:
         num_passages: int,
         shard_passages: int,
         embedding_dim: int = 0,
+        tables: TablesRef | None = None,
     ) -> None:
         """Begin a segment of exactly `num_passages` passages of at most `max_tokens` tokens.
 
         `shard_passages` passages make one shard (one file per array); `embedding_dim` is the width of the
-        passages' vectors for dense retrieval, 0 for none.
+        passages' vectors for dense retrieval, 0 for none; `tables` what `write_tables` made of the codec's.
 
         Raises:
-            ConfigError: a number is out of range, or a segment of that id is sealed already.
+            ConfigError: a number is out of range, a segment of that id is sealed already, or the codec was not fitted.
         """
         positive = {"d_model": d_model, "max_tokens": max_tokens, "vocab_size": vocab_size,
                     "num_passages": num_passages, "shard_passages": shard_passages}  # fmt: skip
@@ -83,8 +86,7 @@ class SegmentWriter:
         self._rows = self._tokens = 0
         self._folder = self._final.with_name(TEMPORARY + segment_id)
         shutil.rmtree(self._folder, ignore_errors=True)
-        attributes = {"codec": dict(codec.attributes())}
-        arrays.create_group(self._folder / MEMORY, attributes)
+        arrays.create_group(self._folder / MEMORY, group_attributes(codec, tables))
         self._arrays = {
             name: arrays.create_array(self._folder / MEMORY / name, layout) for name, layout in self._layouts()
         }
@@ -139,7 +141,7 @@ class SegmentWriter:
             self._check_passage(passage, ids, memory)
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int32)
         values = {"token_ids": _pad(token_ids, dtype=self._token_dtype, length=self._max_tokens)}
-        values |= self._encode(states, passages) | {"lengths": lengths}
+        values |= self._encode(states, token_ids, passages) | {"lengths": lengths}
         if embeddings is not None:
             values["embeddings"] = np.ascontiguousarray(embeddings, dtype=np.float32)
         pending = [arrays.write(self._arrays[k], start=self._rows, values=v) for k, v in values.items()]
@@ -180,15 +182,18 @@ class SegmentWriter:
         if len(ids) and not 0 <= int(np.min(ids)) <= int(np.max(ids)) < self._vocab_size:
             raise InvalidMemory(f"passage {passage.id!r}: a token id is outside [0, {self._vocab_size})")
 
-    def _encode(self, states: Sequence[torch.Tensor], passages: Sequence[Passage]) -> dict[str, npt.NDArray[Any]]:
+    def _encode(
+        self, states: Sequence[torch.Tensor], token_ids: Sequence[npt.NDArray[Any]], passages: Sequence[Passage]
+    ) -> dict[str, npt.NDArray[Any]]:
         """Encoded and zero-padded to (n, max_tokens, ...), some passages at a time."""
         specs = self._codec.arrays(d_model=self._d_model, max_tokens=self._max_tokens)
         padded = {s.name: np.zeros((len(states), *s.shape), dtype=s.dtype) for s in specs}
         step = max(1, _ENCODE_TOKENS // self._max_tokens)
         for first in range(0, len(states), step):
             group = states[first : first + step]
+            tokens = torch.from_numpy(np.concatenate(token_ids[first : first + step]).astype(np.int64))  # (T,)
             try:
-                encoded = self._codec.encode(torch.cat(list(group)))  # (T, ...)
+                encoded = self._codec.encode(torch.cat(list(group)), tokens)  # (T, ...)
             except InvalidMemory as error:
                 names = f"{passages[first].id!r} to {passages[first + len(group) - 1].id!r}"
                 raise InvalidMemory(f"passages {names}: {error}") from None

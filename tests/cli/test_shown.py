@@ -115,7 +115,7 @@ def build_report(out: str, **changes: Any) -> dict[str, Any]:
 def store_report(name: str) -> dict[str, Any]:
     numbers = dict.fromkeys(
         ("generation", "format_version", "passages", "segments", "tokens", "bytes_per_token", "segment_bytes",
-         "index_bytes"), 1,
+         "codec_bytes", "index_bytes"), 1,
     )  # fmt: skip
     settings = {"model": name, "corpus": [{"name": f"corpus {name}"}]}
     texts = {"codec": "int8", "retriever": "bm25", "settings": settings, "fingerprint": {"model": name}}

@@ -42,7 +42,7 @@ def plain_load(tiny, ids, dtype):
         length = int(group["lengths"][row])
         codec = codec_from(group.attrs["codec"])
         arrays = {s.name: group[s.name][row][:length] for s in codec.arrays(d_model=6, max_tokens=9)}
-        states.append(codec.decode(arrays, dtype=dtype, device="cpu"))
+        states.append(codec.decode(arrays, torch.arange(length), dtype=dtype, device="cpu"))
         token_ids.append(group["token_ids"][row][:length].astype(np.int64))
         lengths.append(length)
     return torch.cat(states), torch.from_numpy(np.concatenate(token_ids)), lengths
