@@ -160,7 +160,7 @@ def server_url(base_url: str) -> httpx.URL:
         url = httpx.URL(base_url)
         if url.scheme not in ("http", "https") or not url.host:
             raise httpx.InvalidURL("base_url must begin with http:// or https:// and a host")
-        if url.query or url.fragment:  # what is asked for would be put behind them
+        if url.query or url.fragment:  # the route would be put after them
             raise httpx.InvalidURL("base_url must end before any ? and #")
     except httpx.InvalidURL as error:
         raise unusable(base_url, error) from error
@@ -190,7 +190,7 @@ def _backoff(attempt: int) -> float:
 
 
 def _refused(failure: BaseException | None) -> bool:
-    """Whether nobody listens: the system says so behind httpx's error, once for each address that was tried."""
+    """Whether nobody listens: the system's reason is the cause of httpx's error, once for each address tried."""
     if isinstance(failure, BaseExceptionGroup):
         return any(map(_refused, failure.exceptions))
     if failure is None or isinstance(failure, ConnectionRefusedError):

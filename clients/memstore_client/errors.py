@@ -45,7 +45,7 @@ class BadRequest(MemstoreClientError, ValueError):  # noqa: N818
 
 
 class NotFound(MemstoreClientError, LookupError):  # noqa: N818
-    """The server has no passage of that id (404), or no such route: `problem.type` tells."""
+    """The server has no passage of that id (404), or no such route: `problem.type` says which."""
 
 
 class Overloaded(MemstoreClientError):  # noqa: N818

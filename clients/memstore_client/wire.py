@@ -1,7 +1,7 @@
 """What travels over HTTP: requests, replies and problems, shared by client and server.
 
 Knows shapes and the limits that hold for every server; the limits of one server (how many passages, how many
-tokens) are its settings and are told by `/info`. Refuses to know the engine, the store, and HTTP itself.
+tokens) are its settings, which `/info` reports. Refuses to know the engine, the store, and HTTP itself.
 
 Requests are strict: an unknown key or a value of another type is an error. Replies may gain keys in a later
 release, so a reader ignores keys it does not know.
@@ -163,7 +163,7 @@ def _require_distinct_ids(passages: Sequence[PassageInput]) -> None:
     ids = own_ids(passages)
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise ValueError(f"two passages have the id {twice!r}: ids must differ, the reply tells passages apart by them")
+        raise ValueError(f"two passages have the id {twice!r}: ids must differ, the reply names passages by them")
 
 
 # --- replies ---------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ class ReadyReply(Reply):
 
 
 class ModelInfo(ModelSummary):
-    """The model, as `/info` tells it. `fingerprint` is the SHA-256 of the memory encoder's weights."""
+    """The model, as `/info` reports it. `fingerprint` is the SHA-256 of the memory encoder's weights."""
 
     alpha: float
     beta: float
@@ -280,7 +280,7 @@ class ModelInfo(ModelSummary):
 
 
 class StoreInfo(StoreSummary):
-    """The store, as `/info` tells it. Its place on the server's disk is not told."""
+    """The store, as `/info` reports it, without its place on the server's disk."""
 
     codec: str
     retriever: str
@@ -330,7 +330,7 @@ class FieldProblem(Reply):
 class Problem(Reply):
     """Body of every reply that is an error (RFC 9457), served as `application/problem+json`.
 
-    `type` tells problems apart for programs and never changes; `detail` is for people.
+    `type` names the problem for programs and never changes; `detail` is for people.
     """
 
     type: str = Field(default="about:blank", examples=["urn:memstore:problem:overloaded"])

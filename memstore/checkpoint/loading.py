@@ -181,7 +181,7 @@ def from_t5(
     t5.require_t5(stock, source=folder)
     tensors, tied = t5.merge_embeddings(read_tensors(folder), stock, source=folder)
     shape = t5.settings(stock, tied=tied, source=folder)
-    _checked(shape, folder)  # so that what is wrong in the file is told apart from what is wrong in the arguments
+    _checked(shape, folder)  # so that a mistake in the file is not taken for one in the arguments
     config = ModelConfig.from_dict(
         {
             **shape,
@@ -208,7 +208,7 @@ def fingerprint(model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype
 
     Args:
         model: its memory encoder and the embedding that passages use are hashed as float32 values, which is
-            exact, so the hash is the same before saving and after loading, and tells nothing of the rest;
+            exact, so the hash is the same before saving and after loading, and says nothing of the rest;
             with them those settings of the encoder that the shapes do not show.
         tokenizer: its tokenizer.
         dtype: what memories are computed in; the parameters' dtype, if None.

@@ -1,7 +1,7 @@
 """Stock T5 parameters (v1.0, v1.1, Flan) by our names: renamed, and some of them concatenated.
 
 Knows the names and settings that `transformers` gives T5; refuses to know files, and how either model
-computes. Stock encoder layers before the cut become the memory encoder, those behind it the live one; each
+computes. Stock encoder layers before the cut become the memory encoder, those after it the live one; each
 stack gets a copy of the one table of position biases that T5 keeps in its first block.
 """
 
@@ -79,7 +79,7 @@ def settings(stock: Mapping[str, Any], *, tied: bool, source: object) -> dict[st
 
     Args:
         stock: the file's values.
-        tied: whether the head is the input embedding (`merge_embeddings` tells).
+        tied: whether the head is the input embedding (`merge_embeddings` says).
         source: what error messages call the checkpoint.
 
     Raises:
@@ -173,13 +173,13 @@ def require_none(problems: Mapping[str, list[str]], *, source: object, at_most: 
     Raises:
         CheckpointMismatch: a list is not empty.
     """
-    told = []
+    complaints = []
     for complaint, names in problems.items():
         rest = len(names) - at_most
         if names:
-            told.append(f"{complaint}: " + ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else ""))
-    if told:
-        raise CheckpointMismatch(f"the parameters in {source} do not fit its config. " + "; ".join(told))
+            complaints.append(f"{complaint}: " + ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else ""))
+    if complaints:
+        raise CheckpointMismatch(f"the parameters in {source} do not fit its config. " + "; ".join(complaints))
 
 
 def _stock_names(name: str, config: ModelConfig) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The command line. The one place that may import every package, and only inside its commands.
 
-Exit codes: 0 done, 1 the check failed (`verify`), 2 a user's mistake, told in one line.
+Exit codes: 0 done, 1 the check failed (`verify`), 2 a user's mistake, explained in one line.
 """
 
 from __future__ import annotations

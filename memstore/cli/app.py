@@ -1,4 +1,4 @@
-"""The application that every command joins, arguments that several share, and how results are told."""
+"""The application that every command joins, arguments that several share, and how results are printed."""
 
 from __future__ import annotations
 

@@ -80,14 +80,14 @@ def _headline(console: PlainConsole, step: str, what: str) -> None:
 
 
 def _build(command: list[str], out: Path) -> None:
-    """Build; where an older version of memstore or of its model has left the sample's store, build it anew."""
+    """Build; where an older version of memstore or of its model has left the sample's store, build it again."""
     if subprocess.run(command, check=False).returncode == 0:  # noqa: S603 - our own command
         return
     if not _is_sample(out):
         raise MemstoreError(f"building the sample's store in {out} failed, see above")
     shutil.rmtree(out)
     if subprocess.run(command, check=False).returncode != 0:  # noqa: S603
-        raise MemstoreError(f"building the sample's store in {out} anew failed, see above")
+        raise MemstoreError(f"building the sample's store in {out} again failed, see above")
 
 
 def _is_sample(out: Path) -> bool:

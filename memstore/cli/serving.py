@@ -31,7 +31,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [8].")] = None,
     max_wait_ms: Annotated[float | None, typer.Option(help="Hold a question back for others to join it [0].")] = None,
     queue_size: Annotated[int | None, typer.Option(help="Questions that may wait; then 429 [64].")] = None,
-    drain_seconds: Annotated[float | None, typer.Option(help="Time to finish when told to stop [5].")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="Time to finish when asked to stop [5].")] = None,
     retrieve_k: Annotated[int | None, typer.Option(help="Passages retrieved by default [40].")] = None,
     keep_k: Annotated[int | None, typer.Option(help="Passages read by default [10].")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,

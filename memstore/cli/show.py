@@ -136,7 +136,7 @@ def show_verification(found: Values) -> None:
     if found["sound"]:
         console.print(
             f"sound: {found['passages']:,} passages, every checksum and count holds; {found['sampled']} memories made "
-            f"anew differ by at most {found['largest_difference']:.2%}"
+            f"again differ by at most {found['largest_difference']:.2%}"
         )
     else:
         console.print(f"NOT sound: {len(found['problems'])} problem(s)")

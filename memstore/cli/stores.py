@@ -156,7 +156,7 @@ def inspect(store: StoreDir, as_json: Json = False) -> None:
 @app.command()
 def verify(
     store: StoreDir,
-    sample: Annotated[int, typer.Option(min=0, help="Passages to encode anew and compare.")] = 64,
+    sample: Annotated[int, typer.Option(min=0, help="Passages to encode again and compare.")] = 64,
     model: Model = None,
     device: Device = "cpu",
     as_json: Json = False,

@@ -187,8 +187,8 @@ def train(
 
     Asked to stop (control-C, SIGTERM), it saves its state first; killed, it goes on from the last checkpoint; either
     way with the same next batch. With several processes: `torchrun --nproc-per-node 2 --no-python memstore train ...`;
-    each reads batches of its own, and one writes and tells. What the file may hold is in `memstore/train/config.py`
-    and, of [data], `memstore/train/data/mixture.py`.
+    each reads batches of its own; one of them writes and prints. `memstore/train/config.py` says
+    what the file may hold, `memstore/train/data/settings.py` what its [data] may.
     """
     from memstore.cli.stopping import asked_to_stop
     from memstore.train.config import TrainConfig

@@ -3,7 +3,7 @@
 The plain twin is `MemoryModel.step`, and tests hold the two together, greedily and with beams. The same arithmetic in
 the same precision, but: weights are packed once for the matrix library, which repacks them at every call otherwise;
 position biases and what the copy head points at are laid out once per question; greedily, the copy head's share is
-summed over the token ids that stand in what is read, not over the vocabulary, and only the best of its mixture with the
+summed over the token ids in what is read, not over the vocabulary, and only the best of its mixture with the
 vocabulary softmax is turned into a logarithm.
 Refuses to know limits, endings and texts. Figures: DECISIONS.md, 2026-11-24.
 """
@@ -97,7 +97,7 @@ class Copying:
     """What the copy head points at, laid out for single tokens; B questions read S tokens of U different ids at most.
 
     Attributes:
-        ids: `(U,)` ascending: the token ids that stand in anything read.
+        ids: `(U,)` ascending: the token ids in anything read.
         index: `(B, S)`: where in `ids` each token's is.
         keys: `(B, D, S)`.
         mask: `(B, S)` float32: 0 where a token may be copied, else minus infinity.
@@ -223,7 +223,7 @@ class PreparedDecoding:
             read.masked_fill_(ids_read == token_id, -1.0)
         if barred is not None:
             read.masked_fill_(barred.index_select(1, ids_read), -1.0)
-        # The best token stands in what is read, or else it is the best of the vocabulary softmax.
+        # The best token is in what is read, or else it is the best of the vocabulary softmax.
         best_read, place = read.max(-1)
         best, token_read = gate.squeeze(1) * best, ids_read[place]
         better = (best_read > best) | ((best_read == best) & (token_read < token))

@@ -56,9 +56,9 @@ def generate(
         max_new_tokens: tokens an answer may have, eos included; for all questions or for each of them.
         num_beams: hypotheses kept per question.
         length_penalty: beam search ranks finished hypotheses by `score / tokens ** length_penalty`.
-        banned: token ids that no answer may hold, such as padding; scores are not normalised anew.
+        banned: token ids that no answer may hold, such as padding; scores are not normalised again.
         phrases: if given, answers are spans of the passages read, or one of these (token ids without eos), unless
-            the length limit cuts them; scores are not normalised anew.
+            the length limit cuts them; scores are not normalised again.
         prepared: the same model's: same answers, sooner.
 
     Returns:
@@ -218,7 +218,7 @@ def greedy(
 
 @torch.inference_mode()
 def greedy_uncached(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int]) -> list[Decoded]:
-    """The plain twin of `greedy`, for tests: every step decodes all tokens anew, nobody leaves early."""
+    """The plain twin of `greedy`, for tests: every step decodes all tokens again, no question leaves early."""
     eos = model.config.eos_token_id
     lines = [_Line(limit) for limit in limits]
     targets = torch.zeros(len(lines), 0, dtype=torch.int64, device=encoded.states.device)

@@ -1,7 +1,7 @@
 """Answers that are spans of what is read, or one of a few whole phrases: which tokens may come next.
 
 As constrained decoding allows the tokens that lead to a known name (GENRE, arXiv 2010.00904, section 3.2), with the
-passages' spans in the place of the names: the places where what was written stands are followed token by token.
+passages' spans in the place of the names: the places where what was written occurs are followed token by token.
 Knows token ids alone; refuses to know texts and probabilities.
 """
 
@@ -26,7 +26,7 @@ class Spans:
     Attributes:
         ids: `(B, S)`: the tokens of the passages read, then those of the phrases.
         follows: `(B, S)` bool: whether a token continues the one before it.
-        ends: `(B, S)` bool: whether an answer may end behind a token: anywhere in passages, at the end of a phrase.
+        ends: `(B, S)` bool: whether an answer may end after a token: anywhere in passages, at the end of a phrase.
         may: `(B, beams, S)` bool: whether a token may come next.
         over: `(B, beams)` bool: whether eos may come next.
         vocab_size, eos: V, and its end.
@@ -83,7 +83,7 @@ class Spans:
         return (allowed | ~allowed.any(2, keepdim=True)).flatten(0, 1)
 
     def extend(self, tokens: Tensor) -> None:
-        """Go on behind the tokens `(N,)` that were written."""
+        """Go on after the tokens `(N,)` that were written."""
         written = self.may & (self.ids[:, None] == tokens.view(*self.over.shape, 1))
         self.over = (written & self.ends[:, None]).any(2)
         self.may = written.roll(1, dims=2) & self.follows[:, None]

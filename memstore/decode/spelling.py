@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 
 
 def spelled(answer: str, texts: Sequence[str]) -> str:
-    """The answer's first occurrence in the texts, as it stands there; the answer itself if it stands nowhere.
+    """The answer's first occurrence in the texts, as it is written there; the answer itself if it occurs nowhere.
 
     Words must be the same but for case, and be whole; signs and spaces between them are the text's. Where no text holds
     it so, their composed forms are searched (NFKC, which tokenizers read): accents in a text may be signs of their own.
-    Signs that stand on a letter, such as Hindi's vowels, are of the word: another one makes another word.
+    Signs on a letter, such as Hindi's vowels, belong to the word: another sign makes another word.
 
     Args:
         answer: as decoded.
@@ -24,7 +24,7 @@ def spelled(answer: str, texts: Sequence[str]) -> str:
     if not words:
         return answer
     head, tail = answer[: answer.index(words[0])].strip(), answer[answer.rindex(words[-1]) + len(words[-1]) :].strip()
-    between = rf"[^{letters}\n]{{0,4}}"  # what may stand between two words: "U.S.", "co-founder", "1,000"
+    between = rf"[^{letters}\n]{{0,4}}"  # what may be between two words: "U.S.", "co-founder", "1,000"
     body = rf"(?<![{letters}]){between.join(map(re.escape, words))}(?![{letters}])"
     edges = rf"(?:{re.escape(head)}\s?)?" if head else "", rf"(?:\s?{re.escape(tail)})?" if tail else ""
     pattern = re.compile(edges[0] + body + edges[1], re.IGNORECASE)

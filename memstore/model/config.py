@@ -31,7 +31,7 @@ class ModelConfig:
         copy_head: mix the vocabulary softmax with attention over the kept passages' tokens (1704.04368).
         copy_previous: the copy head's attention has a learned bonus on tokens that follow, in their passage, the
             token just written: a span is copied to its end.
-        match_embedding: rows `[question; memory]` get a learned vector by side and by whether the token stands on
+        match_embedding: rows `[question; memory]` get a learned vector by side and by whether the token is on
             the other side too (as the exact-match feature of arXiv 1704.00051, section 3.2).
         head_norms: an RMS norm of its own before what reads the residual stream: the scorer, and the projection for
             dense retrieval. A pretrained T5's stream has values in the thousands, from which neither learns without.

@@ -29,7 +29,7 @@ _CONTINUE = 3.0  # of a new copy head: how much a token that continues what was 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the decoder reads: all kept rows of each question behind one another, normed.
+    """What the decoder reads: all kept rows of each question one after another, normed.
 
     `states` `(S, D)`, `token_ids` `(S,)`, `from_passage` `(S,)` bool; `layout` counts tokens per question.
     """

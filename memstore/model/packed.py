@@ -33,7 +33,7 @@ class Layout:
         lengths: `(R,)` int64 on the CPU.
         rows, longest, tokens: R, the longest row, and T = the sum of the lengths.
         width: L, what rows are padded to: `longest`, rounded.
-        filled: T, rounded: how many tokens linear layers see. What is behind T is filler: computed, never read.
+        filled: T, rounded: how many tokens linear layers see. What comes after T is filler: computed, never read.
     """
 
     def __init__(self, lengths: Tensor | Sequence[int]) -> None:
@@ -57,12 +57,12 @@ class Layout:
         return self.on(device).index
 
     def fill(self, x: Tensor) -> Tensor:
-        """`(T, ...)` to `(filled, ...)`, zeros behind."""
+        """`(T, ...)` to `(filled, ...)`: zeros after the last token."""
         missing = self.filled - self.tokens
         return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
 
     def pad(self, x: Tensor) -> Tensor:
-        """`(T or more, ...)` to `(R, L, ...)`, zeros behind each row's end; a view where nothing needs padding."""
+        """`(T or more, ...)` to `(R, L, ...)`, zeros after each row's end; a view where nothing needs padding."""
         x = x[: self.tokens]
         return self.to_rows(x if self.uniform else self.fill(x))
 
@@ -103,7 +103,7 @@ class Layout:
 
 
 class Places:
-    """Where a layout's rows and tokens stand, as int64 tensors on one device.
+    """Where a layout's rows and tokens are, as int64 tensors on one device.
 
     Attributes:
         lengths: `(R,)`.
@@ -131,11 +131,11 @@ class Places:
 
     @cached_property
     def index(self) -> Tensor:
-        """`(filled,)`: where each token stands in the padded view; filler stands behind the end of the shortest row,
+        """`(filled,)`: where each token is in the padded view; filler goes after the end of the shortest row,
         where padding is (uniform rows, or a single one, have no use for it).
         """
-        behind = (self.lengths.argmin() + 1) * self._width - 1
-        filler = behind.expand(self._filled - self._tokens)
+        after = (self.lengths.argmin() + 1) * self._width - 1
+        filler = after.expand(self._filled - self._tokens)
         return torch.cat([self.row_of * self._width + self.position, filler])
 
 
@@ -239,7 +239,7 @@ class Rows:
 
 
 def join(questions: Packed, passages: Packed, question_of: Tensor) -> Rows:
-    """Put each passage behind its question: row r is `[question question_of[r]; passage r]`.
+    """Put each passage after its question: row r is `[question question_of[r]; passage r]`.
 
     Args:
         questions: B packed questions.
@@ -270,7 +270,7 @@ def join(questions: Packed, passages: Packed, question_of: Tensor) -> Rows:
 
 
 def matches(rows: Rows, vocab_size: int) -> Tensor:
-    """`(T,)` bool: whether the token's id stands on the other side of its row, question or passage, too."""
+    """`(T,)` bool: whether the token's id is on the other side of its row, question or passage, too."""
     device = rows.states.device
     row = rows.layout.on(device).row_of  # (T,)
     question = rows.question_of.to(device)[row]
@@ -284,7 +284,7 @@ def matches(rows: Rows, vocab_size: int) -> Tensor:
 
 
 def concatenate(parts: Sequence[Packed]) -> Packed:
-    """Several packed tensors behind one another."""
+    """Several packed tensors, one after another."""
     return Packed(
         states=torch.cat([p.states for p in parts]),
         token_ids=torch.cat([p.token_ids for p in parts]),

@@ -1,6 +1,6 @@
 """Ranking passages with as little of the live encoder as their scores need.
 
-A score is read from a row's first token behind live_a. So the last layer of live_a runs in two steps: for every row at
+A score is read from a row's first token after live_a. So the last layer of live_a runs in two steps: for every row at
 that token alone, over the keys and values of the whole row; for the rows that are kept, at all of their tokens, over
 the same keys and values. The rows that are dropped, three of four by default, never see the rest of the layer: its
 queries, most of its attention, its output and its feed-forward.
@@ -33,7 +33,7 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Passages beside their question, scored; `take` brings those that are kept behind live_a.
+    """Passages beside their question, scored; `take` brings those that are kept through live_a.
 
     Attributes:
         rows: R rows; where a layer is pending, as they are before it.

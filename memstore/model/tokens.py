@@ -158,7 +158,7 @@ def ids_of(tokenizer: Tokenizer) -> int:
 def canonical(tokenizer: Tokenizer) -> str:
     """`tokenizer.json` in exactly one rendering, without padding and truncation settings.
 
-    Scores have 9 digits, which tell all float32 apart: the library reads back what it wrote only to the last
+    Scores have 9 digits, enough to keep any two float32 apart: the library reads back what it wrote only to the last
     bit but one, and a tokenizer must keep its fingerprint through a file.
     """
     values = json.loads(tokenizer.to_str(), parse_float=lambda digits: float(f"{float(digits):.9g}"))

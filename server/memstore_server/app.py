@@ -69,7 +69,7 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
 
 
 def run(settings: Settings) -> bool:
-    """Opens the store and serves it until told to stop (SIGTERM or SIGINT); then drains and returns.
+    """Opens the store and serves it until asked to stop (SIGTERM or SIGINT); then drains and returns.
 
     Prints `memstore: serving on http://HOST:PORT` to standard output when questions can be answered.
 
@@ -108,7 +108,7 @@ def _opened(settings: Settings) -> Engine:
 
 
 def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> bool:
-    """Serves an opened answerer on a bound socket until told to stop. Raises what the warm-up raised.
+    """Serves an opened answerer on a bound socket until asked to stop. Raises what the warm-up raised.
 
     Returns:
         Whether the model has finished; see `run`.

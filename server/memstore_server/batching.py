@@ -216,7 +216,7 @@ class EngineThread:
         try:
             while jobs := self._take():
                 self._serve(jobs)
-        except BaseException as error:  # nobody stands above a thread who could be told
+        except BaseException as error:  # nothing above a thread would catch it
             self._lost = True
             log.critical("the engine's thread has ended: only a restart helps", exc_info=error)
             _fail_unfinished(jobs, error)
@@ -321,14 +321,14 @@ def _told(error: BaseException) -> Exception:
     """The error as one that a caller can handle: a panic of a Rust library, for one, is no `Exception`."""
     if isinstance(error, Exception):
         return error
-    told = RuntimeError(f"the engine was ended by {type(error).__name__}: {error}")
-    told.__cause__ = error
-    return told
+    ended = RuntimeError(f"the engine was ended by {type(error).__name__}: {error}")
+    ended.__cause__ = error
+    return ended
 
 
 def _fail_unfinished(jobs: Iterable[_Job], error: BaseException) -> None:
     for job in jobs:
         with suppress(InvalidStateError):  # done, or cancelled
-            told = RuntimeError("the engine's thread ended while it ran this")
-            told.__cause__ = error
-            job.future.set_exception(told)
+            ended = RuntimeError("the engine's thread ended while it ran this")
+            ended.__cause__ = error
+            job.future.set_exception(ended)

@@ -30,7 +30,7 @@ class RequestContext:
 
     The id is in the reply's header and in every log line. An exception nobody foresaw ends here, as a
     problem; so does the cancellation of requests that a server which stops has no more time for. A client that
-    has hung up is not told: what is sent to it goes nowhere.
+    has hung up gets no reply: what is sent to it goes nowhere.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -57,8 +57,8 @@ class RequestContext:
         except (Exception, asyncio.CancelledError) as error:
             if status:  # too late to reply with anything else; the server closes the connection
                 raise
-            told = error if isinstance(error, Exception) else NotReady("the server shut down before there was a reply")
-            await problem_response(told, path=scope["path"])(scope, receive, send_with_id)
+            shown = error if isinstance(error, Exception) else NotReady("the server shut down before there was a reply")
+            await problem_response(shown, path=scope["path"])(scope, receive, send_with_id)
         finally:
             milliseconds = (time.monotonic() - began) * 1000
             log.info("%s %s %d %.1f ms", scope["method"], quote(scope["path"]), status, milliseconds)

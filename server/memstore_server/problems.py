@@ -1,7 +1,7 @@
-"""Every error a client can be told of, as RFC 9457 problem+json: a table of kinds, a function that chooses.
+"""Every error that a client can get, as RFC 9457 problem+json: a table of kinds, a function that chooses.
 
-The only place that knows both our exceptions and HTTP statuses. Refuses to tell a client what is inside: what
-was not foreseen is one kind, `internal`, whose cause stands in the log under the request's id.
+The only place that knows both our exceptions and HTTP statuses. Refuses to show a client what is inside: what
+was not foreseen is one kind, `internal`, whose cause is in the log under the request's id.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from memstore_server.translate import InvalidOptions, in_words
 
 log = logging.getLogger(__name__)
 _PLAIN_IN_PATHS = "/:@!$&'()*+,;=~"  # RFC 3986, 3.3
-MAX_ERRORS_TOLD = 20  # a batch may be wrong in thousands of places; the first ones say what to do
+MAX_ERRORS_SHOWN = 20  # a batch may be wrong in thousands of places; the first ones say what to do
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is for the log, where such requests are usually so marked
 
 
 class ClientDisconnected(Exception):  # noqa: N818 - reads as the fact it states
-    """The client hung up before its reply was ready. There is nobody left to tell."""
+    """The client hung up before its reply was ready. There is nobody left to reply to."""
 
 
 class StreamingNotOffered(MemstoreError, NotImplementedError):  # noqa: N818
@@ -49,7 +49,7 @@ class Kind:
 
     @property
     def type(self) -> str:
-        """The URI by which programs tell it."""
+        """The URI by which programs know it."""
         return f"urn:memstore:problem:{self.name}"
 
 
@@ -93,7 +93,7 @@ class Trouble:
 
 
 def describe(error: Exception) -> Trouble:
-    """What to tell the client about an error: one case per policy, the unforeseen last."""
+    """What to say to the client about an error: one case per policy, the unforeseen last."""
     match error:
         case RequestValidationError():
             return _invalid(error)
@@ -139,7 +139,7 @@ def problem(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str]]
 def problem_response(error: Exception, *, path: str) -> Response:
     """The reply to a request that ended in `error`."""
     body, headers = problem(error, path=path)
-    content = json.dumps(body.model_dump())  # ASCII: also lone surrogates of a wrong request can be told
+    content = json.dumps(body.model_dump())  # ASCII: lone surrogates of a wrong request can be quoted too
     return Response(content, status_code=body.status, media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers))
 
 
@@ -193,10 +193,10 @@ def _invalid(error: RequestValidationError) -> Trouble:
         return Trouble(UNREADABLE_BODY, f"Not JSON, at character {where}: {first['ctx']['error']}.")
     if first["type"] == "model_attributes_type" and isinstance(error.body, bytes):
         return Trouble(NOT_JSON, "Send the header `Content-Type: application/json`.")
-    told = [_field_problem(one) for one in errors[:MAX_ERRORS_TOLD]]
-    detail = "; ".join(map(in_words, told[:3]))
+    shown = [_field_problem(one) for one in errors[:MAX_ERRORS_SHOWN]]
+    detail = "; ".join(map(in_words, shown[:3]))
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return Trouble(INVALID_REQUEST, detail + more, told)
+    return Trouble(INVALID_REQUEST, detail + more, shown)
 
 
 def _field_problem(error: Mapping[str, Any]) -> FieldProblem:

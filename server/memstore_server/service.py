@@ -38,7 +38,7 @@ class Service:
 
     Attributes:
         info: what answers, and what is allowed.
-        settings: those given, with the beams filled in that `info` tells as default.
+        settings: those given, with the beams filled in that `info` reports as default.
         warm_up: done when the warm-up answer has ended, well or with its error; done in the engine's thread.
     """
 

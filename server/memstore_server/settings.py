@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         ge=0,
         le=3_600,
         allow_inf_nan=False,
-        description="Time that connections, and then the model, get to finish when told to stop.",
+        description="Time that connections, and then the model, get to finish when asked to stop.",
     )
 
     retrieve_k: int = Field(default=40, ge=1, description="Passages retrieved where a request does not say.")

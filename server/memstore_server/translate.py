@@ -168,9 +168,9 @@ def passage(found: Passage) -> wire.PassageReply:
     return wire.PassageReply(**dataclasses.asdict(found))
 
 
-def info(told: Mapping[str, object], settings: Settings) -> wire.InfoReply:
+def info(reported: Mapping[str, object], settings: Settings) -> wire.InfoReply:
     """What serves and what it allows, from `Answerer.info` and the settings."""
-    model, store = _mapping(told["model"]), _mapping(told["store"])
+    model, store = _mapping(reported["model"]), _mapping(reported["store"])
     told_model = wire.ModelInfo(**model)
     return wire.InfoReply(
         version=memstore.__version__,
@@ -194,14 +194,14 @@ def info(told: Mapping[str, object], settings: Settings) -> wire.InfoReply:
     )
 
 
-def model_summary(told: wire.InfoReply) -> wire.ModelSummary:
+def model_summary(reported: wire.InfoReply) -> wire.ModelSummary:
     """Which model answered, and whether it was ever trained."""
-    return wire.ModelSummary(name=told.model.name, trained=told.model.trained, system=told.model.system)
+    return wire.ModelSummary(name=reported.model.name, trained=reported.model.trained, system=reported.model.system)
 
 
-def store_summary(told: wire.InfoReply) -> wire.StoreSummary:
+def store_summary(reported: wire.InfoReply) -> wire.StoreSummary:
     """Which memories were read."""
-    return wire.StoreSummary(generation=told.store.generation, passages=told.store.passages)
+    return wire.StoreSummary(generation=reported.store.generation, passages=reported.store.passages)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

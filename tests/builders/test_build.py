@@ -177,7 +177,7 @@ def test_an_unfinished_build_with_segments_is_not_resumed_with_other_settings(
 
 
 @pytest.mark.parametrize("step", [2, 3, 6, 8])  # in the spool, behind it, in the first segment, before its seal
-def test_before_a_segment_is_sealed_other_settings_start_anew(
+def test_before_a_segment_is_sealed_other_settings_start_again(
     options: BuildOptions, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in killed_at(step, monkeypatch):
@@ -327,7 +327,7 @@ def test_encoding_keeps_the_order_whatever_the_batches() -> None:
 
 
 def test_verify_tells_a_memory_that_the_model_would_not_make(options: BuildOptions, tmp_path: Path) -> None:
-    """A store whose checksums hold but whose memories belong to other texts: only encoding anew can tell."""
+    """A store whose checksums hold but whose memories belong to other texts: only encoding again can show it."""
     build(options)
     honest = PassageEncoder.encode
     with pytest.MonkeyPatch.context() as patch:

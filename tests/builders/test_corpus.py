@@ -35,7 +35,7 @@ def test_passages_come_in_file_order_and_never_cross_documents(path: Path) -> No
     assert [p.id for p in open_corpus([path], max_words=100)] == ["a:0", "b:0"]  # room enough, yet two
 
 
-def test_iterating_again_starts_anew(path: Path) -> None:
+def test_iterating_again_starts_again(path: Path) -> None:
     corpus = open_corpus([path], max_words=3)
     assert corpus.counts == CorpusCounts()
     first = list(corpus)

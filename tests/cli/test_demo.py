@@ -28,7 +28,7 @@ def demo(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_demo_answers_its_questions_and_leaves_the_command_to_ask_more(tmp_path: Path) -> None:
-    """Also over a store that another model has left there, which it builds anew."""
+    """Also over a store that another model has left there, which it builds again."""
     model = tiny.save_checkpoint(tmp_path / "model")
     out = tmp_path / "demo-store"
     build(BuildOptions(corpus=(sample_corpus(),), out=out, model=str(model), dtype="float32", limit=20))
@@ -117,10 +117,10 @@ def test_control_c_is_how_a_kept_server_is_stopped(
     assert f"memstore ask '...' --store {tmp_path}" in capsys.readouterr().out
 
 
-def test_a_store_that_cannot_be_built_anew_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_built_again_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(page, "_is_sample", lambda _: True)
     command = [sys.executable, "-c", "raise SystemExit(2)"]
-    with pytest.raises(MemstoreError, match="anew failed, see above"):
+    with pytest.raises(MemstoreError, match="again failed, see above"):
         page._build(command, tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_greedy_equals_stock(pairs, flavour):
 
 
 def plain_beams(model, encoded: Encoded, *, limit: int, num_beams: int, length_penalty: float = 1.0):
-    """One question's best hypothesis: `(ids, finished, score)`. All tokens are decoded anew at every step."""
+    """One question's best hypothesis: `(ids, finished, score)`. All tokens are decoded again at every step."""
     running, finished = [((), 0.0)], []
     for tokens in range(1, limit + 1):
         candidates = []

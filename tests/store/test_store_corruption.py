@@ -170,7 +170,7 @@ def test_a_chunk_that_was_never_written_is_missing_and_not_zeros(tiny, shard_rea
 
 
 def reseal(tiny, files, **counts):
-    """Seal the first segment anew, as a wrong writer would, and publish that."""
+    """Seal the first segment again, as a wrong writer would, and publish that."""
     path = tiny.path / SEGMENT / "SEALED"
     values = parse(path.read_bytes(), path=path)
     values["files"] |= {k: {"size": v.size, "sha256": v.sha256} for k, v in files.items()}

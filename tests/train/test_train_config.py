@@ -101,7 +101,7 @@ def test_layers_that_cannot_be_put_in(tmp_path: Path, system: str, deepen: tuple
         open_model(ModelTable(source="checkpoint", path=str(folder), deepen=deepen), seed=0)
 
 
-def test_parts_that_begin_anew(tmp_path: Path) -> None:
+def test_parts_that_begin_again(tmp_path: Path) -> None:
     folder = tiny.save_checkpoint(tmp_path / "model")
     was, _ = checkpoint.load(folder, dtype=torch.float32)
     model, _ = open_model(ModelTable(source="checkpoint", path=str(folder), renew=("scorer",)), seed=5)
@@ -122,7 +122,7 @@ def test_a_store_stays_good_where_memories_are_frozen(tmp_path: Path) -> None:
     assert checkpoint.fingerprint(model, tokens) == checkpoint.fingerprint(was, tokens)
 
 
-def test_norms_before_scorer_and_projection_are_added_and_begin_anew_with_them(tmp_path: Path) -> None:
+def test_norms_before_scorer_and_projection_are_added_and_begin_again_with_them(tmp_path: Path) -> None:
     folder = tiny.save_checkpoint(tmp_path / "model", embedding_dim=8)
     table = ModelTable(source="checkpoint", path=str(folder), config={"head_norms": True}, renew=("projection",))
     model, _ = open_model(table, seed=5)
