@@ -6,7 +6,7 @@ Knows no HTTP and no threads: one thread runs an Answerer. Request state lives i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -39,9 +39,12 @@ class Question:
     """What is asked, and how much to spend on it. `passages` of the caller's own replace retrieval.
 
     `num_beams` is the model's where it is None.
+
+    Raises:
+        RequestError: the text is empty, or a number is below 1 or does not fit the others.
     """
 
-    text: str
+    text: str = field(kw_only=False)
     task: str | None = None
     retrieve_k: int = RETRIEVE_K
     keep_k: int = KEEP_K
@@ -97,23 +100,12 @@ class Answer:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A passage that a question may read: found in the store at a place, from 1, or brought by the caller."""
+    """A passage that a question may read. `stored` is None where the caller brought it."""
 
-    passage: Passage
+    found: RankedPassage
     stored: StoredPassage | None = None
-    place: int | None = None
-    score: float | None = None
-
-    def ranked(self, *, rerank_score: float | None = None, kept: bool = False) -> RankedPassage:
-        return RankedPassage(
-            passage=self.passage,
-            retrieval_rank=self.place,
-            retrieval_score=self.score,
-            rerank_score=rerank_score,
-            kept=kept,
-        )
 
 
 Candidates = Sequence[_Candidate]
@@ -199,6 +191,10 @@ class Answerer:
 
     # --- public -------------------------------------------------------------------------------------------------
 
+    def ask(self, question: str | Question) -> Answer:
+        """Answer one question; a text is asked as `Question(text)`. Errors as for `answer`."""
+        return self.answer([Question(question) if isinstance(question, str) else question])[0]
+
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer several questions as one batch (one per number of beams); the same answers as one by one.
@@ -246,7 +242,7 @@ class Answerer:
         """The k first passages of each question in the retriever's order, without reading them."""
         if k < 1:
             raise RequestError(f"k must be at least 1, not {k}")
-        return [[candidate.ranked() for candidate in own] for own in self._search(questions, k)]
+        return [[candidate.found for candidate in own] for own in self._search(questions, k)]
 
     @torch.inference_mode()
     def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> list[RankedPassage]:
@@ -260,7 +256,9 @@ class Answerer:
         encoded = self.model.encode_question(self._question_tokens([asked]))
         ranked = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64))
         order = ranked.order(self._priors([asked]))
-        return list(self._ranked([_Candidate(passage=p) for p in passages], order, [False] * len(passages)))
+        return list(
+            self._ranked([_Candidate(RankedPassage(passage=p)) for p in passages], order, [False] * len(passages))
+        )
 
     def passage(self, passage_id: str) -> Passage:
         """One passage of the store.
@@ -303,7 +301,9 @@ class Answerer:
         most = max((questions[i].retrieve_k for i in asked), default=0)
         found = dict(zip(asked, self._search([questions[i].text for i in asked], most), strict=True)) if asked else {}
         return [
-            found[i][: q.retrieve_k] if q.passages is None else [_Candidate(passage=p) for p in q.passages]
+            found[i][: q.retrieve_k]
+            if q.passages is None
+            else [_Candidate(RankedPassage(passage=p)) for p in q.passages]
             for i, q in enumerate(questions)
         ]
 
@@ -311,11 +311,13 @@ class Answerer:
         """What the retriever finds, each passage with its row. Most retrievers have read it to name it."""
         hits = self.retriever.search(questions, k)
         unread = iter(self.store.find([h.passage_id for own in hits for h in own if h.stored is None]))
-        found = [[(h.score, h.stored or next(unread)) for h in own] for own in hits]
-        return [
-            [_Candidate(passage=s.passage, stored=s, place=n, score=score) for n, (score, s) in enumerate(own, start=1)]
-            for own in found
-        ]
+        found: list[list[_Candidate]] = [[] for _ in hits]
+        for own, candidates in zip(hits, found, strict=True):
+            for place, hit in enumerate(own, start=1):
+                stored = hit.stored or next(unread)
+                passage = RankedPassage(passage=stored.passage, retrieval_rank=place, retrieval_score=hit.score)
+                candidates.append(_Candidate(passage, stored))
+        return found
 
     def _question_tokens(self, questions: Sequence[Question]) -> Tokens:
         ids = self.tokenizer.questions([q.text for q in questions], tasks=[q.task for q in questions])
@@ -341,7 +343,7 @@ class Answerer:
         memories = Packed(loaded.states, loaded.token_ids, layout)
         per_token, tokens = loaded.bytes_read / max(1, layout.tokens), iter(layout.lengths.tolist())
         bytes_read = [round(sum(next(tokens) for c in own if c.stored) * per_token) for own in found]
-        brought = [c.passage for c in candidates if c.stored is None]
+        brought = [c.found.passage for c in candidates if c.stored is None]
         if not brought and all(found):
             return memories, bytes_read  # the usual case: already in order
         parts = [memories, *([self._encode(brought)] if brought else []), _empty_memory(self.model)]
@@ -359,7 +361,7 @@ class Answerer:
         """One question's candidates with their scores, best first: those that are kept are the first of them."""
         scores = [None] * len(candidates) if self.model.scorer is None else order.tolist()
         best = selection.best_first(order, torch.zeros(len(candidates), dtype=torch.int64))
-        return tuple(candidates[i].ranked(rerank_score=scores[i], kept=kept[i]) for i in best.tolist())
+        return tuple(replace(candidates[i].found, rerank_score=scores[i], kept=kept[i]) for i in best.tolist())
 
     def _beams(self, question: Question) -> int:
         """Hypotheses of its answer: as it says, or else as the model's config does."""
@@ -373,26 +375,16 @@ class Answerer:
         kept = [p.passage for p in ranked if p.kept]
         return spelled(text, [*(p.text for p in kept), *(p.title for p in kept)])
 
-    def _flops(
-        self,
-        question: Question,
-        *,
-        question_tokens: int,
-        passage_tokens: list[int],
-        kept_tokens: list[int],
-        new_tokens: int,
-    ) -> tuple[dict[str, float], float]:
-        """Operations per stage, and FiD's for the same passages."""
-        c = self.model.config
-        asked: dict[str, Any] = {
-            "question_tokens": question_tokens,
-            "passage_tokens": passage_tokens,
-            "new_tokens": new_tokens,
-            "num_beams": self._beams(question),
-        }
-        spent = flops.answer_flops(c, **asked, kept_tokens=kept_tokens, precomputed=question.passages is None)
-        fid = flops.fid_flops(c, **asked)
-        return spent.to_dict(), float(fid.total)
+    def _flops(self, question: Question, **tokens: Any) -> tuple[dict[str, float], float]:
+        """Operations per stage, and FiD's for the same passages; `tokens` as `flops.answer_flops` counts them."""
+        c, beams = self.model.config, self._beams(question)
+        spent = flops.answer_flops(c, **tokens, num_beams=beams, precomputed=question.passages is None)
+        read = {name: count for name, count in tokens.items() if name != "kept_tokens"}
+        return spent.to_dict(), float(flops.fid_flops(c, **read, num_beams=beams).total)
+
+
+def _brought(passages: Sequence[Passage]) -> list[_Candidate]:
+    return [_Candidate(RankedPassage(passage=p)) for p in passages]
 
 
 def _empty_memory(model: MemoryModel) -> Packed:

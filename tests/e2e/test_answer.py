@@ -149,6 +149,12 @@ def test_a_batch_equals_singles_whatever_its_questions(answerer: Answerer) -> No
         same(together, answerer.answer([question])[0])
 
 
+def test_asking_is_answering_one_question(answerer: Answerer) -> None:
+    same(answerer.ask("the longest river"), answerer.answer([Question(text="the longest river")])[0])
+    asked = Question("lake", retrieve_k=6, keep_k=2, max_new_tokens=5)
+    same(answerer.ask(asked), answerer.answer([asked])[0])
+
+
 def test_kept_passages_are_the_best_scored_or_without_a_scorer_the_first_retrieved(answerer: Answerer) -> None:
     answer = answerer.answer([Question(text="the river in Africa", retrieve_k=10, keep_k=4)])[0]
     kept = [p for p in answer.passages if p.kept]
