@@ -15,6 +15,7 @@ from typing import IO, Any
 from memstore import locks
 from memstore.errors import ConfigError, DiskSpaceError, MemstoreError
 from memstore.files import replacing
+from memstore.store.foreign import is_foreign
 from memstore.store.format import CURRENT, TEMPORARY
 from memstore_builders.corpus_files import find_files
 
@@ -53,10 +54,11 @@ def _would_be_lost(out: Path) -> str | None:
     work = out / WORK
     if (out / CURRENT).exists() or (work / JOB).exists():
         return None
-    others = sorted(p.name for p in work.iterdir() if not _WORK_FILE.fullmatch(p.name)) if work.is_dir() else []
+    found = [p.name for p in work.iterdir()] if work.is_dir() else []
+    others = sorted(name for name in found if not _WORK_FILE.fullmatch(name) and not is_foreign(name))
     if others:
         return f"{work / others[0]} is no file of a build, and would be removed: choose another --out"
-    if published := sorted((out / "generations").glob("*.json")):
+    if published := sorted(p for p in (out / "generations").glob("*.json") if not is_foreign(p.name)):
         return (
             f"{out} holds a store without its {CURRENT} file, whose {published[-1].name} would be written over: "
             f"restore {CURRENT} from a copy, choose another --out, or remove the folder"
@@ -163,7 +165,7 @@ def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]]) -> None:
             raise ConfigError(f"{work.parent} holds {told} another --out, or remove the folder.")
         path.unlink()  # first: without it, nothing else here is believed
     for leftover in work.iterdir():
-        if leftover.name != LOCK:
+        if leftover.name != LOCK and not is_foreign(leftover.name):
             leftover.unlink()
     with replacing(path) as part:
         part.write_text(json.dumps(mine, indent=1), encoding="utf-8")
@@ -180,7 +182,8 @@ def _read_job(path: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def _has_segments(store: Path) -> bool:
-    return any(not p.name.startswith(TEMPORARY) for p in (store / "segments").glob("*"))
+    found = (p.name for p in (store / "segments").glob("*"))
+    return any(not name.startswith(TEMPORARY) and not is_foreign(name) for name in found)
 
 
 def folder_bytes(folder: Path) -> int:

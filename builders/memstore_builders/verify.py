@@ -19,6 +19,7 @@ from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore.store.check import Fault, check_generation
+from memstore.store.foreign import foreign_files
 from memstore_builders.encode import PassageEncoder
 
 TOLERANCE = {"bfloat16": 0.03, "float32": 1e-3}
@@ -30,12 +31,16 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was found. `sampled` passages were encoded anew; `largest_difference` is the relative error of the worst."""
+    """What was found. `sampled` passages were encoded anew; `largest_difference` is the relative error of the worst.
+
+    `foreign` are files that a system or a file manager left in the store; they are no problem.
+    """
 
     problems: tuple[Fault, ...]
     passages: int
     sampled: int
     largest_difference: float
+    foreign: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -59,14 +64,15 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
         ConfigError: the retriever needs what is not installed, or is none that we know.
         FingerprintMismatch: the model given did not make the store.
     """
-    problems = list(check_generation(path))
+    problems, foreign = list(check_generation(path)), tuple(foreign_files(path))
     if problems:
-        return Verification(problems=tuple(problems), passages=0, sampled=0, largest_difference=0.0)
+        return Verification(problems=tuple(problems), passages=0, sampled=0, largest_difference=0.0, foreign=foreign)
     store = Store.open(path)
     if not sample and store.generation.retriever == "bm25":
         return Verification(
-            problems=tuple(_check_retriever(store, None)), passages=len(store), sampled=0, largest_difference=0.0
-        )
+            problems=tuple(_check_retriever(store, None)), passages=len(store), sampled=0, largest_difference=0.0,
+            foreign=foreign,
+        )  # fmt: skip
     loaded, tokenizer = model_of(store, name=model, device=device)
     store.fingerprint.require(checkpoint.fingerprint(loaded, tokenizer))
     encoder = PassageEncoder(loaded, tokenizer)
@@ -78,7 +84,9 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
         difference, found = _compare(store, encoder, rows[first : first + _BATCH])
         largest = max(largest, difference)
         problems += found
-    return Verification(problems=tuple(problems), passages=len(store), sampled=len(rows), largest_difference=largest)
+    return Verification(
+        problems=tuple(problems), passages=len(store), sampled=len(rows), largest_difference=largest, foreign=foreign
+    )
 
 
 def _check_retriever(store: Store, own: MemoryTextEncoder | None) -> list[Fault]:

@@ -17,6 +17,7 @@ from memstore.cli.show import PlainConsole, show_answer
 from memstore.errors import MemstoreError
 from memstore.questions.metrics import exact_match
 from memstore.store.describe import inspect
+from memstore.store.foreign import is_foreign
 from memstore.store.format import PARTS
 
 QUESTIONS = {
@@ -96,7 +97,7 @@ def _is_sample(out: Path) -> bool:
         corpus = inspect(out)["settings"]["corpus"]
     except MemstoreError:
         return False
-    alone = {path.name for path in out.iterdir()} <= _OF_A_STORE and not out.is_symlink()
+    alone = {path.name for path in out.iterdir() if not is_foreign(path.name)} <= _OF_A_STORE and not out.is_symlink()
     return alone and [file["name"] for file in corpus] == [SAMPLE]
 
 

@@ -133,6 +133,8 @@ def show_verification(found: Values) -> None:
     console = PlainConsole()
     for problem in found["problems"]:
         console.print(f"{problem['kind']}: {problem['where']}: {problem['message']}")
+    for name in found["foreign"]:
+        console.print(f"foreign: {name} is no file of the store; nothing reads it, and it may be removed")
     if found["sound"]:
         console.print(
             f"sound: {found['passages']:,} passages, every checksum and count holds; {found['sampled']} memories made "

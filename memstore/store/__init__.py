@@ -4,6 +4,7 @@ from memstore.fingerprint import Fingerprint
 from memstore.store.check import Fault, check_generation
 from memstore.store.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
 from memstore.store.codec_tables import find_codec, write_tables
+from memstore.store.foreign import foreign_files, is_foreign
 from memstore.store.format import (
     FORMAT_VERSION,
     FileRef,
@@ -39,11 +40,13 @@ __all__ = [
     "check_generation",
     "codec_from",
     "find_codec",
+    "foreign_files",
     "generation_path",
     "get_codec",
     "hash_file",
     "hash_folder",
     "index_path",
+    "is_foreign",
     "publish",
     "read_generation",
     "remove_leftovers",

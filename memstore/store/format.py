@@ -26,6 +26,7 @@ from memstore.errors import (
     StoreUnreadable,
 )
 from memstore.fingerprint import Fingerprint
+from memstore.store.foreign import is_foreign
 
 FORMAT_VERSION = 1
 SEALED = "SEALED"
@@ -125,7 +126,7 @@ def hash_folder(folder: Path) -> dict[str, str]:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Relative paths of all files below `folder`, sorted; none if there is no such folder.
+    """Relative paths of all files below `folder`, sorted; none if there is no such folder. What is foreign is left out.
 
     Raises:
         StoreUnreadable: a folder is closed to us.
@@ -136,7 +137,8 @@ def list_files(folder: Path) -> list[str]:
             raise StoreUnreadable(f"{error.filename} cannot be read: {error}") from error
 
     walk = os.walk(folder, onerror=refuse)
-    return sorted(Path(place, name).relative_to(folder).as_posix() for place, _, names in walk for name in names)
+    found = (Path(place, name).relative_to(folder) for place, _, names in walk for name in names)
+    return sorted(path.as_posix() for path in found if not is_foreign(path))
 
 
 def is_folder(path: Path) -> bool:
