@@ -14,6 +14,9 @@ def spelled(answer: str, texts: Sequence[str]) -> str:
     it so, their composed forms are searched (NFKC, which tokenizers read): accents in a text may be signs of their own.
     Signs on a letter, such as Hindi's vowels, belong to the word: another sign makes another word.
 
+    >>> spelled("the u.s. co founder", ["He was the U.S. co-founder of it."])
+    'the U.S. co-founder'
+
     Args:
         answer: as decoded.
         texts: passages, the most trusted one first.

@@ -21,6 +21,9 @@ def rounded(size: int) -> int:
 
     Matrix libraries keep what they prepared for every shape they meet (oneDNN about 1 MB each, 1,024 of them, and
     that fragments the heap): passages of all lengths made a builder grow by 2 GB, so shapes must be few.
+
+    >>> [rounded(size) for size in (5, 33, 100, 1000)]
+    [5, 34, 100, 1024]
     """
     granule = 1 << max(0, (max(size, 1) - 1).bit_length() - 5)
     return -(-size // granule) * granule
@@ -28,6 +31,13 @@ def rounded(size: int) -> int:
 
 class Layout:
     """Lengths of the rows of a packed tensor, and the way to a padded view and back.
+
+    >>> layout = Layout([1, 3])
+    >>> layout.pad(torch.tensor([7, 1, 2, 3]))
+    tensor([[7, 0, 0],
+            [1, 2, 3]])
+    >>> layout.from_rows(layout.pad(torch.tensor([7, 1, 2, 3])))
+    tensor([7, 1, 2, 3])
 
     Attributes:
         lengths: `(R,)` int64 on the CPU.
@@ -165,7 +175,12 @@ class Tokens:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]] | Sequence[Tensor]) -> Self:
-        """Pack a list of token id lists."""
+        """Pack a list of token id lists.
+
+        >>> tokens = Tokens.of([[7], [1, 2, 3]])
+        >>> tokens.ids, tokens.layout.lengths
+        (tensor([7, 1, 2, 3]), tensor([1, 3]))
+        """
         parts = [torch.as_tensor(r, dtype=torch.int64) for r in rows]
         ids = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
         return cls(ids=ids, layout=Layout([len(p) for p in parts]))
@@ -240,6 +255,13 @@ class Rows:
 
 def join(questions: Packed, passages: Packed, question_of: Tensor) -> Rows:
     """Put each passage after its question: row r is `[question question_of[r]; passage r]`.
+
+    >>> def packed(rows):  # states of width 1
+    ...     tokens = Tokens.of(rows)
+    ...     return Packed(tokens.ids[:, None].float(), tokens.ids, tokens.layout)
+    >>> rows = join(packed([[8, 9]]), packed([[1], [2, 3]]), torch.tensor([0, 0]))
+    >>> rows.token_ids, rows.layout.lengths
+    (tensor([8, 9, 1, 8, 9, 2, 3]), tensor([3, 4]))
 
     Args:
         questions: B packed questions.

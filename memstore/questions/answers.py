@@ -28,7 +28,11 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """The text, normalised by the rules above: words with single spaces between them."""
+    """The text, normalised by the rules above: words with single spaces between them.
+
+    >>> normalise("Curie's 1,000 letters (1939-1945), in the U.S.")
+    'curie s 1000 letters 1939 1945 in us'
+    """
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     text = _DROPPED.sub("", _POSSESSIVE.sub(" s", text.lower()))
     return " ".join(_ARTICLES.sub(" ", _SIGNS.sub(" ", text)).split())
@@ -41,7 +45,11 @@ def searchable_answers(answers: Iterable[str]) -> list[str]:
 
 
 def holds(text: str, answers: Iterable[str]) -> bool:
-    """Whether the text holds one of the answers as whole words. Both are normalised already."""
+    """Whether the text holds one of the answers as whole words. Both are normalised already.
+
+    >>> holds("in us since 1901", ["us"]), holds("musical", ["us"])
+    (True, False)
+    """
     padded = f" {text} "  # so that the first and the last word have a space on both sides too
     return any(f" {answer} " in padded for answer in answers)
 

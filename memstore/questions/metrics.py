@@ -18,7 +18,11 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation and the words a, an, the; words separated by one space."""
+    """Lower case, without ASCII punctuation and the words a, an, the; words separated by one space.
+
+    >>> normalise_answer("The  Eiffel Tower!")
+    'eiffel tower'
+    """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", bare).split())
 
@@ -29,12 +33,20 @@ def accuracy(prediction: str, answers: Iterable[str]) -> float:
 
 
 def exact_match(prediction: str, answers: Iterable[str]) -> float:
-    """1 if the prediction equals one of the answers after `normalise_answer`, else 0."""
+    """1 if the prediction equals one of the answers after `normalise_answer`, else 0.
+
+    >>> exact_match("the Eiffel Tower.", ["Paris", "Eiffel tower"])
+    1.0
+    """
     return _best(lambda guess, answer: float(normalise_answer(guess) == normalise_answer(answer)), prediction, answers)
 
 
 def f1(prediction: str, answers: Iterable[str]) -> float:
-    """The best F1 over normalised words: the harmonic mean of precision and recall. Repeated words count each time."""
+    """The best F1 over normalised words: the harmonic mean of precision and recall. Repeated words count each time.
+
+    >>> f1("big red fox", ["red fox"])  # two of three words, and two of two
+    0.8
+    """
     return _best(_f1_pair, prediction, answers)
 
 

@@ -18,6 +18,9 @@ def rouge_l_pair(prediction: str, reference: str) -> float:
 
     Precision and recall are the union, over all pairs of sentences, of the distinct words in a longest common
     subsequence, divided by the distinct words of the prediction and of the reference.
+
+    >>> round(rouge_l_pair("the red fox ran", "the fox slept"), 3)  # 2 common words of 4, and of 3
+    0.571
     """
     predicted, expected = _sentences(prediction), _sentences(reference)
     if not predicted or not expected:

@@ -23,6 +23,9 @@ def spaced(text: str) -> str:
     """The text in NFKC, with each run of letters without spaces as its pairs: `北京的map` becomes `北京 京的 map`.
 
     Marks above and below such letters are left out, as the index would cut there; a letter alone stays one.
+
+    >>> spaced("北京市的map").split()
+    ['北京', '京市', '市的', 'map']
     """
     return text if text.isascii() else _RUN.sub(_pairs, unicodedata.normalize("NFKC", text))
 
@@ -37,6 +40,9 @@ def cut_words(text: str, longest: int) -> str:
     """The text with a space after every `longest` letters and digits of a word that has more.
 
     The cuts count from the word's beginning, so the same word becomes the same pieces in every text.
+
+    >>> cut_words("of internationalisation", 8)
+    'of internat ionalisa tion'
     """
     if not _may_have_longer(text, longest):
         return text

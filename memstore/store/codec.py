@@ -125,7 +125,12 @@ class LearnsNothing:
 
 @dataclass(frozen=True, slots=True)
 class Bfloat16Codec(LearnsNothing):
-    """Bit patterns of bfloat16 in uint16, since Zarr has no bfloat16: exact for states that are bfloat16."""
+    """Bit patterns of bfloat16 in uint16, since Zarr has no bfloat16: exact for states that are bfloat16.
+
+    >>> codec, ids = Bfloat16Codec(), torch.tensor([7])
+    >>> codec.decode(codec.encode(torch.tensor([[1.5, -2.0]]), ids), ids, dtype=torch.float32, device="cpu")
+    tensor([[ 1.5000, -2.0000]])
+    """
 
     name: str = "bf16"
 
@@ -152,7 +157,15 @@ class Bfloat16Codec(LearnsNothing):
 
 @dataclass(frozen=True, slots=True)
 class Int8Codec(LearnsNothing):
-    """Symmetric 8-bit integers with one float32 scale per token: within half a scale of the states."""
+    """Symmetric 8-bit integers with one float32 scale per token: within half a scale of the states.
+
+    >>> codec, ids = Int8Codec(), torch.tensor([7])
+    >>> arrays = codec.encode(torch.tensor([[1.0, -127.0, 30.4]]), ids)
+    >>> arrays["states"], arrays["scales"]
+    (array([[   1, -127,   30]], dtype=int8), array([1.], dtype=float32))
+    >>> codec.decode(arrays, ids, dtype=torch.float32, device="cpu")
+    tensor([[   1., -127.,   30.]])
+    """
 
     name: str = "int8"
 

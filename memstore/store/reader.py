@@ -160,7 +160,7 @@ class Store:
 
     def load(
         self,
-        wanted: Sequence[str] | Sequence[StoredPassage],
+        wanted: Sequence[str | StoredPassage],
         *,
         dtype: torch.dtype = torch.bfloat16,
         device: str | torch.device = "cpu",
@@ -168,7 +168,7 @@ class Store:
         """Memories in the order asked, which may name a passage several times.
 
         Args:
-            wanted: ids; or what `find` or `at` gave, whose texts are not read again.
+            wanted: ids, or what `find` or `at` gave, whose texts are not read again.
             dtype: of the states.
             device: where they are to be.
 
@@ -176,8 +176,9 @@ class Store:
             PassageNotFound: an id is not in this generation.
             StoreCorrupt: data are damaged or missing; the subclass says how.
         """
-        given = [w for w in wanted if isinstance(w, StoredPassage)]
-        found = given or self.find([w for w in wanted if isinstance(w, str)])
+        names = [w for w in wanted if isinstance(w, str)]
+        named = iter(self.find(names) if names else ())
+        found = [next(named) if isinstance(w, str) else w for w in wanted]
         segments, locals_ = self._locate(np.asarray([f.row for f in found], dtype=np.int64))
         lengths = np.zeros(len(found), dtype=np.int64)
         for number in np.unique(segments).tolist():
