@@ -19,6 +19,7 @@ from memstore.cli.show import (
     show_usage,
     show_verification,
 )
+from memstore_builders.progress import Bars
 
 ODD = {
     "emoji": "wiki:100:0",
@@ -127,7 +128,9 @@ def show_everything_else(odd: str) -> None:
     show_build(build_report(out))
     show_build(build_report(out, already_built=True))
     show_store(store_report(odd))
-    show_verification({"problems": [{"kind": "missing", "where": out, "message": odd}], "sound": False})
+    show_verification(
+        {"problems": [{"kind": "missing", "where": out, "message": odd}], "foreign": [odd], "sound": False}
+    )
     show_training(
         {"step": 1, "finished": True, "tokens": 1, "seconds": 1.0, "best_step": None, "checkpoint": out,
          "scores": {odd: {"em": 1.0}}, "out": out}
@@ -145,7 +148,7 @@ def test_paths_and_names_are_shown_as_they_are(
     show_everything_else(ODD[name])
     out = capsys.readouterr().out
     assert out.count(f"/tmp/{ODD[name]}/store") == 8
-    assert out.count(ODD[name]) == 8 + 7
+    assert out.count(ODD[name]) == 8 + 8
 
 
 def test_a_long_path_is_not_broken(capsys: pytest.CaptureFixture[str], width: int) -> None:
@@ -176,3 +179,13 @@ def test_the_demos_headlines_have_their_style_and_nothing_else(capsys: pytest.Ca
     console = PlainConsole()
     _headline(console, "1. [step]", ":100:")
     assert capsys.readouterr().out == "1. [step] :100:\n"
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_progress_names_what_it_is_of_as_it_is(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """A task of `memstore evaluate` is named by the user."""
+    bars = Bars()
+    bars.begin(ODD[name], 3)
+    bars.advance(3)
+    bars.end()
+    assert ODD[name] in capsys.readouterr().err

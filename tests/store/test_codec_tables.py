@@ -236,6 +236,17 @@ def test_tables_that_are_not_those_written_are_told_by_name(tmp_path: Path, how:
     assert message in problem.message
 
 
+def test_any_flipped_bit_of_the_tables_is_told(tmp_path: Path) -> None:
+    published(tmp_path, {"fit": fitted(1)})
+    path = codec_path(tmp_path, "fit")
+    sound = path.read_bytes()
+    for place in range(0, len(sound), 5):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << place % 8]) + sound[place + 1 :])
+        [fault] = check_generation(tmp_path)
+        assert fault.where == "codecs/fit.safetensors"
+        assert fault.kind in ("ChecksumMismatch", "CodecMismatch")
+
+
 def test_a_generation_that_does_not_name_a_segments_tables_is_told(tmp_path: Path) -> None:
     store = published(tmp_path, {"fit": fitted(1)})
     [problem] = check_segment(tmp_path, store.generation.segments[0], tables=())
