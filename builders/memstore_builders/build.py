@@ -39,20 +39,23 @@ from memstore.store import (
     remove_leftovers,
     sync_tree,
 )
-from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.fit import fitted
 from memstore_builders.index import build_index
 from memstore_builders.job import BuildOptions, Job, prepare
 from memstore_builders.progress import Progress, Silent
+from memstore_builders.reading import read_corpus
 from memstore_builders.segments import make_segments
-from memstore_builders.spool import Spool, write_spool
+from memstore_builders.spool import Spool
 from memstore_builders.state import check_place, folder_bytes, lock, same_job, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """What a build did. `seconds` per stage are this run's; `resumed_segments` an earlier run had made."""
+    """What a build did. `seconds` per stage are this run's; `resumed_segments` an earlier run had made.
+
+    `split`, `parts` and `cut` are what became of passages longer than `max_passage_tokens` (see `SpoolCounts`).
+    """
 
     out: str
     passages: int
@@ -61,6 +64,9 @@ class BuildReport:
     duplicates: int
     rows_skipped: int
     errors: tuple[str, ...]
+    split: int
+    parts: int
+    cut: int
     store_bytes: int
     bytes_per_token: float
     predicted_bytes: int
@@ -69,6 +75,7 @@ class BuildReport:
     seconds: dict[str, float]
     passages_per_second: float
     peak_resident_bytes: int
+    max_passage_tokens: int
     already_built: bool = False
 
 
@@ -118,7 +125,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
             )
             progress.end()
             sync_tree(options.out / "index")
-        publish(options.out, _generation(job, segments, index=index))
+        publish(options.out, _generation(job, segments, index=index, source=_source(spool)))
     report = _report(job, spool, segments, resumed, seconds, expected)
     shutil.rmtree(job.work, ignore_errors=True)  # what stays is removed by the next build
     return report
@@ -130,14 +137,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 def _spool(job: Job, progress: Progress) -> Spool:
     if (job.work / "spool.json").exists():
         return Spool(job.work)
-    o = job.options
-    corpus = open_corpus(
-        list(o.corpus), format=o.corpus_format, on_error=o.on_error, max_words=o.max_words, limit=o.limit
-    )
-    progress.begin("read", None)
-    spool = write_spool(corpus, job.work, tick=progress.advance)
-    progress.end()
-    return spool
+    return read_corpus(job, job.work, progress)
 
 
 def _estimate(job: Job, spool: Spool) -> Estimate:
@@ -150,6 +150,12 @@ def _estimate(job: Job, spool: Spool) -> Estimate:
     with replacing(kept) as part:
         part.write_text(json.dumps(asdict(expected)), encoding="utf-8")
     return expected
+
+
+def _source(spool: Spool) -> dict[str, Any]:
+    """What the generation keeps of the corpus."""
+    names = ("documents", "duplicates", "rows_skipped", "split", "parts", "cut")
+    return {name: getattr(spool.counts, name) for name in names}
 
 
 def _vectors_made_by(job: Job) -> EncoderRef | None:
@@ -196,6 +202,9 @@ def _already_built(job: Job) -> BuildReport:
         duplicates=0,
         rows_skipped=0,
         errors=(),
+        split=generation.source.get("split", 0),
+        parts=generation.source.get("parts", 0),
+        cut=generation.source.get("cut", 0),
         store_bytes=folder_bytes(job.options.out),
         bytes_per_token=sum(s.bytes for s in generation.segments) / max(1, generation.tokens),
         predicted_bytes=0,
@@ -204,6 +213,7 @@ def _already_built(job: Job) -> BuildReport:
         seconds={},
         passages_per_second=0.0,
         peak_resident_bytes=peak_resident_bytes(),
+        max_passage_tokens=job.fingerprint.max_passage_tokens,
         already_built=True,
     )
 
@@ -221,6 +231,9 @@ def _report(
         duplicates=spool.counts.duplicates,
         rows_skipped=spool.counts.rows_skipped,
         errors=spool.counts.errors,
+        split=spool.counts.split,
+        parts=spool.counts.parts,
+        cut=spool.counts.cut,
         store_bytes=folder_bytes(job.options.out) - folder_bytes(job.work),
         bytes_per_token=sum(s.bytes for s in segments) / max(1, tokens),
         predicted_bytes=expected.total_bytes,
@@ -229,6 +242,7 @@ def _report(
         seconds=seconds,
         passages_per_second=encoded / seconds["encode"] if encoded else 0.0,
         peak_resident_bytes=peak_resident_bytes(),
+        max_passage_tokens=job.fingerprint.max_passage_tokens,
     )
 
 

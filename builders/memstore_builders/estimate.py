@@ -40,7 +40,6 @@ class Estimate:
     index_bytes: int
     passages_per_second: float
     seconds: float
-    truncated_share: float
 
     @property
     def total_bytes(self) -> int:
@@ -60,9 +59,8 @@ def estimate(spool: Spool, encoder: PassageEncoder, codec: Codec, *, retriever: 
     """
     sample = spool.sample(SAMPLE_PASSAGES)
     if not sample:
-        return Estimate(0, 0, 0, 0, 0.0, 0.0, 0.0)
-    encoded = encoder.tokenizer.encode_passages(sample)
-    sample_tokens = sum(len(ids) for ids in encoded.ids)
+        return Estimate(0, 0, 0, 0, 0.0, 0.0)
+    sample_tokens = sum(len(ids) for ids in encoder.tokenizer.passages(sample))
     tokens = sample_tokens * spool.counts.characters / _characters(sample)
     step = max(1, len(sample) // ENCODED_PASSAGES)
     chosen = range(0, len(sample), step)
@@ -77,7 +75,6 @@ def estimate(spool: Spool, encoder: PassageEncoder, codec: Codec, *, retriever: 
         index_bytes=round(lexical + dense),
         passages_per_second=rate,
         seconds=len(spool) / rate,
-        truncated_share=encoded.truncated / len(sample),
     )
 
 

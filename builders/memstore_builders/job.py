@@ -14,6 +14,7 @@ from memstore.machine import compute_dtype
 from memstore.retrieve.sentence import SentenceEncoder
 from memstore.store import Codec, Fingerprint, TablesRef, get_codec
 from memstore_builders.encode import PassageEncoder
+from memstore_builders.long_passages import OnLong
 from memstore_builders.state import WORK, absolute, describe
 
 RetrieverKind = Literal["bm25", "dense", "hybrid"]
@@ -33,6 +34,8 @@ class BuildOptions:
         corpus_format: a format's name instead of detection.
         on_error: "fail" at the first bad row, or "skip" and count.
         max_words: words per passage at most.
+        on_long: what becomes of a passage with more tokens than the model reads: "split" into several, "cut", so that
+            its memory lacks its end, or "fail" (see `long_passages`).
         limit: passages at most.
         device, dtype: where and in what to compute; dtype None is bfloat16 where the processor has it.
         segment_passages: passages per segment; None lets the size of the collection decide.
@@ -47,6 +50,7 @@ class BuildOptions:
     corpus_format: str | None = None
     on_error: Literal["fail", "skip"] = "fail"
     max_words: int = 100
+    on_long: OnLong = "split"
     limit: int | None = None
     device: str = "cpu"
     dtype: str | None = None
@@ -117,6 +121,7 @@ def prepare(options: BuildOptions) -> Job:
         "corpus_format": options.corpus_format,
         "on_error": options.on_error,
         "max_words": options.max_words,
+        "on_long": options.on_long,
         "limit": options.limit,
         "segment_passages": options.segment_passages,
         "retriever": options.retriever,

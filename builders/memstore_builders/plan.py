@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memstore_builders.corpus import open_corpus
 from memstore_builders.estimate import estimate
 from memstore_builders.fit import fit
 from memstore_builders.job import BuildOptions, prepare
 from memstore_builders.progress import Progress, Silent
-from memstore_builders.spool import write_spool
+from memstore_builders.reading import read_corpus
 from memstore_builders.state import scratch
 
 
@@ -17,7 +16,8 @@ from memstore_builders.state import scratch
 class Plan:
     """What a build of this corpus with these options would make, and need.
 
-    `store_bytes` is the finished store; while building, the spool of texts (`spool_bytes`) is on the disk too.
+    `store_bytes` is the finished store; while building, the spool of texts (`spool_bytes`) is on the disk too. `split`,
+    `parts` and `cut` are what would become of passages longer than `max_passage_tokens` (see `SpoolCounts`).
     """
 
     documents: int
@@ -32,7 +32,10 @@ class Plan:
     bytes_per_token: float
     passages_per_second: float
     seconds: float
-    truncated_share: float
+    split: int
+    parts: int
+    cut: int
+    max_passage_tokens: int
 
 
 def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
@@ -44,16 +47,7 @@ def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
     progress = progress or Silent()
     job = prepare(options)
     with scratch() as folder:
-        corpus = open_corpus(
-            list(options.corpus),
-            format=options.corpus_format,
-            on_error=options.on_error,
-            max_words=options.max_words,
-            limit=options.limit,
-        )
-        progress.begin("read", None)
-        spool = write_spool(corpus, folder, tick=progress.advance)
-        progress.end()
+        spool = read_corpus(job, folder, progress)
         spool_bytes = sum(f.stat().st_size for f in folder.iterdir())
         codec = fit(job, spool, progress)
         expected = estimate(spool, job.encoder, codec, retriever=options.retriever, dim=job.embedding_dim)
@@ -71,5 +65,8 @@ def plan(options: BuildOptions, progress: Progress | None = None) -> Plan:
         bytes_per_token=expected.segment_bytes / max(1, expected.tokens),
         passages_per_second=expected.passages_per_second,
         seconds=expected.seconds,
-        truncated_share=expected.truncated_share,
+        split=counts.split,
+        parts=counts.parts,
+        cut=counts.cut,
+        max_passage_tokens=job.fingerprint.max_passage_tokens,
     )

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,7 @@ from memstore.errors import ConfigError, StoreFormatError
 from memstore.files import replacing, sync
 from memstore.passage import Passage
 from memstore_builders.corpus import Corpus
+from memstore_builders.long_passages import Mark, unfitted
 from memstore_builders.state import writing
 
 _PARTITIONS = 64  # a collection of 22 M passages has 344,000 records, 8 MB, in each
@@ -31,13 +34,22 @@ _FLUSH_ROWS = 65_536  # offsets kept in memory between writes
 
 @dataclass(frozen=True, slots=True)
 class SpoolCounts:
-    """What the corpus held. `passages` are those kept; `characters` of their titles and texts."""
+    """What the corpus held.
+
+    Attributes:
+        passages: those kept; `characters` of their titles and texts.
+        split: passages longer than the model reads that were split, into `parts`.
+        cut: passages kept that are longer than the model reads, and lose their end.
+    """
 
     documents: int
     passages: int
     duplicates: int
     rows_skipped: int
     characters: int
+    split: int
+    parts: int
+    cut: int
     errors: tuple[str, ...]
     formats: tuple[str, ...]
 
@@ -69,7 +81,7 @@ class Spool:
                 offset = int(self._offsets[row])
                 if file.tell() != offset:  # a duplicate was skipped
                     file.seek(offset)
-                yield Passage(*json.loads(file.readline()))
+                yield _passage(file.readline())[0]
 
     def sample(self, count: int) -> list[Passage]:
         """Up to `count` passages, evenly spread over the collection."""
@@ -77,10 +89,24 @@ class Spool:
         return [passage for row in sorted(rows) for passage in self.read(row, row + 1)]
 
 
-def write_spool(corpus: Corpus, folder: Path, *, tick: Callable[[int], None] = lambda _: None) -> Spool:
-    """Read the corpus into `folder`, once, and mark duplicates; `tick` hears of every thousand passages.
+def write_spool(
+    corpus: Corpus,
+    folder: Path,
+    *,
+    fit: Callable[[Iterable[Passage]], Iterator[tuple[Passage, Mark]]] = unfitted,
+    limit: int | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Spool:
+    """Read the corpus into `folder`, once, and mark duplicates.
 
-    Memory: one document, one partition of hashes, and 8 bytes per passage on their way to disk in blocks.
+    Memory: some documents, one partition of hashes, and 8 bytes per passage on their way to disk in blocks.
+
+    Args:
+        corpus: where the passages come from.
+        folder: where they go.
+        fit: gives what becomes of each passage, see `long_passages.Fitter`; by default they stay as they are.
+        limit: the most passages kept or dropped as duplicates; all by default.
+        tick: hears of every thousand passages.
 
     Raises:
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
@@ -89,17 +115,20 @@ def write_spool(corpus: Corpus, folder: Path, *, tick: Callable[[int], None] = l
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        rows, characters = _read(corpus, folder, tick)
+        read = _read(islice(fit(corpus), limit), folder, tick)
         dropped = _duplicates(folder)
-        characters -= _characters(folder, dropped)
+        kept = read - _totals(_lines_at(folder, dropped))
         _keep(folder, dropped)
         counts = corpus.counts
         summary = SpoolCounts(
             documents=counts.documents,
-            passages=rows - len(dropped),
+            passages=kept["passages"],
             duplicates=len(dropped),
             rows_skipped=counts.rows_skipped,
-            characters=characters,
+            characters=kept["characters"],
+            split=kept["first"],
+            parts=kept["first"] + kept["part"],
+            cut=kept["cut"],
             errors=tuple(counts.errors),
             formats=tuple(sorted(set(corpus.formats.values()))),
         )
@@ -110,20 +139,20 @@ def write_spool(corpus: Corpus, folder: Path, *, tick: Callable[[int], None] = l
     return Spool(folder)
 
 
-def _read(corpus: Corpus, folder: Path, tick: Callable[[int], None]) -> tuple[int, int]:
-    """Write passages, their offsets and their hashes; how many passages, and characters of their titles and texts."""
-    rows = characters = 0
+def _read(passages: Iterable[tuple[Passage, Mark]], folder: Path, tick: Callable[[int], None]) -> Counter[str]:
+    """Write passages, their offsets and their hashes; returns their `_totals`."""
+    rows, totals = 0, Counter[str]()
     with ExitStack() as stack:
         partitions = [stack.enter_context((folder / f"hashes.{i:02d}").open("wb")) for i in range(_PARTITIONS)]
         lines = stack.enter_context((folder / "spool.jsonl").open("wb"))
         offsets = stack.enter_context((folder / "offsets.raw").open("wb"))
         pending = array("Q")
-        for passage in corpus:
+        for passage, mark in passages:
             pending.append(lines.tell())
-            lines.write(_line(passage))
+            lines.write(_line(passage, mark))
             _record(partitions, passage, rows)
             rows += 1
-            characters += len(passage.title) + len(passage.text)
+            totals += _totals([(passage, mark)])
             if rows % 1000 == 0:
                 tick(1000)
             if len(pending) >= _FLUSH_ROWS:
@@ -131,12 +160,27 @@ def _read(corpus: Corpus, folder: Path, tick: Callable[[int], None]) -> tuple[in
                 del pending[:]
         pending.tofile(offsets)
     tick(rows % 1000)
-    return rows, characters
+    return totals
 
 
-def _line(p: Passage) -> bytes:
-    values = [p.id, p.document_id, p.title, p.text, p.url, p.start, p.end]
+def _totals(passages: Iterable[tuple[Passage, Mark]]) -> Counter[str]:
+    """How many passages, how many of each mark, and the characters of their titles and texts."""
+    found = Counter[str]()
+    for passage, mark in passages:
+        found["passages"] += 1
+        found["characters"] += len(passage.title) + len(passage.text)
+        found[mark] += 1
+    return found
+
+
+def _line(p: Passage, mark: Mark) -> bytes:
+    values = [p.id, p.document_id, p.title, p.text, p.url, p.start, p.end, mark]
     return json.dumps(values).encode("ascii") + b"\n"
+
+
+def _passage(line: bytes) -> tuple[Passage, Mark]:
+    *values, mark = json.loads(line)
+    return Passage(*values), mark
 
 
 def _record(partitions: Sequence[BinaryIO], passage: Passage, row: int) -> None:
@@ -177,26 +221,22 @@ def _repeats(records: np.ndarray, key: str) -> np.ndarray:
     return np.stack([first[~begins], rows[~begins]], axis=1)
 
 
-def _lines_at(folder: Path, rows: np.ndarray) -> Iterator[Passage]:
+def _lines_at(folder: Path, rows: np.ndarray) -> Iterator[tuple[Passage, Mark]]:
     if not len(rows):
         return
     offsets = np.memmap(folder / "offsets.raw", dtype="<u8", mode="r")
     with (folder / "spool.jsonl").open("rb") as file:
         for row in rows:
             file.seek(int(offsets[int(row)]))
-            yield Passage(*json.loads(file.readline()))
+            yield _passage(file.readline())
 
 
 def _same_id(folder: Path, first: int, second: int) -> str:
-    a, b = _lines_at(folder, np.array([first, second]))
+    (a, _), (b, _) = _lines_at(folder, np.array([first, second]))
     return (
         f"two different passages have the id {a.id!r} (titles {a.title!r} and {b.title!r}, passages {first + 1} and "
         f"{second + 1} of the corpus): ids must be unique. Does a file come twice, or do two files number alike?"
     )
-
-
-def _characters(folder: Path, rows: np.ndarray) -> int:
-    return sum(len(p.title) + len(p.text) for p in _lines_at(folder, rows))
 
 
 def _keep(folder: Path, dropped: np.ndarray) -> None:

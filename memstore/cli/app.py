@@ -46,6 +46,12 @@ Format = Annotated[
 ]
 OnError = Annotated[str, typer.Option(help="At a bad row: `fail`, or `skip` it and count.")]
 MaxWords = Annotated[int, typer.Option(min=1, help="Words per passage at most.")]
+OnLong = Annotated[
+    str,
+    typer.Option(
+        help="At a passage of more tokens than the model reads: `split` it (p, p#2, ...), `cut` its end, `fail`."
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Build only so many passages.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16 or float32; by default what the processor is fast at.")]
 

@@ -71,6 +71,8 @@ def show_build(report: Values) -> None:
     """`memstore build`."""
     if report["already_built"]:
         PlainConsole().print(f"{report['out']} is built already: {report['passages']:,} passages. Nothing to do.")
+        for _, told in _too_long(report, report["max_passage_tokens"]):
+            PlainConsole().print(f"too long: {told}")
         return
     rows = [
         ("documents", f"{report['documents']:,}"),
@@ -83,10 +85,25 @@ def show_build(report: Values) -> None:
         ("time", ", ".join(f"{name} {duration(s)}" for name, s in report["seconds"].items())),
         ("peak memory", size(report["peak_resident_bytes"])),
     ]  # fmt: skip
+    rows += _too_long(report, report["max_passage_tokens"])
     if report["rows_skipped"]:
         rows.append(("rows skipped", f"{report['rows_skipped']:,}"))
         rows += [("", str(error)) for error in report["errors"]]
     _pairs(f"built {report['out']}", rows)
+
+
+_UNSEEN = "are longer than the model reads{most}: it does not see their end"
+
+
+def _too_long(found: Values, most: int) -> list[tuple[str, str]]:
+    """Rows about passages longer than the model reads; none where there were none."""
+    rows = []
+    if found.get("split"):
+        what = f"{found['split']:,} passages longer than the model reads ({most} tokens), split into {found['parts']:,}"
+        rows.append(("too long", what))
+    if found.get("cut"):
+        rows.append(("too long", f"{found['cut']:,} passages {_UNSEEN.format(most=f' ({most} tokens)')}"))
+    return rows
 
 
 def show_plan(plan: Values) -> None:
@@ -100,11 +117,13 @@ def show_plan(plan: Values) -> None:
         ("while building", f"{size(plan['spool_bytes'])} more"),
         ("encoding here", f"about {duration(plan['seconds'])} at {plan['passages_per_second']:,.0f} passages/s"),
     ]  # fmt: skip
-    if plan["truncated_share"]:
-        rows.append(("too long", f"{plan['truncated_share']:.2%} of the passages lose their end"))
+    rows += _too_long(plan, plan["max_passage_tokens"])
     if plan["rows_skipped"]:
         rows.append(("rows skipped", f"{plan['rows_skipped']:,}"))
     _pairs("a build would make", rows)
+
+
+_SHOWN = ("max_words", "limit", "on_error", "on_long")
 
 
 def show_store(store: Values) -> None:
@@ -122,7 +141,8 @@ def show_store(store: Values) -> None:
         ("model", f"{settings.get('model')} {settings.get('model_name', '')}{trained}"),
         *((f"  {name}", str(value)) for name, value in fingerprint.items()),
         ("corpus", ", ".join(f"{c['name']}" for c in settings.get("corpus", []))),
-        ("settings", ", ".join(f"{k}={v}" for k, v in settings.items() if k in ("max_words", "limit", "on_error"))),
+        ("settings", ", ".join(f"{k}={v}" for k, v in settings.items() if k in _SHOWN)),
+        *_too_long(store["source"], fingerprint["max_passage_tokens"]),
         ("made by", ", ".join(f"{name} {version}" for name, version in store["made_by"].items())),
     ]
     _pairs(store["store"], rows)
@@ -140,6 +160,11 @@ def show_verification(found: Values) -> None:
             f"sound: {found['passages']:,} passages, every checksum and count holds; {found['sampled']} memories made "
             f"again differ by at most {found['largest_difference']:.2%}"
         )
+        if found["cut"]:
+            console.print(f"{found['cut']:,} passages {_UNSEEN.format(most='')}")
+        elif found["sampled_cut"]:
+            cut, sampled = found["sampled_cut"], found["sampled"]
+            console.print(f"{cut:,} of the {sampled:,} sampled passages {_UNSEEN.format(most='')}")
     else:
         console.print(f"NOT sound: {len(found['problems'])} problem(s)")
 

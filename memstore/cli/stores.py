@@ -21,6 +21,7 @@ from memstore.cli.app import (
     MaxWords,
     Model,
     OnError,
+    OnLong,
     RetrieverName,
     StoreDir,
     app,
@@ -41,6 +42,7 @@ def build(
     corpus_format: Format = None,
     on_error: OnError = "fail",
     max_words: MaxWords = 100,
+    on_long: OnLong = "split",
     limit: Limit = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -58,8 +60,8 @@ def build(
     tune_allocator()
     options = _build_options(
         corpus=corpora(corpus), out=out, model=model, codec=codec, retriever=retriever, encoder=encoder,
-        corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
-        segment_passages=segment_passages,
+        corpus_format=corpus_format, on_error=on_error, max_words=max_words, on_long=on_long, limit=limit,
+        device=device, dtype=dtype, segment_passages=segment_passages,
     )  # fmt: skip
     report = asdict(run(options, for_people()))
     print_result(report, as_json, show_build)
@@ -75,6 +77,7 @@ def plan(
     corpus_format: Format = None,
     on_error: OnError = "fail",
     max_words: MaxWords = 100,
+    on_long: OnLong = "split",
     limit: Limit = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -89,7 +92,8 @@ def plan(
     tune_allocator()
     options = _build_options(
         corpus=corpora(corpus), out=Path(), model=model, codec=codec, retriever=retriever, encoder=encoder,
-        corpus_format=corpus_format, on_error=on_error, max_words=max_words, limit=limit, device=device, dtype=dtype,
+        corpus_format=corpus_format, on_error=on_error, max_words=max_words, on_long=on_long, limit=limit,
+        device=device, dtype=dtype,
     )  # fmt: skip
     print_result(asdict(run(options, for_people())), as_json, show_plan)
 
@@ -178,4 +182,6 @@ def _build_options(**values: Any) -> Any:
 
     if values["on_error"] not in ("fail", "skip"):
         raise ConfigError(f"--on-error must be fail or skip, not {values['on_error']!r}")
+    if values["on_long"] not in ("split", "cut", "fail"):
+        raise ConfigError(f"--on-long must be split, cut or fail, not {values['on_long']!r}")
     return BuildOptions(**values)

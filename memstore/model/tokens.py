@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +20,6 @@ from memstore.model.config import ModelConfig
 from memstore.passage import Passage, encodable
 
 Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPassages:
-    """Token ids of passages.
-
-    Attributes:
-        ids: one int32 array `(length,)` per passage, the last id being eos.
-        truncated: how many passages were longer than `max_passage_tokens` and lost their end.
-    """
-
-    ids: list[Ids]
-    truncated: int
 
 
 class TextTokenizer:
@@ -74,13 +60,19 @@ class TextTokenizer:
 
     def passages(self, passages: Sequence[Passage]) -> list[Ids]:
         """Token ids of the filled `passage_template` and eos: `max_passage_tokens` at most, eos kept."""
-        return self.encode_passages(passages).ids
+        return self._ended(self._encode(self._filled(passages)), self.config.max_passage_tokens)
 
-    def encode_passages(self, passages: Sequence[Passage]) -> EncodedPassages:
-        """Like `passages`, and counts how many did not fit."""
-        template = self.config.passage_template
-        texts = [fill(template, {"title": p.title, "text": p.text}) for p in passages]
-        return self._ended(self._encode(texts), self.config.max_passage_tokens)
+    def lengths(self, passages: Sequence[Passage]) -> list[int]:
+        """Tokens of each filled passage and eos, however many: what `passages` would cut off counts."""
+        return [len(row) + 1 for row in self._encode(self._filled(passages))]
+
+    def ends(self, text: str) -> NDArray[np.int64]:
+        """Where each token of a text ends, in characters, ascending: no template, no eos."""
+        found = self._tokenizer.encode(encodable(text), add_special_tokens=False).offsets
+        return np.sort(np.array([end for _, end in found], dtype=np.int64))
+
+    def _filled(self, passages: Sequence[Passage]) -> list[str]:
+        return [fill(self.config.passage_template, {"title": p.title, "text": p.text}) for p in passages]
 
     def template_of(self, task: str | None) -> str:
         """The question template of a task; of no task, the config's `question_template`.
@@ -124,7 +116,7 @@ class TextTokenizer:
 
     def encode_answers(self, texts: Sequence[str], *, max_tokens: int) -> list[Ids]:
         """Token ids of answers and eos, at most `max_tokens`, as the decoder is to produce them."""
-        return self._ended(self._encode(texts), max_tokens).ids
+        return self._ended(self._encode(texts), max_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens and without ids that the tokenizer does not know; a whole
@@ -144,10 +136,9 @@ class TextTokenizer:
             e.ids for e in self._tokenizer.encode_batch_fast([encodable(t) for t in texts], add_special_tokens=False)
         ]
 
-    def _ended(self, rows: list[list[int]], limit: int) -> EncodedPassages:
+    def _ended(self, rows: list[list[int]], limit: int) -> list[Ids]:
         eos = self.config.eos_token_id
-        ids = [np.array([*row[: limit - 1], eos], dtype=np.int32) for row in rows]
-        return EncodedPassages(ids=ids, truncated=sum(len(row) >= limit for row in rows))
+        return [np.array([*row[: limit - 1], eos], dtype=np.int32) for row in rows]
 
 
 def ids_of(tokenizer: Tokenizer) -> int:

@@ -36,6 +36,7 @@ def inspect(store: Path) -> dict[str, Any]:
         "index_bytes": sum(_size(folder / name) for name in files),
         "bytes_per_token": segment_bytes / max(1, generation.tokens),
         "settings": dict(generation.settings),
+        "source": dict(generation.source),
         "fingerprint": asdict(generation.fingerprint),
         "index": dict(generation.index.parts) if generation.index is not None else {},
         "made_by": dict(generation.made_by),

@@ -26,6 +26,7 @@ from memstore.model.packed import Tokens
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, get_codec
 from memstore_builders import build as build_module
+from memstore_builders import reading as reading_module
 from memstore_builders import segments as segments_module
 from memstore_builders.build import build
 from memstore_builders.encode import PassageEncoder, length_batches
@@ -133,7 +134,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(SegmentWriter, "discard", lambda self: None)  # a killed process cleans up nothing
         patch.setattr(build_module, "build_index", deadly(build_module.build_index))
         patch.setattr(build_module, "publish", deadly(build_module.publish))
-        patch.setattr(build_module, "write_spool", deadly(build_module.write_spool))
+        patch.setattr(reading_module, "write_spool", deadly(reading_module.write_spool))
         patch.setattr(build_module, "estimate", deadly(build_module.estimate))
         patch.setattr(spool_module, "_keep", deadly(spool_module._keep))
         yield

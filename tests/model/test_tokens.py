@@ -50,12 +50,16 @@ def test_passages_are_the_filled_template_and_eos() -> None:
     assert {r.dtype for r in rows} == {np.dtype(np.int32)}
 
 
-@pytest.mark.parametrize(("words", "length", "truncated"), [(45, 46, 0), (47, 48, 0), (48, 48, 1), (500, 48, 1)])
-def test_long_passages_lose_their_end_and_are_counted(words: int, length: int, truncated: int) -> None:
+@pytest.mark.parametrize(("words", "length"), [(45, 46), (47, 48), (48, 48), (500, 48)])
+def test_long_passages_lose_their_end_and_their_whole_length_is_known(words: int, length: int) -> None:
     tokens = tiny.text_tokenizer(passage_template="{text}")  # at most 48 tokens
-    got = tokens.encode_passages([passage("", " ".join(["the"] * words)), passage("", "river")])
-    assert got.ids[0].tolist() == ids("the") * (length - 1) + [EOS]
-    assert got.truncated == truncated
+    given = [passage("", " ".join(["the"] * words)), passage("", "river")]
+    assert tokens.passages(given)[0].tolist() == ids("the") * (length - 1) + [EOS]
+    assert tokens.lengths(given) == [words + 1, 2]
+
+
+def test_where_each_token_of_a_text_ends() -> None:
+    assert tiny.text_tokenizer().ends("the Nile, é").tolist() == [3, 8, 9, 10, 11]
 
 
 def test_questions_have_no_eos_and_are_cut_at_the_end() -> None:
