@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -105,22 +106,20 @@ def test_an_answers_texts_are_shown_as_they_are(
     assert re.search(rf" {re.escape(odd)} +T {re.escape(odd)}: {re.escape(odd)}\.\.\.", out)
 
 
+def ones(**values: Any) -> dict[str, Any]:
+    """A report with these values; all its other numbers are 1."""
+    return defaultdict(lambda: 1, values)
+
+
 def build_report(out: str, **changes: Any) -> dict[str, Any]:
-    numbers = dict.fromkeys(
-        ("passages", "documents", "duplicates", "tokens", "store_bytes", "bytes_per_token", "predicted_bytes",
-         "segments", "resumed_segments", "passages_per_second", "peak_resident_bytes", "rows_skipped"), 1,
-    )  # fmt: skip
-    return numbers | {"out": out, "already_built": False, "seconds": {}, "errors": [f"{out}: row"]} | changes
+    texts = {"out": out, "already_built": False, "seconds": {}, "errors": [f"{out}: row"]}
+    return ones(**(texts | changes))
 
 
 def store_report(name: str) -> dict[str, Any]:
-    numbers = dict.fromkeys(
-        ("generation", "format_version", "passages", "segments", "tokens", "bytes_per_token", "segment_bytes",
-         "codec_bytes", "index_bytes"), 1,
-    )  # fmt: skip
     settings = {"model": name, "corpus": [{"name": f"corpus {name}"}]}
-    texts = {"codec": "int8", "retriever": "bm25", "settings": settings, "fingerprint": {"model": name}}
-    return numbers | texts | {"store": f"/tmp/{name}/store", "made_by": {}}
+    texts = {"codec": "int8", "retriever": "bm25", "settings": settings, "fingerprint": ones(model=name)}
+    return ones(**texts, source={}, store=f"/tmp/{name}/store", made_by={})
 
 
 def show_everything_else(odd: str) -> None:
