@@ -1,6 +1,7 @@
-"""`python -m benchmarks`: runs the benchmarks named, or all of them, prints their tables and writes JSON.
+"""`python -m benchmarks`: runs all benchmarks, or those named, prints their tables and writes JSON.
 
-A whole run in earnest is recorded: it goes to `results/<date>.json`, and the tables of README.md are made again.
+A full run is recorded in `results/<date>.json`, and the tables of README.md are made from it. A run is full if it names
+no benchmark, and has none of --json, --quick, --device and --size.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from memstore.machine import compute_dtype, tune_allocator
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; the exit code is 0 whatever the figures are, 2 for a wrong option."""
+    """Run the benchmarks. The exit code is 0 whatever the figures are, 2 for a wrong option."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["table"]:
         return table.main(arguments[1:])
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         device=chosen.device,
         size=chosen.size,
     )
-    record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # a whole run in earnest
+    record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # a full run
     today = datetime.now(UTC).date().isoformat()
     path = table.RESULTS / f"{today}.json" if record else chosen.json
     try:
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             make_place(path, inputs=[*options.stores, *([options.corpus] if options.corpus else [])])
     except MemstoreError as error:
         parser.error(str(error))
-    tune_allocator()  # for the baselines as for ours
+    tune_allocator()  # for the baselines too
     facts = machine(compute_dtype(chosen.device), chosen.device)
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     if options.quick:
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         try:
             reports.append(_run(name, options))
-            if path is not None:  # after each: what comes last may fail
+            if path is not None:  # after each, so that a later failure loses nothing
                 values = {"quick": options.quick, "date": today, "machine": facts, "benchmarks": reports}
                 write_text(path, json.dumps(values, indent=1) + "\n")
         except (ConfigError, OutputUnwritable) as error:
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(name: str, options: Options) -> dict[str, Any]:
-    """Run one, print it, and give its figures as JSON values."""
+    """Run one benchmark and print it. Returns its figures as JSON values."""
     begin, neighbours = time.perf_counter(), Neighbours()
     report = importlib.import_module(f"benchmarks.{name}").run(options)
     show(report)
@@ -82,9 +83,11 @@ def _run(name: str, options: Options) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all by default: {', '.join(BENCHMARKS)}")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write all figures here, and leave README.md and results/ alone"
+        "names", nargs="*", metavar="NAME", help=f"benchmarks to run; by default all: {', '.join(BENCHMARKS)}"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures here; do not change README.md and results/"
     )
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds, to see that it runs")
     parser.add_argument("--large", action="store_true", help="also build and measure what takes many minutes")
@@ -102,12 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...: where `reader` and `builder` compute"
     )
-    parser.add_argument("--size", choices=("base", "large"), help="of the T5 whose shape these two take")
+    parser.add_argument("--size", choices=("base", "large"), help="the T5 whose shape these two take")
     return parser
 
 
 def _device(text: str) -> str:
-    """A device that is there."""
+    """The name of a device that can compute, for argparse."""
     try:
         torch.zeros(1, device=text)
     except (RuntimeError, AssertionError) as error:

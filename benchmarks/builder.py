@@ -1,7 +1,7 @@
-"""Building: the whole encode stage of `memstore build` against the bare encoder forward over the very same batches.
+"""Building: the whole encode stage of `memstore build` against the bare encoder forward over the same batches.
 
-The stage reads the spool, tokenises, batches by length, runs the memory encoder, encodes with the codec, writes shards
-with checksums, seals. The baseline has token ids in batches ready, and throws its states away.
+The stage reads the spool, tokenises, batches by length, runs the memory encoder, encodes with the codec, and writes and
+seals shards with checksums. The baseline gets ready batches of token ids, and keeps no states.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ AIM = 0.85
 
 
 def run(options: Options) -> Report:
-    """Time both, in turns; then each part of the stage alone, on one shard."""
+    """Time both, in turns. Then time each part of the stage alone, on one shard."""
     limit = 96 if options.quick else OF_T5_ON_CPU if options.size and options.device == "cpu" else PASSAGES
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder:
         corpus = corpus_file(options, Path(folder), documents=limit)
@@ -102,14 +102,14 @@ def _forward(encoder: PassageEncoder, batches: list[Tokens]) -> None:
 
 
 def _build(chosen: BuildOptions, stages: StageTimer) -> None:
-    """A build from nothing; its own clock tells how long the encode stage took."""
+    """Build from nothing, and take the time of the encode stage from the build's own report."""
     report = build(chosen)
     stages.milliseconds["encode stage"] = report.seconds["encode"] * 1e3
     shutil.rmtree(chosen.out)
 
 
 def _parts(encoder: PassageEncoder, codec: Codec, passages: list[Passage], folder: Path) -> dict[str, float]:
-    """Milliseconds of each part, one after another: in a build, writing overlaps the next shard's forward."""
+    """Milliseconds of each part alone. In a build, a shard is written while the next one is encoded."""
     times: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What all benchmarks share: options, taking turns at the clock, reports, and the facts of the machine.
+"""Shared by all benchmarks: options, timing in turns, reports, and facts about the machine.
 
 Refuses to know what is measured.
 """
@@ -21,20 +21,20 @@ from memstore.machine import StageTimer
 
 TOTAL = "total"
 Subject = Callable[[StageTimer], object]
-"""Work to be timed as a whole; it may time stages of its own."""
+"""Work that is timed as a whole. It may also time stages of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line chose.
+    """The options of the command line.
 
     Attributes:
-        quick: tiny models and few rounds: shows that a benchmark runs, measures nothing worth telling.
-        large: also what takes many minutes and gigabytes.
+        quick: use tiny models and few rounds, to see that a benchmark runs; its figures mean nothing.
+        large: also measure what takes many minutes and gigabytes.
         stores: finished stores to read from, instead of random ones.
         corpus: files or folders of documents, instead of generated text.
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
-        size: of the T5 whose shape they take; None for their usual model.
+        size: the T5 whose shape these benchmarks take; None for their usual model.
     """
 
     quick: bool = False
@@ -52,25 +52,25 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Milliseconds of one subject: `rounds[i][stage]`, "total" among the stages."""
+    """Milliseconds of one subject: `rounds[i][stage]`. One of the stages is "total"."""
 
     rounds: tuple[Mapping[str, float], ...]
 
     def of(self, *stages: str) -> list[float]:
-        """Per round, the time of these stages together; of none named, the whole."""
+        """For each round the sum of these stages; without stages, the total."""
         return [sum(r[s] for s in stages or (TOTAL,)) for r in self.rounds]
 
     def median(self, *stages: str) -> float:
-        """Median over the rounds of what `of` gives."""
+        """The median of `of` over the rounds."""
         return statistics.median(self.of(*stages))
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Per stage: median, 95th percentile, least and most."""
+        """For each stage the median, the 95th percentile, the minimum and the maximum."""
         return {stage: summary(self.of(stage)) for stage in self.rounds[0]}
 
 
 def summary(milliseconds: Sequence[float]) -> dict[str, float]:
-    """Median, 95th percentile, least and most of some times."""
+    """The median, the 95th percentile, the minimum and the maximum of some times."""
     ordered = sorted(milliseconds)
     p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     return {"median": statistics.median(ordered), "p95": p95, "min": ordered[0], "max": ordered[-1]}
@@ -85,9 +85,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 def take_turns(
     subjects: Mapping[str, Subject], *, rounds: int, warm_ups: int = 1, device: str = "cpu"
 ) -> dict[str, Times]:
-    """Run A B A B ...: every subject once per round, so that what disturbs the machine disturbs them alike.
+    """The times of all subjects, run in turns: A B A B ..., so that a busy machine slows all of them equally.
 
-    Who begins changes from round to round. Warm-up rounds are not counted. Work on a GPU is waited for.
+    Another subject begins each round. Warm-up rounds are not counted. Work on a GPU is waited for.
     """
     kept: dict[str, list[Mapping[str, float]]] = {name: [] for name in subjects}
     names = list(subjects)
@@ -104,9 +104,9 @@ def take_turns(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """One comparison: `value` is the ratio of two medians, `low` and `high` its extremes over the rounds.
+    """One comparison: `value` is the ratio of two medians, `low` and `high` are its extremes over the rounds.
 
-    Above 1 is in memstore's favour. `aim` is what the project asks for, None where it asks nothing.
+    Above 1 is in memstore's favour. `aim` is the project's goal, None where there is none.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Ratio:
 
 
 def ratio(name: str, baseline: Sequence[float], ours: Sequence[float], *, aim: float | None = None) -> Ratio:
-    """Median of the baseline's times over the median of ours; both of the same rounds."""
+    """The median of the baseline's times over the median of ours. Both are of the same rounds."""
     each = [b / o for b, o in zip(baseline, ours, strict=True)]
     value = statistics.median(baseline) / statistics.median(ours)
     return Ratio(name=name, value=value, low=min(each), high=max(each), aim=aim)
@@ -125,7 +125,7 @@ def ratio(name: str, baseline: Sequence[float], ours: Sequence[float], *, aim: f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one benchmark found.
+    """The result of one benchmark.
 
     Attributes:
         name, claim: its name, and what is compared with what.
@@ -133,7 +133,7 @@ class Report:
         ratios: the comparisons, most important first.
         times: milliseconds by subject and stage.
         figures: other numbers worth keeping.
-        rows: a table of its own, each row with the columns of the first; what was not run has only the first column.
+        rows: another table. All rows have the columns of the first; a row that was not run has only the first column.
     """
 
     name: str
@@ -145,12 +145,12 @@ class Report:
     rows: Sequence[Mapping[str, float | int | str]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
 def show(report: Report) -> None:
-    """Print a report: ratios first, then the times behind them."""
+    """Print a report: first the ratios, then the times that they come from."""
     print(f"\n{report.name}: {report.claim}")
     width = max(len(r.name) for r in report.ratios)
     for r in report.ratios:
@@ -170,14 +170,14 @@ def show(report: Report) -> None:
 
 
 def cell(value: float | int | str) -> str:
-    """A number as tables show it: three digits, thousands apart."""
+    """A number as tables show it: three digits, thousands separated."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else value
 
 
 def machine(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Facts about the machine that the figures depend on."""
     on_gpu = device.startswith("cuda")
     return {
         "processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
@@ -193,19 +193,19 @@ def machine(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
 
 
 class Neighbours:
-    """How much of the machine other processes take: figures beside a busy neighbour are worth little."""
+    """Measures how much of the machine other processes use: figures beside busy ones are worth little."""
 
     def __init__(self) -> None:
         self._begin = self._times()
 
     def cores(self) -> float:
-        """Cores that others kept busy since this was made, on average; NaN where the system does not tell."""
+        """The average number of cores that others kept busy since this was made; NaN where it is not known."""
         busy, own, seconds = (now - then for now, then in zip(self._times(), self._begin, strict=True))
         return max(0.0, busy - own) / seconds
 
     @staticmethod
     def _times() -> tuple[float, float, float]:
-        """Processor seconds of everybody, of this process and its children, and the clock."""
+        """Processor seconds of all processes, and of this one with its children; and the clock."""
         own = sum(os.times()[:4])
         try:
             values = [int(v) for v in Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]]

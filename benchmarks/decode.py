@@ -1,7 +1,7 @@
 """Decoding: our greedy and beam search against stock `generate`, over the same encoder output and weights.
 
-T5-base size; what ten passages of about 150 tokens leave the decoder to read, for one question, and for four of unequal
-length at once. Both sides start from encoder states; computing the cross keys and values is part of decoding.
+The model has the size of T5-base. The decoder reads the encoder states of ten passages of about 150 tokens, for one
+question, and for four of different lengths at once. Computing the cross keys and values is part of decoding.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from memstore.model.packed import Layout
 
 NEW_TOKENS, BEAMS = 16, 4
 CASES = {"greedy, 1 question": (1, 1), "greedy, 4 questions": (4, 1), f"{BEAMS} beams, 1 question": (1, BEAMS)}
-READ_TOKENS = (1500, 1380, 1600, 1450)  # per question
+READ_TOKENS = (1500, 1380, 1600, 1450)  # of each question
 
 
 @torch.inference_mode()
 def run(options: Options) -> Report:
-    """Time both for every case, in turns."""
+    """Time both in turns, for every case."""
     dtype = compute_dtype("cpu")
     stock = stock_t5(options, dtype)
     model = glimmer_of(stock)

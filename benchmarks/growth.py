@@ -1,11 +1,13 @@
-"""Growth: what a question, memory and start-up cost as the store grows from 1k to 30k to 350k passages.
+"""Growth: the time of a question, memory and start-up as the store grows from 1k to 30k to 350k passages.
 
-Each store is opened by a process of its own (this file as a program), which answers all questions once, to warm the
-page cache. Then all are asked the same questions, one at a time and in turns, so that what disturbs the machine
-disturbs them alike. Start-up is that of `memstore serve`, until it says that it is ready. Stores that are given
-(`--store`) stand for the size they have; what is missing is built in the run, of the first passages of the largest
-given store and with its model, or of generated ones (60 to 100 words) with a very small model, where reading is cheap
-and what grows shows. 350k passages are built only with `--large`. The baseline is the smallest store.
+A process for each store (this file as a program) opens it, and answers all questions once to warm the page cache. Then
+all processes get the same questions, one at a time and in turns, so that a busy machine slows all of them equally.
+Start-up is the time until `memstore serve` says that it is ready.
+
+Given stores (`--store`) are used for the sizes that they have. Missing sizes are built in the run: from the first
+passages of the largest given store, with its model; or from generated passages (60 to 100 words), with a very small
+model, so that reading is cheap and what grows is visible. 350k passages are built only with `--large`. The baseline is
+the smallest store.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from memstore.store import Store
 SIZES = {"1k": 1000, "30k": 30_000, "350k": 350_000}
 QUICK_SIZES = {"1k": 60, "30k": 120, "350k": 180}
 LARGE = "350k"
-NEAR = 1.25  # a store given stands for a size that it is within this factor of
+NEAR = 1.25  # a given store is used for a size if it is within this factor of it
 QUESTIONS, ROUNDS = 40, 3
 RETRIEVE_K, KEEP_K, NEW_TOKENS = 40, 10, 16
 SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 4, "alpha": 0.5, "num_decoder_layers": 1,
@@ -56,7 +58,7 @@ class Grown:
 
 
 def run(options: Options) -> Report:
-    """Build what is missing; then start a server on every store, and ask every store, in turns."""
+    """Build missing stores. Then start a server on every store, and ask every store, in turns."""
     sizes = QUICK_SIZES if options.quick else SIZES
     count, rounds = (2, 1) if options.quick else (QUESTIONS, ROUNDS)
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name, ExitStack() as stack:
@@ -109,10 +111,10 @@ def run(options: Options) -> Report:
 
 
 def _stores(options: Options, sizes: Mapping[str, int], folder: Path) -> Iterator[Grown]:
-    """One store per size, ascending; the largest only where it is given, asked for, or tiny."""
+    """A store for each size, ascending; the largest only if it is given, asked for, or tiny."""
     opened = [Store.open(path) for path in options.stores]
     if len({store.fingerprint for store in opened}) > 1:
-        raise ConfigError("the stores given were made by different models: their times per question do not compare")
+        raise ConfigError("the stores were made by different models, so their times cannot be compared: give others")
     given = {len(store): store.path for store in opened}
     largest = given[max(given)] if given else None
     model = str(Store.open(largest).generation.settings["model"]) if largest else str(_small_model(folder / "model"))
@@ -135,7 +137,7 @@ def _passages(options: Options, largest: Path | None, count: int) -> Iterator[Pa
 
 
 def _write_passages(path: Path, passages: Iterator[Passage]) -> None:
-    """As a corpus of ready passages."""
+    """Write a corpus of ready passages."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for p in passages:
@@ -144,7 +146,7 @@ def _write_passages(path: Path, passages: Iterator[Passage]) -> None:
 
 
 def _small_model(folder: Path) -> Path:
-    """A random model that reads little, with the default model's tokenizer."""
+    """The folder of a very small random model, with the default model's tokenizer."""
     default = checkpoint.default_checkpoint()
     config = checkpoint.load(default)[0].config.replace(**SMALL)
     model = MemoryModel(config)
@@ -184,15 +186,15 @@ def _subject(asker: Asker, questions: Sequence[str]) -> Subject:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """A process with a store open."""
+    """A process that has a store open."""
 
     process: subprocess.Popen[str]
 
     def ask(self, question: str) -> dict[str, float]:
-        """Milliseconds by stage of the answer; of no question, the process's peak memory in bytes."""
+        """The milliseconds of an answer by stage. For an empty question, the process's peak memory in bytes."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with suppress(BrokenPipeError):  # the process has ended: there is no line to read either
+        with suppress(BrokenPipeError):  # the process has ended, and there is no line to read
             self.process.stdin.write(json.dumps(question) + "\n")
             self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -216,7 +218,7 @@ def _asker(store: Path) -> Iterator[Asker]:
 
 
 def _answer_questions(store: Path) -> None:
-    """The measuring process: a question a line as JSON, and for each a line of figures."""
+    """The measuring process: reads questions, one in each line as JSON, and prints a line of figures for each."""
     answerer = Answerer.open(store)
     k = min(RETRIEVE_K, len(answerer.store))
     for line in sys.stdin:

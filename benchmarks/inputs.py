@@ -1,6 +1,6 @@
-"""What the benchmarks read: random models, generated documents, random stores. The same for the same seed.
+"""The inputs of the benchmarks: random models, generated documents, random stores. The same seed gives the same.
 
-Nothing here needs a download or a private file; a corpus that is given replaces the generated one.
+Nothing here needs a download or a private file. A given corpus replaces the generated one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from memstore.passage import Passage
 from memstore.store import Fingerprint, Generation, SegmentWriter, Store, get_codec, publish
 from memstore_builders.corpus import open_corpus, sample_corpus
 
-T5_SHAPES = {  # of v1.1 (arXiv 2002.05202)
+T5_SHAPES = {  # of T5 v1.1 (arXiv 2002.05202)
     "base": {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
     "large": {"vocab_size": 32_128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_heads": 16, "num_layers": 24},
 }
@@ -41,7 +41,7 @@ QUESTION_WORDS = 8
 
 
 def stock_t5(options: Options, dtype: torch.dtype) -> Any:
-    """`transformers`' own T5 v1.1 of base size, or the size asked for, random weights, on the device asked for."""
+    """The T5 v1.1 of `transformers` with random weights, of the options' size (base by default), on their device."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
@@ -72,7 +72,7 @@ def glimmer_of(stock: Any) -> MemoryModel:
 
 
 def glimmer_checkpoint(options: Options, folder: Path) -> Path:
-    """A checkpoint of `glimmer_of` with the default model's tokenizer."""
+    """The folder of a `glimmer_of` checkpoint, with the default model's tokenizer."""
     tokenizer = read_tokenizer(checkpoint.resolve("default"))
     model = glimmer_of(stock_t5(replace(options, device="cpu"), torch.bfloat16))
     checkpoint.save(folder, model, TextTokenizer(tokenizer, model.config))
@@ -80,7 +80,7 @@ def glimmer_checkpoint(options: Options, folder: Path) -> Path:
 
 
 def random_tokens(lengths: Sequence[int], vocab_size: int, *, seed: int) -> list[torch.Tensor]:
-    """Rows of random token ids, specials left out."""
+    """Rows of random token ids, without special ones."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(SPECIAL_IDS, vocab_size, (n,), generator=generator) for n in lengths]
 
@@ -89,14 +89,14 @@ def random_tokens(lengths: Sequence[int], vocab_size: int, *, seed: int) -> list
 
 
 def read_passages(options: Options, limit: int) -> list[Passage]:
-    """The first passages of the corpus given, or of generated documents."""
+    """The first passages of the given corpus, or generated ones."""
     if options.corpus is not None:
         return list(open_corpus([options.corpus], limit=limit))
     return list(itertools.islice(_zipf_passages(), limit))
 
 
 def _zipf_passages() -> Iterator[Passage]:
-    """Passages of made-up words, as unevenly frequent as those of a language (Zipf's law), 60 to 100 each."""
+    """Passages of 60 to 100 made-up words, whose frequencies follow Zipf's law like those of a language."""
     rng = np.random.default_rng(0)
     syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
     names = ["".join(s) for n in (1, 2, 3) for s in itertools.islice(itertools.product(syllables, repeat=n), 60_000)]
@@ -112,7 +112,7 @@ def _zipf_passages() -> Iterator[Passage]:
 
 
 def questions_of(passages: Sequence[Passage]) -> list[str]:
-    """For each passage a question: a run of words out of it."""
+    """A question for each passage: some words of it in a row."""
     rng = random.Random(0)
     questions = []
     for passage in passages:
@@ -123,7 +123,7 @@ def questions_of(passages: Sequence[Passage]) -> list[str]:
 
 
 def corpus_file(options: Options, folder: Path, documents: int) -> Path:
-    """The corpus given, or a file of documents made of the bundled sample's sentences, drawn anew."""
+    """The given corpus, or a file of documents made of random sentences of the bundled sample."""
     if options.corpus is not None:
         return options.corpus
     rng = random.Random(0)
@@ -143,9 +143,9 @@ def corpus_file(options: Options, folder: Path, documents: int) -> Path:
 def write_store(
     folder: Path, memories: Iterable[tuple[npt.NDArray[np.int64], torch.Tensor]], *, count: int, config: ModelConfig
 ) -> Store:
-    """A published store of `count` memories, passages "0", "1", ...: token ids `(len,)` and states `(len, D)` each.
+    """A published store of `count` passages "0", "1", ..., each with token ids `(len,)` and states `(len, D)`.
 
-    What made them is not recorded: such a store is for reading, not for answering.
+    It does not record a model: such a store can be read, but not used for answering.
     """
     shard = min(count, 1024)
     writer = SegmentWriter(

@@ -1,9 +1,9 @@
 """The server under load: 1, 8 and 32 clients at once over HTTP, against one question at a time.
 
-Two real `memstore serve` processes over the same store, built in the run with the default model: one as it starts by
-default, and as the baseline one with `--max-batch 1`, asked by one client that waits for each answer. Clients are
-threads of this process, so that they share the machine with the server; each sends its next question when it has the
-answer to the last. All cases ask the same questions.
+Two `memstore serve` processes run over the same store, which is built in the run with the default model. One has its
+default settings. The other, the baseline, has `--max-batch 1`, and one client that waits for each answer. Clients are
+threads of this process, so they share the machine with the server. Each sends its next question when it has the answer
+to the last. All cases ask the same questions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BASELINE = "one at a time"
 
 @dataclass(slots=True)
 class Asked:
-    """What one round of a case gave: milliseconds per answer, questions per batch, and how many failed."""
+    """The results of one round: milliseconds of each answer, questions in each batch, and the number of failures."""
 
     latencies: list[float] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Asked:
 
 
 def run(options: Options) -> Report:
-    """Time the baseline and every number of clients, in turns."""
+    """Time the baseline and each number of clients, in turns."""
     count, rounds = (4, 1) if options.quick else (QUESTIONS, ROUNDS)
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name, ExitStack() as stack:
         corpus = corpus_file(options, Path(name), documents=PASSAGES)
@@ -82,7 +82,7 @@ def _name(clients: int) -> str:
 
 
 def _subject(server: Server, clients: int, questions: Sequence[str], seen: list[Asked]) -> Subject:
-    """A round: `clients` threads share out the questions."""
+    """A round in which `clients` threads share the questions."""
 
     def work(_: object) -> None:
         rest = iter(questions)  # a list's iterator may be shared by threads
@@ -100,7 +100,7 @@ def _subject(server: Server, clients: int, questions: Sequence[str], seen: list[
 
 
 def _client(url: str, rest: Iterator[str]) -> Asked:
-    """One client: takes the next question as long as there is one."""
+    """One client: asks the next question until none is left."""
     asked = Asked()
     with Client(url, timeout=300, retries=0) as client:
         for question in rest:
@@ -116,7 +116,7 @@ def _client(url: str, rest: Iterator[str]) -> Asked:
 
 
 def _per_answer(times: Times, asked: Sequence[Asked]) -> list[float]:
-    """Milliseconds of the round per answer given, of each round: failed questions do not make a case faster."""
+    """For each round its milliseconds per answer. Failed questions count as none: they make no case faster."""
     return [t / max(1, len(a.latencies)) for t, a in zip(times.of(), asked, strict=True)]
 
 

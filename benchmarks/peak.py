@@ -1,7 +1,7 @@
-"""How close a stage comes to the fastest that its device multiplies matrices, measured in the same run.
+"""Compares a stage with the highest speed at which its device multiplies matrices, measured in the same run.
 
-The peak is that of one large square product in the same dtype, best of some: what a device reaches, which is less than
-its data sheet says (an H200: 989 TFLOP/s in bfloat16). Refuses to know what is measured.
+The peak is the best of several tries with one large square product in the same dtype. A device reaches less than its
+data sheet says (an H200: 989 TFLOP/s in bfloat16). Refuses to know what is measured.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 
 from benchmarks.common import Options, take_turns
 
-_SIDES = {"cpu": 4096, "cuda": 8192}  # large enough that nothing but the product counts
+_SIDES = {"cpu": 4096, "cuda": 8192}  # large enough that only the product takes time
 _QUICK_SIDE, _TRIES = 256, 5
 
 
 @torch.inference_mode()
 def peak(options: Options, dtype: torch.dtype) -> float:
-    """Operations per second of a square product on the device, the best of five."""
+    """The operations per second of a square product on the device, the best of five tries."""
     device = torch.device(options.device)
     side = _QUICK_SIDE if options.quick else _SIDES[device.type]
     a, b = (torch.randn(side, side, generator=torch.Generator().manual_seed(i)).to(device, dtype) for i in (0, 1))
@@ -25,7 +25,7 @@ def peak(options: Options, dtype: torch.dtype) -> float:
 
 
 def share_row(what: str, *, milliseconds: float, flops: int, peak: float) -> dict[str, float | int | str]:
-    """A row of a report: time, operations (`memstore.model.flops`: real tokens, matrix products), share of peak."""
+    """A row of a report: time, operations as `memstore.model.flops` counts them, and the share of the peak."""
     per_second = flops / (milliseconds / 1e3)
     return {"what": what, "ms": milliseconds, "TFLOP": flops / 1e12, "TFLOP/s": per_second / 1e12,
             "of the peak, %": 100 * per_second / peak}  # fmt: skip

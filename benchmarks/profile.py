@@ -1,11 +1,12 @@
 """Where the time of `POST /answer` goes: by stage over HTTP, and inside the largest stage by operator.
 
-A real `memstore serve` over the store given, or one of the bundled sample, is asked one question after another; what
-its stages do not account for of the client's wall time is HTTP, JSON, the queue, and putting the reply together. The
-same questions are answered in this process in turns with that: as served, for what HTTP costs; with the plain decoder
-in place of the prepared one (`memstore/decode/prepared.py`); and with whole layers before the scorer
-(`memstore/model/ranking.py`), for what these two save. Once more under torch's profiler, which slows small operators
-down: shares, not times, are to be read from it.
+A `memstore serve` over the given store, or over one of the bundled sample, is asked one question after another. The
+client's time that its stages do not account for is HTTP, JSON, the queue, and making the reply.
+
+In turns with that, this process answers the same questions itself: as the server does, which shows the cost of HTTP;
+with the plain decoder instead of the prepared one (`memstore/decode/prepared.py`); and with whole layers before the
+scorer (`memstore/model/ranking.py`), which shows what these two save. At last torch's profiler watches. It slows small
+operators down, so read shares from it, not times.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ MARK = "stage: "
 
 
 def run(options: Options) -> Report:
-    """Ask over HTTP and in this process, in turns; then profile."""
+    """Ask over HTTP and in this process, in turns. Then profile."""
     count, rounds = (2, 1) if options.quick else (QUESTIONS, ROUNDS)
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name:
         limit = 64 if options.quick else 10_000
@@ -121,7 +122,7 @@ def _in_process(answerer: Answerer, questions: Sequence[str]) -> Subject:
 
 
 def _with_whole_layers(work: Subject) -> Subject:
-    """The same work, all of live_a run for every passage: `ranked.rank`'s plain twin."""
+    """The same work with all of live_a for every passage: the plain twin of `memstore.model.ranking.rank`."""
 
     def plain_rank(model: MemoryModel, questions: Packed, memories: Packed, question_of: Tensor) -> Ranked:
         rows = model.live_a(questions, memories, question_of)
@@ -151,7 +152,7 @@ class _Marked(StageTimer):
 
 
 def _operators(answerer: Answerer, questions: Sequence[str], stage: str) -> dict[str, float]:
-    """The stage's operators with most time of their own, milliseconds and calls per question; the rest; and Python."""
+    """The operators of a stage that take most time, with milliseconds and calls per question; the rest; Python."""
     with mock.patch.object(story, "StageTimer", _Marked), profile(activities=[ProfilerActivity.CPU]) as profiled:
         for question in questions:
             answerer.answer([_question(question)])

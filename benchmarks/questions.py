@@ -1,9 +1,9 @@
-"""Ask a running server real questions, one after another, and report each stage's median and 95th percentile.
+"""Asks a running server real questions, one after another, and reports each stage's median and 95th percentile.
 
     python -m benchmarks.questions --url http://127.0.0.1:8080 --data nq.dev.jsonl.zst --questions 200
 
-KILT-form rows (`{"input": ...}`), plain or .zst. Over HTTP, as a user would; the first questions warm the server up
-and do not count.
+The file has rows in KILT's form (`{"input": ...}`), plain or compressed. Questions go over HTTP, as a user's would. The
+first ones are asked once before, to warm the server up, and do not count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STAGES = ("queue", "retrieve", "load", "question", "live_a", "live_b", "decode",
 
 
 def main() -> None:
-    """The command: ask, print, and write JSON if asked for."""
+    """The command: ask, print the figures, and write them as JSON if `--json` is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True)
     parser.add_argument("--data", type=Path, required=True)

@@ -1,8 +1,8 @@
 """Reading: our GLIMMER with precomputed memories against FiD composed of stock `transformers` parts.
 
-The same question and the same 40 passages at T5-base size (or the one asked for), the same random weights, threads,
-device and number of generated tokens. FiD (arXiv 2007.01282) as a fair user would write it: the stock encoder over the
-padded batch of [question; passage], its outputs behind one another, stock `generate`.
+Both have the same question and the same 40 passages at the size of T5-base (or `--size`), the same random weights,
+threads, device and number of generated tokens. FiD (arXiv 2007.01282) is written as a fair user would write it: the
+stock encoder over the padded batch of [question; passage], its outputs concatenated, then stock `generate`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FID, GLIMMER = "FiD, stock", "GLIMMER, memstore"
 
 
 def run(options: Options) -> Report:
-    """Time both, in turns; then say what share of the device's peak each stage reached."""
+    """Time both, in turns. Then compute each stage's share of the device's peak."""
     dtype = compute_dtype(options.device)
     stock = stock_t5(options, dtype)
     model = glimmer_of(stock)
@@ -104,7 +104,7 @@ def _store(folder: Path, model: MemoryModel, passages: list[Tensor]) -> Store:
 
 
 def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[StageTimer], list[int]]:
-    """What `Answerer` does between retrieval and text; it returns which passages were kept."""
+    """What `Answerer` does between retrieval and text, as a function that returns the kept passages."""
     ids = [str(i) for i in range(PASSAGES)]
     tokens = Tokens.of([question]).to(model.device)
     question_of = torch.zeros(PASSAGES, dtype=torch.int64)
@@ -112,7 +112,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Sta
     prepared = PreparedDecoder(model)  # as `Answerer` does when it opens
 
     def read(stages: StageTimer) -> list[int]:
-        """Answer once; which passages were kept."""
+        """Answer once. Returns the numbers of the kept passages."""
         with stages("load"):
             loaded = store.load(ids, dtype=model.dtype, device=model.device)
             memories = Packed(loaded.states, loaded.token_ids, Layout(loaded.lengths))
@@ -134,7 +134,7 @@ def glimmer(model: MemoryModel, store: Store, question: Tensor) -> Callable[[Sta
 
 
 def fid(stock: Any, question: Tensor, passages: list[Tensor]) -> Subject:
-    """Stock encoder over [question; passage], padded; stock decoder over all of it."""
+    """FiD: the stock encoder over padded [question; passage] rows, and the stock decoder over all of them."""
     from transformers.modeling_outputs import BaseModelOutput
 
     rows = [torch.cat([question, p]) for p in passages]

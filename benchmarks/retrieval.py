@@ -1,7 +1,7 @@
 """Retrieval: our BM25 (Tantivy) against bm25s over the same passages and questions.
 
-The two cut words differently (ours stems; bm25s has no stemmer of its own), so lists differ; only time is compared.
-Questions are runs of eight words out of random passages.
+The two split words differently (ours stems; bm25s has no stemmer of its own), so their results differ, and only times
+are compared. A question is eight words in a row from a random passage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PASSAGES, QUESTIONS, K = 60_000, 200, 40
 
 
 def run(options: Options) -> Report:
-    """Time building each index, then answering all questions one at a time, in turns."""
+    """Time building each index. Then time all questions, one at a time, in turns."""
     passages = read_passages(options, 300 if options.quick else PASSAGES)
     questions = questions_of(random.Random(0).sample(passages, 10 if options.quick else QUESTIONS))
     ids = [p.id for p in passages]

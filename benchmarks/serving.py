@@ -1,6 +1,6 @@
-"""Real server processes for the benchmarks that need one, on a free port of the loopback interface.
+"""Starts servers for the benchmarks that need one, on a free port of the loopback interface.
 
-Goes the way a user would go: `memstore serve`, and HTTP. Refuses to know what is asked.
+Does what a user would do: `memstore serve`, and HTTP. Refuses to know what is asked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _READY = "memstore: serving on "
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that is ready. `start_up` is the milliseconds from starting its process to its saying so."""
+    """A server that is ready. `start_up`: milliseconds from starting its process until it said that it is ready."""
 
     url: str
     start_up: float
@@ -29,7 +29,7 @@ class Server:
 
 @contextmanager
 def serving(store: Path, *, max_batch: int | None = None) -> Iterator[Server]:
-    """Serve a store in a process of its own, stopped at the end.
+    """Serve a store within the block, in a process of its own.
 
     Raises:
         RuntimeError: the server ended before it was ready; its output says why.
@@ -56,6 +56,6 @@ def serving(store: Path, *, max_batch: int | None = None) -> Iterator[Server]:
 
 
 def built_store(corpus: Path, out: Path, *, limit: int, model: str = "default") -> Path:
-    """A store built of the corpus's first passages."""
+    """The folder of a store that is built from the first passages of a corpus."""
     build(BuildOptions(corpus=(corpus,), out=out, limit=limit, model=model))
     return out

@@ -1,8 +1,8 @@
 """Loading 50 random passages from a store: ours against zarr-python and a raw memory map, from a warm page cache.
 
-All subjects end with the same packed bfloat16 states, token ids and lengths, decoded by the same codec; the baselines
-know the rows and lengths beforehand, ours looks ids up. The memory map holds the encoded arrays uncompressed and
-packed, and only those of passages that will be asked for: with a warm page cache that makes no difference.
+All subjects give the same packed bfloat16 states, token ids and lengths, decoded by the same codec. The baselines know
+the rows and lengths beforehand; ours looks ids up. The memory map holds the encoded arrays uncompressed and packed, but
+only those of passages that will be loaded: with a warm page cache that makes no difference.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Rows = npt.NDArray[np.int64]
 
 
 def run(options: Options) -> Report:
-    """Time all, in turns, each round on other passages."""
+    """Time all subjects, in turns. Each round loads other passages."""
     rounds, warm_ups = (3, 1) if options.quick else (60, 20)
     with _store(options) as store:
         rng = np.random.default_rng(0)
         asked = [np.sort(rng.choice(len(store), LOADED, replace=False)) for _ in range(rounds + warm_ups)]
         ids = [store.ids(rows.tolist()) for rows in asked]
-        for batch in ids:  # the page cache, for all subjects; what this Store keeps itself helps none of them
+        for batch in ids:  # warms the page cache for all subjects; what this Store caches itself helps none of them
             store.load(batch)
         with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder:
             mapped = MemoryMap.write(Path(folder), store, asked)
@@ -68,7 +68,7 @@ def run(options: Options) -> Report:
 
 @contextmanager
 def _store(options: Options) -> Iterator[Store]:
-    """The store given, or one of random memories as wide as the default model's."""
+    """The given store, or one of random memories as wide as the default model's."""
     if options.store is not None:
         yield Store.open(options.store)
         return
@@ -97,7 +97,7 @@ def _subject(work: Any, asked: list[Rows], ids: list[list[str]]) -> Subject:
 
 
 def _check_equal(works: tuple[Any, ...], rows: Rows, ids: list[str]) -> None:
-    """The baselines must give what ours gives; TensorStore is held to it by the store's own tests."""
+    """Check that the baselines give what ours gives. The store's own tests check TensorStore."""
     wanted = works[0].load(ids, dtype=DTYPE)
     for work in works[2:]:
         states, lengths, token_ids = work.load(rows)
@@ -113,7 +113,7 @@ def _decoded(store: Store, packed: dict[str, npt.NDArray[Any]], lengths: Rows) -
 
 
 class ZarrPython:
-    """zarr-python, one orthogonal selection per array and segment; arrays are opened beforehand."""
+    """Reads by zarr-python: one orthogonal selection for each array and segment. Arrays are opened beforehand."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -125,7 +125,7 @@ class ZarrPython:
         self.starts = np.cumsum([0, *(s.passages for s in segments)])
 
     def load(self, rows: Rows) -> Loaded:
-        """Rows ascending."""
+        """The states, lengths and token ids of rows, which ascend."""
         lengths = self.lengths[rows]
         segment_of = np.searchsorted(self.starts, rows, side="right") - 1
         packed = {}
@@ -141,7 +141,7 @@ class ZarrPython:
 
 @dataclass(frozen=True, slots=True)
 class MemoryMap:
-    """The same encoded arrays, packed and uncompressed, memory-mapped; `first` is each row's first token."""
+    """The same encoded arrays, packed, uncompressed and memory-mapped. `first` is the place of a row's first token."""
 
     store: Store
     arrays: dict[str, npt.NDArray[Any]]
@@ -150,7 +150,7 @@ class MemoryMap:
 
     @classmethod
     def write(cls, folder: Path, store: Store, asked: list[Rows]) -> MemoryMap:
-        """Copy the passages asked for out of a store."""
+        """Copy the passages that will be loaded from a store."""
         source = ZarrPython(store)
         rows = np.unique(np.concatenate(asked))
         lengths = source.lengths[rows]
@@ -171,7 +171,7 @@ class MemoryMap:
         )
 
     def load(self, rows: Rows) -> Loaded:
-        """Any rows that were copied."""
+        """The states, lengths and token ids of rows, in any order. All must have been copied."""
         keys = rows.tolist()
         parts = [slice(self.first[r], self.first[r] + self.lengths[r]) for r in keys]
         packed = {name: np.concatenate([array[p] for p in parts]) for name, array in self.arrays.items()}

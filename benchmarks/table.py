@@ -1,6 +1,6 @@
 """The tables of benchmarks/README.md, made from a file of results: `python -m benchmarks table RESULTS.json`.
 
-Knows the form of results and of that page, and measures nothing: the same file gives the same tables.
+Knows the form of results and of that page; measures nothing. The same file gives the same tables.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 README = Path(__file__).with_name("README.md")
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-BUSY = 0.2  # cores taken by others from which a measurement is marked
+BUSY = 0.2  # a measurement is marked if others took more cores than this
 WIDTH = 120  # of a line of prose
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the page's tables again from a file of results."""
+    """Write the page's tables from a file of results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks table", description=__doc__)
     parser.add_argument("results", type=Path, metavar="RESULTS.json")
     parser.add_argument("--readme", type=Path, default=None, help="the file with the two marker lines")
@@ -41,11 +41,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def table(values: Mapping[str, Any], *, source: str) -> str:
-    """The lines between the markers, without them, from what `python -m benchmarks` writes.
+    """The lines between the markers, made from what `python -m benchmarks` writes.
 
     Args:
         values: the results.
-        source: the name of their file, which the page says to its reader and to a test.
+        source: the name of their file. The page names it, for its reader and for a test.
     """
     reports = {r["name"]: r for r in values["benchmarks"]}
     lines = _preface(values, source)
@@ -57,10 +57,10 @@ def table(values: Mapping[str, Any], *, source: str) -> str:
 
 
 def write(readme: Path, lines: str) -> None:
-    """Replace what is between the markers.
+    """Replace the lines between the markers.
 
     Raises:
-        ValueError: the two markers are not there, once each and in order.
+        ValueError: the page does not have both markers, once each and in order.
     """
     before, _, after = split(readme.read_text(encoding="utf-8"), source=str(readme))
     write_text(readme, f"{before}{BEGIN}\n{lines}\n{END}{after}")
@@ -76,7 +76,7 @@ def split(text: str, *, source: str) -> tuple[str, str, str]:
 
 
 def _name(results: Path) -> str:
-    """The file's name as seen from the repository's root, if it is inside."""
+    """The file's path from the repository's root if it is inside, else its name."""
     path = results.resolve()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
@@ -92,7 +92,7 @@ def _preface(values: Mapping[str, Any], source: str) -> list[str]:
 
 
 def _section(report: Mapping[str, Any]) -> list[str]:
-    """One benchmark: what is compared, under which settings, the ratios, and the rows if it has any."""
+    """The lines of one benchmark: what is compared, the settings, the ratios, and the rows if it has any."""
     busy = report.get("cores_taken_by_others", 0.0)
     beside = f" Others took {busy:.1f} cores meanwhile." if busy >= BUSY else ""
     claim = f"{report['claim'][:1].upper()}{report['claim'][1:]}.{beside}"

@@ -2,13 +2,13 @@
 
     python recipes/default/pretrained.py --out WORK/t5
 
-`google/flan-t5-small` by its hub id where a hub can be reached. Otherwise the same model out of a package index, where
-`traceforge-title-model` 0.2.0 (MIT) holds it as int8 ONNX, fine-tuned a little to write titles. Every weight there is
-`(q - zero) * scale`. Matrices are anonymous and get their names from the node that multiplies by them; all else has
-its own name.
+Downloads `google/flan-t5-small` by its hub id where a hub can be reached. Otherwise the same model comes from a package
+index: `traceforge-title-model` 0.2.0 (MIT) holds it as int8 ONNX, fine-tuned a little to write titles. Every weight
+there is `(q - zero) * scale`. Matrices have no names of their own, so they are named after the node that multiplies by
+them; all other tensors have names.
 
-Needs `onnx`, and for `--check` `onnxruntime`, both only for the package. Refuses to know memstore: `memstore convert`
-and a training config's `source = "t5"` read what this writes.
+The package needs `onnx`, and with `--check` also `onnxruntime`. Refuses to know memstore: `memstore convert` and a
+training config's `source = "t5"` read the folder that this writes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ WHEEL_SHA256 = "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31
 _INSIDE = "traceforge_title_model/data/span"
 _QUANTISED, _MATMUL = "_quantized", "/MatMul_quant"
 _FIRST_BLOCK = "/enc/block.0/layer.1/Add_output_0"  # of the encoder's graph
-_ROOTS = {"enc": "encoder", "m": ""}  # what the two graphs call the model they were traced from
-# Written here, not taken from transformers: its newer T5Config ties the head of a model that is made in Python.
+_ROOTS = {"enc": "encoder", "m": ""}  # the names that the two graphs give the model they were traced from
+# Written here, since a newer transformers ties the head of a T5Config that is made in Python.
 CONFIG: dict[str, Any] = {
     "architectures": ["T5ForConditionalGeneration"],
     "model_type": "t5",
@@ -56,7 +56,7 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
 }
-# What the model must write: it translates, and reads.
+# Prompts with what the answer must hold: the model translates, and reads.
 PROMPTS = {
     "translate English to German: The house is wonderful.": "Das Haus ist wunderbar.",
     "France is a country in Europe. Its capital is Paris. What is the capital of France?": "Paris",
@@ -72,15 +72,15 @@ Array = NDArray[Any]
 
 
 def dequantised(q: Array, zero: Array, scale: Array) -> NDArray[np.float32]:
-    """`(q - zero) * scale` in float32, of q's shape: one zero and one scale per tensor, or per column."""
+    """`(q - zero) * scale` in float32, in q's shape. There is one zero and one scale per tensor, or per column."""
     return ((q.astype(np.int32) - zero.astype(np.int32)) * scale).astype(np.float32)
 
 
 def stock_name(traced: str) -> str:
-    """The stock T5 name of a parameter, from that of the ONNX node that multiplies by it, or of its initializer.
+    """The stock T5 name of a parameter, from the name of its initializer or of the ONNX node that multiplies by it.
 
     Raises:
-        ValueError: it does not look like either.
+        ValueError: the name is not of either form.
     """
     name = traced.removesuffix(_QUANTISED).removesuffix(_MATMUL).strip("/").replace("/", ".").removesuffix(".weight")
     root, _, rest = name.partition(".")
@@ -90,14 +90,14 @@ def stock_name(traced: str) -> str:
 
 
 def stock_tensors(initializers: Mapping[str, Array], products: Iterable[tuple[str, str]]) -> dict[str, Array]:
-    """Parameters of one graph by their stock names, in float32.
+    """The parameters of one graph by their stock names, in float32.
 
     Args:
-        initializers: all of the graph's, by name: `X_quantized` with `X_scale` and `X_zero_point`, and floats.
-        products: of each product with a quantised matrix, the node's name and that matrix's name.
+        initializers: of the graph, by name: `X_quantized` with `X_scale` and `X_zero_point`, and float tensors.
+        products: for each product with a quantised matrix, the names of the node and of the matrix.
 
     Raises:
-        ValueError: a name is no T5's, or two tensors get the same one.
+        ValueError: a name is not a T5's, or two tensors get the same one.
     """
     matrices = {matrix: node for node, matrix in products}
     found: dict[str, Array] = {}
@@ -117,10 +117,10 @@ def stock_tensors(initializers: Mapping[str, Array], products: Iterable[tuple[st
 
 
 def merged(encoder: Mapping[str, Array], decoder: Mapping[str, Array]) -> dict[str, Array]:
-    """One checkpoint of both graphs' parameters.
+    """The parameters of both graphs as those of one checkpoint.
 
     Raises:
-        ValueError: they do not have the same input embedding.
+        ValueError: the graphs have different input embeddings.
     """
     both = {**encoder, **decoder}
     own = both.pop("encoder.embed_tokens.weight")
@@ -150,28 +150,28 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> None:
-    """Refuse tensors that are not this T5's.
+    """Check that the tensors are those of this T5.
 
     Raises:
-        ValueError: some are missing, left over or misshapen; the first few are named.
+        ValueError: some are missing, left over or of a wrong shape; the message names the first few.
     """
     want, have = expected_shapes(config), {name: t.shape for name, t in tensors.items()}
     if wrong := sorted({n for n, _ in want.items() ^ have.items()}):
-        told = ", ".join(f"{n}: {have.get(n, 'missing')}, not {want.get(n, 'there')}" for n in wrong[:4])
-        raise ValueError(f"{len(wrong)} parameter(s) are not this T5's: {told}")
+        shown = ", ".join(f"{n}: {have.get(n, 'missing')}, not {want.get(n, 'there')}" for n in wrong[:4])
+        raise ValueError(f"{len(wrong)} parameter(s) are not this T5's: {shown}")
 
 
-# --- where it comes from ------------------------------------------------------------------------
+# --- sources ------------------------------------------------------------------------------------
 
 
 def from_hub(out: Path) -> bool:
-    """Copy the stock checkpoint from the hub; False where no hub can be reached."""
+    """Copy the stock checkpoint from the hub. Returns False if no hub can be reached."""
     import huggingface_hub
 
     files = ["config.json", "model.safetensors", "tokenizer.json"]
     try:
         huggingface_hub.snapshot_download(HUB_ID, allow_patterns=files, local_dir=out)
-    except Exception as error:  # noqa: BLE001 - the hub, its transport and the disk share no root
+    except Exception as error:  # noqa: BLE001 - errors of the hub, its transport and the disk share no base class
         print(f"no hub ({type(error).__name__}): taking {PACKAGE} instead", file=sys.stderr)
         return False
     return all((out / name).is_file() for name in files)
@@ -213,14 +213,14 @@ def _read(path: Path) -> tuple[dict[str, Array], list[tuple[str, str]]]:
     return {i.name: numpy_helper.to_array(i) for i in graph.initializer}, products
 
 
-# --- that it is what it should be ---------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------
 
 
 def check_prompts(folder: Path) -> None:
-    """Let stock transformers write with it.
+    """Check the answers that stock transformers gives to the prompts.
 
     Raises:
-        ValueError: it does not write what flan-t5-small writes.
+        ValueError: an answer does not hold the expected words.
     """
     import torch
     from tokenizers import Tokenizer
@@ -237,11 +237,13 @@ def check_prompts(folder: Path) -> None:
 
 
 def check_states(folder: Path, path: Path, *, least: float = 0.99) -> None:
-    """Compare the hidden states after the first block with those of the ONNX graph. Its activations are int8 too, one
-    scale a product: further on, where a few dimensions are in the thousands, that is no measure (0.87 at the end).
+    """Compare the hidden states after the first block with those of the ONNX graph.
+
+    Later blocks are no measure: the graph's activations are int8 too, with one scale for each product, and a few
+    dimensions there are in the thousands. The states of the last block correlate only 0.87.
 
     Raises:
-        ValueError: they correlate less than `least` for a prompt.
+        ValueError: for some prompt, they correlate less than `least`.
     """
     import onnx
     import onnxruntime

@@ -77,7 +77,7 @@ def test_the_pages_tables_are_those_of_the_results_it_names() -> None:
 
 
 def test_the_ratios_of_the_readme_are_measured_ones() -> None:
-    """It names the day of its figures: change both when `make bench` has measured again."""
+    """The README names the day of its figures: change both after `make bench` has measured again."""
     readme = (table.ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"AMX, ([\d-]+) .*?\*\*([\d.]+)\*\* \(aim 5\); encoding ([\d.]+) ", readme, re.DOTALL)
     assert found is not None, "the README's three figures have another form"
@@ -111,7 +111,7 @@ def test_only_what_is_between_the_markers_changes(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     "text", ["", table.BEGIN, f"{table.END} {table.BEGIN}", f"{table.BEGIN} {table.BEGIN} {table.END}"]
 )
-def test_a_page_without_its_markers_is_left_alone(
+def test_a_page_without_its_markers_is_not_changed(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme, results = tmp_path / "README.md", tmp_path / "some.json"
@@ -125,10 +125,8 @@ def test_a_page_without_its_markers_is_left_alone(
 
 
 @pytest.mark.parametrize("words", [["--quick"], ["reader"], ["--json", "elsewhere.json"], []])
-def test_only_a_whole_run_in_earnest_is_recorded(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With fakes in the benchmarks' places; the repository's own page and results must never be touched here."""
+def test_only_a_full_run_is_recorded(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fake benchmarks: the repository's own page and results must never be written here."""
 
     def fake(name: str, options: Options) -> dict[str, Any]:
         return Report(name=name, claim="c", settings={}, ratios=[ratio("r", [2.0], [1.0])], times={}).to_dict()

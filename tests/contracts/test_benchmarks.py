@@ -21,7 +21,7 @@ from memstore.store import Store
 
 @pytest.fixture(autouse=True)
 def allocator_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings hold for the whole process, and this one has other tests to run."""
+    """No tuning: the allocator's settings are of the whole process, which has other tests to run."""
     monkeypatch.setattr(command, "tune_allocator", lambda: False)
 
 
@@ -46,7 +46,7 @@ def test_it_prints_and_writes_ratios(name: str, tmp_path: Path, capsys: pytest.C
 
 
 def test_the_size_of_a_t5_and_the_share_of_the_peak(tmp_path: Path) -> None:
-    """Where `--device` or `--size` is given, those run that heed them; each stage has its share of what was reached."""
+    """With `--device` or `--size`, only the benchmarks that use them run. Each stage has its share of the peak."""
     path = tmp_path / "figures.json"
     assert command.main(["--quick", "--size", "large", "--json", str(path)]) == 0
     reports = {r["name"]: r for r in json.loads(path.read_text())["benchmarks"]}
@@ -82,7 +82,7 @@ def test_every_benchmark_is_listed() -> None:
         ["--size", "base", "decode"],
     ],
 )
-def test_a_wrong_option_is_said_and_runs_nothing(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_reported_and_runs_nothing(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         command.main(wrong)
     assert raised.value.code == 2
@@ -90,7 +90,7 @@ def test_a_wrong_option_is_said_and_runs_nothing(wrong: list[str], capsys: pytes
 
 
 @pytest.mark.parametrize("place", ["folder", "file/figures.json", "corpus.jsonl", "store/CURRENT"])
-def test_what_is_no_file_for_figures_is_said_before_any_are_taken(
+def test_a_wrong_file_for_figures_is_reported_before_any_are_taken(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("folder", "store"):
@@ -106,10 +106,10 @@ def test_what_is_no_file_for_figures_is_said_before_any_are_taken(
     assert {(tmp_path / name).read_text() for name in ("file", "corpus.jsonl", "store/CURRENT")} == {"kept"}
 
 
-def test_figures_that_were_taken_outlive_a_full_disk(
+def test_figures_that_were_taken_survive_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are written after each benchmark: the file of those before is not cut short by the next."""
+    """They are written after each benchmark, and a later failure does not damage that file."""
 
     def fsync(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -28,7 +28,7 @@ STAGES = range(1, len(list((RECIPES / "default").glob("stage-*.toml"))) + 1)
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_training_stages_follow_one_another(stage: int, tmp_path: Path) -> None:
-    """Each begins with what an earlier one has left, or a mean of such, over a cache that the script makes."""
+    """Each stage begins with the model of an earlier one, or an average of such, and a cache that the script makes."""
     config = TrainConfig.from_file(filled(f"default/stage-{stage}.toml", tmp_path))
     script = (RECIPES / "default/run.sh").read_text()
     assert config.out == tmp_path / f"stage-{stage}"
@@ -57,7 +57,7 @@ def test_comparisons(name: str, tmp_path: Path) -> None:
     assert all(t.ablation_of in ("", "glimmer") for t in config.systems.values())
 
 
-def test_the_script_is_whole() -> None:
+def test_the_script_can_be_parsed() -> None:
     bash = shutil.which("bash")
     assert bash is not None
     assert subprocess.run([bash, "-n", RECIPES / "default/run.sh"], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The recipe's start: an int8 ONNX graph's numbers and names made a stock T5's."""
+"""The recipe's first step: the numbers and names of an int8 ONNX graph become those of a stock T5."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recipe() -> ModuleType:
 
 
 def graph(side: str, recipe: ModuleType) -> tuple[dict[str, np.ndarray], list[tuple[str, str]], dict[str, np.ndarray]]:
-    """A side's initializers and products as its ONNX graph has them, and the stock parameters that they are."""
+    """The initializers and products of one side's ONNX graph, and the stock parameters that they hold."""
     rng, want = np.random.default_rng(len(side)), {}
     initializers: dict[str, np.ndarray] = {"onnx::Gather_1": np.array([1, 2]), "/Constant": np.array(0.5, np.float32)}
     products, root = [], {"encoder": "enc", "decoder": "m.decoder"}[side]
