@@ -184,7 +184,7 @@ class CandidatesMismatch(MemstoreError, ValueError):  # noqa: N818
     def __init__(self, differences: Mapping[str, tuple[object, object]], *, where: Path | str) -> None:
         self.differences = dict(differences)
         parts = "; ".join(f"{k}: the cache has {a!r}, asked for is {b!r}" for k, (a, b) in self.differences.items())
-        super().__init__(f"the training data in {where} were prepared otherwise ({parts}); prepare them again")
+        super().__init__(f"the training data in {where} were prepared differently ({parts}); prepare them again")
 
 
 class CandidatesCorrupt(MemstoreError, OSError):  # noqa: N818

@@ -17,12 +17,12 @@ def evaluate(
     store: Annotated[Path, typer.Option(help="The store to answer from.")],
     data: Annotated[
         list[str],
-        typer.Option(metavar="[NAME=]FILE", help="Questions in KILT's form; the name, by default squad of "
-                     "squad.dev.jsonl, is the task they are asked as, if the model knows it. Repeat for several."),
+        typer.Option(metavar="[NAME=]FILE", help="Questions in KILT's form; repeat for several. NAME (by default squad "
+                     "for squad.dev.jsonl) is the task that they are asked as, if the model knows it."),
     ],
     train_data: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Training questions of a task: take its majority answer from them."),
+        typer.Option(metavar="NAME=FILE", help="Training questions of a task; its majority answer is from them."),
     ] = None,
     model: Model = None,
     retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
@@ -30,13 +30,13 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Length limit of the answer.")] = 32,
     num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of a file, evenly spread.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N questions of each file, evenly spread.")] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Write predictions in KILT's format; of several files, OUT.NAME.jsonl each."),
+        typer.Option(help="File for predictions in KILT's format; OUT.NAME.jsonl for each of several."),
     ] = None,
     errors: Annotated[
-        Path | None, typer.Option(help="Write the wrong answers, most instructive first: .md to read, or .jsonl.")
+        Path | None, typer.Option(help="File for wrong answers, most instructive first: .md to read, or .jsonl.")
     ] = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -78,7 +78,7 @@ def score(
 @app.command()
 def flops(
     model: Annotated[
-        str, typer.Option(help="Checkpoint folder, hub id, or `default`: whose shape counts.")
+        str, typer.Option(help="Checkpoint folder, hub id, or `default`; only its shape matters.")
     ] = "default",
     question_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 20,
     passage_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each passage.")] = 128,
@@ -101,15 +101,16 @@ def flops(
 
 @app.command()
 def compare(
-    config: Annotated[Path, typer.Option(help="TOML file of the comparison; one that was cut off goes on.")],
+    config: Annotated[Path, typer.Option(help="TOML file of the comparison. One that was interrupted goes on.")],
     only: Annotated[
-        list[str] | None, typer.Option(help="Train and measure this system alone, timing none; repeat for several.")
+        list[str] | None,
+        typer.Option(help="Train and measure only this system, and take no times; repeat for several."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Train or load several systems, measure quality and cost over a grid, and write one report.
 
-    Asked to stop while it trains (control-C, SIGTERM), it saves the training's state first; run again, it goes on.
+    While it trains, control-C or SIGTERM saves the training's state and stops. Run the command again to go on.
     """
     from functools import partial
 

@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: its state is saved first. Knows signals alone."""
+"""Lets signals ask a training to stop, so that it saves its state first. Knows only signals."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import typer
 
 @contextmanager
 def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
-    """Whether a signal has asked the program to end; the second one ends it at once.
+    """Give a function that says whether a signal has asked the program to stop. The same signal again ends it at once.
 
-    Says so, if `announce`; not in processes that load batches, which control-C reaches too.
+    With `announce`, a message says so. Processes that load batches get control-C too, but print nothing.
     """
     asked, own = threading.Event(), os.getpid()
     before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -24,7 +24,7 @@ def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
         asked.set()
         signal.signal(number, before[number])
         if announce and os.getpid() == own:
-            typer.echo("stopping after this step; once more ends it at once, without saving", err=True)
+            typer.echo("stopping after this step; the same signal again ends it at once, without saving", err=True)
 
     for number in before:
         signal.signal(number, ask)

@@ -21,28 +21,26 @@ def prepare(
         typer.Option(help="NAME=FILE: questions in KILT's form, such as nq.train=nq.jsonl; repeat for several."),
     ] = None,
     model: BuildModel = "default",
-    k: Annotated[int, typer.Option(min=1, help="Passages per question.")] = 20,
-    pretrain: Annotated[bool, typer.Option(help="Also sentences to mask, and their lexical neighbours.")] = True,
-    pretrain_passages: Annotated[
-        int, typer.Option(min=0, help="Passages of the store, evenly spread, beside the candidates.")
-    ] = 0,
+    k: Annotated[int, typer.Option(min=1, help="Candidate passages for each question.")] = 20,
+    pretrain: Annotated[bool, typer.Option(help="Also prepare sentences to mask, and lexical neighbours.")] = True,
+    pretrain_passages: Annotated[int, typer.Option(min=0, help="More passages of the store, evenly spread.")] = 0,
     pretrain_most: Annotated[
-        int, typer.Option(min=0, help="Look for sentences in so many passages, evenly spread; 0 for all.")
+        int, typer.Option(min=0, help="Search this many passages for sentences, evenly spread; 0 for all.")
     ] = 0,
     neighbours: Annotated[int, typer.Option(min=0, help="Lexical neighbours per passage to pretrain on.")] = 8,
     supported: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME of a set, of `memstore questions`: passages that hold an answer by chance are left out."
+            help="NAME of a set made by `memstore questions`: leave out passages that hold an answer by chance."
         ),
     ] = None,
     elsewhere: Annotated[
         list[str] | None,
-        typer.Option(help="NAME of a set: passages of the page that a question was made from are left out."),
+        typer.Option(help="NAME of a set: leave out passages of the page that a question was made from."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find every training question's passages once, mark those that hold an answer, and cache them as token arrays."""
+    """Find the passages for every training question, mark those that hold an answer, and cache all as token arrays."""
     from memstore.cli.show import StageLines, show_prepared
     from memstore.train.data.prepare import model_tokenizer
     from memstore.train.data.prepare import prepare as run
@@ -73,11 +71,11 @@ def prepare(
 @app.command()
 def questions(
     corpus: CorpusOption,
-    out: Annotated[Path, typer.Option(help="File to write: JSON lines in KILT's form; with .gz compressed.")],
-    most: Annotated[int, typer.Option(min=1, help="Questions per passage.")] = 2,
-    most_per_answer: Annotated[int, typer.Option(min=1, help="Questions with the same answer.")] = 40,
-    every: Annotated[int, typer.Option(min=1, help="Ask about every so many passages.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    out: Annotated[Path, typer.Option(help="File to write: JSON lines in KILT's form; compressed if it ends in .gz.")],
+    most: Annotated[int, typer.Option(min=1, help="Questions made from a passage, at most.")] = 2,
+    most_per_answer: Annotated[int, typer.Option(min=1, help="Questions with the same answer, at most.")] = 40,
+    every: Annotated[int, typer.Option(min=1, help="Make questions from every Nth passage only.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
 ) -> None:
     """Make questions from the sentences of a corpus: training data where real questions are few."""
     from itertools import islice
@@ -107,9 +105,9 @@ def questions(
 def tokenizer(
     corpus: CorpusOption,
     out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json to.")],
-    vocab_size: Annotated[int, typer.Option(min=512, help="Pieces in all.")] = 16384,
-    lowercase: Annotated[bool, typer.Option(help="Make capitals small: better for small models.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Learn from every so many passages.")] = 1,
+    vocab_size: Annotated[int, typer.Option(min=512, help="Number of pieces.")] = 16384,
+    lowercase: Annotated[bool, typer.Option(help="Make all text lower case: better for small models.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Learn from every Nth passage only.")] = 1,
 ) -> None:
     """Train a tokenizer for a model from scratch, from the passages of a corpus."""
     from itertools import islice
@@ -139,9 +137,9 @@ def new(
     ],
     tokenizer: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of its tokenizer.json.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights.")] = 0,
 ) -> None:
-    """Make a model with random weights: something to build a first store with, whose passages training reads."""
+    """Make a model with random weights. With it, a first store can be built, whose passages training reads."""
     from memstore import checkpoint
     from memstore.checkpoint.files import check_folder, read_json, read_tokenizer
 
@@ -160,9 +158,9 @@ def new(
 def vectors(
     cache: Annotated[Path, typer.Option(help="A cache of `memstore prepare`, whose passages are counted.")],
     out: Annotated[Path, typer.Option(help="File to write, for `vectors` of a training config.")],
-    width: Annotated[int, typer.Option(min=1, help="Of the model, d_model.")],
-    window: Annotated[int, typer.Option(min=1, help="Tokens on either side that count as company.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of noise and of rare tokens.")] = 0,
+    width: Annotated[int, typer.Option(min=1, help="The model's d_model.")],
+    window: Annotated[int, typer.Option(min=1, help="Tokens on either side that count as neighbours.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and of rare tokens' vectors.")] = 0,
 ) -> None:
     """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
     from memstore.files import make_place
@@ -179,16 +177,16 @@ def vectors(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="TOML file of the run; a run that was cut off goes on.")],
+    config: Annotated[Path, typer.Option(help="TOML file of the run. A run that was interrupted goes on.")],
     plot: Annotated[bool, typer.Option("--plot", help="Only draw the run's losses and scores, as a PNG.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train FiD, LUMEN or GLIMMER from cached candidates.
 
-    Asked to stop (control-C, SIGTERM), it saves its state first; killed, it goes on from the last checkpoint; either
-    way with the same next batch. With several processes: `torchrun --nproc-per-node 2 --no-python memstore train ...`;
-    each reads batches of its own; one of them writes and prints. `memstore/train/config.py` says
-    what the file may hold, `memstore/train/data/settings.py` what its [data] may.
+    Control-C or SIGTERM saves the state and stops. Run the command again to go on; after a kill, it goes on from the
+    last saved state. No batch is lost or repeated. For several processes, run
+    `torchrun --nproc-per-node 2 --no-python memstore train ...`: each reads its own batches, and one writes and prints.
+    The settings are explained in `memstore/train/config.py`, those of [data] in `memstore/train/data/settings.py`.
     """
     from memstore.cli.stopping import asked_to_stop
     from memstore.train.config import TrainConfig
@@ -218,11 +216,12 @@ def average(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
     weight: Annotated[
-        list[float] | None, typer.Option(help="Of each checkpoint, in their order; else all alike.")
+        list[float] | None,
+        typer.Option(help="Weight of a checkpoint, in their order; repeat for each. By default all equal."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="What to write: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help="Dtype to write: bfloat16 or float32.")] = "bfloat16",
 ) -> None:
-    """Average the parameters of checkpoints: two stages of a training, or runs with other seeds."""
+    """Average the parameters of checkpoints: of two stages of a training, or of runs with different seeds."""
     from memstore.checkpoint.files import check_folder
     from memstore.machine import compute_dtype
     from memstore.train.average import average as run
@@ -236,10 +235,10 @@ def average(
 
 
 def _refuse_trained(folder: Path, harm: str) -> None:
-    """See that no trained model is in a folder whose files are to be replaced; `harm` says what that would do to it.
+    """Check that a folder whose files are to be replaced holds no trained model. `harm` says what that would do.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: the folder holds a trained model.
     """
     from memstore.checkpoint.files import CONFIG, has_weights, read_json
 
