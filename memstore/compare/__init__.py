@@ -1,1 +1,1 @@
-"""FiD, LUMEN, GLIMMER and its ablations side by side: what each costs, and what each is worth for it."""
+"""Compares FiD, LUMEN, GLIMMER and its ablations: the quality and the cost of each."""

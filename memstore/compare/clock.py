@@ -1,7 +1,7 @@
-"""How long one question takes each system, one at a time, all systems in turns within one process.
+"""Times each system on one question at a time, all systems in turns within one process.
 
-Memories are there beforehand, where a system has any: loading them from a store is not timed, nor is retrieval. FiD
-embeds and encodes its passages within the time. The plain twin of what `memstore.compare.measure` computes.
+Memories are made beforehand, for systems that have any; neither loading them from a store nor retrieval is timed. FiD
+has none: encoding its passages is timed. This is the plain twin of `memstore.compare.measure`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from memstore.train.data.batch import DevBatch
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """One model with one question: its tokens, and its memories of the first r candidates by each r of the grid."""
+    """One model with one question: tokens, passages, and memories of the first r candidates for each r of the grid."""
 
     model: MemoryModel
     question: Tokens
     passages: dict[int, Tokens]
-    memories: dict[int, Packed]  # empty where nothing is precomputed
+    memories: dict[int, Packed]  # empty for FiD
 
     def remember(self, retrieve_k: int) -> Packed:
-        """The memories: there already, or (FiD) made now."""
+        """The memories, which FiD encodes only now."""
         return self.memories[retrieve_k] if self.memories else self.model.encode_passages(self.passages[retrieve_k])
 
 
@@ -51,7 +51,7 @@ class Ready:
 
 @torch.inference_mode()
 def prepare(system: System, batch: DevBatch, points: Sequence[Point]) -> Ready:
-    """Everything that is there before a question is asked. `batch` is of one question."""
+    """All that exists before the question is asked, which is not timed. `batch` has one question."""
     retrieve_ks = sorted({p.retrieve_k for p in points})
     task = batch.tasks[0]
     ranker = None if system.reranker is None else _prepare(system.reranker.model(task), batch, retrieve_ks)
@@ -68,7 +68,7 @@ def _prepare(model: MemoryModel, batch: DevBatch, retrieve_ks: Sequence[int]) ->
 
 @torch.inference_mode()
 def encode(ready: Ready, point: Point) -> Encoded:
-    """One question's real way up to the decoder."""
+    """Everything from the question to the input of the decoder, as in real answering."""
     reader, ranker = ready.reader, ready.ranker
     model = reader.model
     if ranker is None:
@@ -108,13 +108,12 @@ def _zeros(memories: Packed) -> Tensor:
 
 
 def take_times(systems: Sequence[System], batches: Iterable[DevBatch], grid: GridTable) -> Iterator[dict[str, Any]]:
-    """Time every system at each of its points, question by question; yields the times so far after each question.
+    """Time every system at each of its points. Yields the times so far after each question.
 
-    Each question is asked `repeats` times of every system and point in turns, after a turn that does not count, and the
-    median is kept.
+    All systems and points take turns at a question: once without counting, then `repeats` times. The median is kept.
 
     Args:
-        systems: those to compare.
+        systems: the systems to compare.
         batches: of one question each.
         grid: the grid.
     """
@@ -133,7 +132,7 @@ def take_times(systems: Sequence[System], batches: Iterable[DevBatch], grid: Gri
         for repeat in range(grid.repeats + 1):
             for name, point in turns:
                 milliseconds = _timed(ready[name], point, grid.max_new_tokens)
-                if repeat:
+                if repeat:  # the first turn warms caches up
                     taken[name, point].append(milliseconds)
         found["tasks"] += batch.tasks
         for (name, point), times in taken.items():
@@ -144,7 +143,7 @@ def take_times(systems: Sequence[System], batches: Iterable[DevBatch], grid: Gri
 
 
 def _timed(ready: Ready, point: Point, max_new_tokens: int) -> tuple[float, float]:
-    """Milliseconds of one answer, and of all before its decoding."""
+    """The milliseconds of one answer, and those before its decoding."""
     device = ready.reader.model.device
     begin = time.perf_counter()
     encoded = encode(ready, point)

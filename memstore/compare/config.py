@@ -1,4 +1,4 @@
-"""Every choice of a comparison, frozen and typed, read from one TOML file. Knows no tensors and no files but that one.
+"""All settings of a comparison, frozen and typed, read from one TOML file. Knows no tensors and no other files.
 
 out = "comparison"
 title = "FiD, LUMEN and GLIMMER on one budget"
@@ -17,7 +17,7 @@ model.config.num_heads = 4
 model.config.num_layers = 6
 model.config.num_decoder_layers = 2
 
-[systems.fid]                 # what a system changes in the base, merged into it table by table
+[systems.fid]                 # a system's changes to the base, merged into it table by table
 title = "FiD"
 changes.model.config = { system = "fid", alpha = 1.0 }
 
@@ -42,13 +42,13 @@ changes.loss = { distill_weight = 0 }
 title = "LUMEN, separate reranker"
 ablation_of = "glimmer"
 models_of = "lumen"           # reads with the models trained there
-reranker = "ranker"           # ordered by the scorer of this one, in a pass of its own
+reranker = "ranker"           # whose scorer orders the passages, in a pass of its own
 
 [systems.ranker]              # only ranks: the model with the best recall is kept, and it is not measured
 measured = false
 changes.dev = { best_by = "recall" }
 
-[grid]                        # what is measured
+[grid]                        # the points at which all systems are measured
 retrieve_k = [5, 10, 20]
 keep_k = [1, 2, 5, 10]
 questions = 300
@@ -72,7 +72,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Point:
-    """A place of the grid: passages retrieved, and passages that the decoder reads."""
+    """A point of the grid: the number of passages retrieved, and of those that the decoder reads."""
 
     retrieve_k: int
     keep_k: int
@@ -86,14 +86,14 @@ class SystemTable:
     """`[systems.NAME]`: one of the systems compared.
 
     Attributes:
-        title: its name in the report; NAME, if empty.
-        ablation_of: the system that it is held against, question by question.
+        title: its name in the report; by default NAME.
+        ablation_of: the system that it is compared with, question by question.
         checkpoint: a folder or hub id to load, instead of training.
-        changes: of the base's training config, merged into it table by table; a list replaces a list.
-        models_of: the system whose models this one reads with too, instead of training its own.
-        reranker: the system whose scorer, in a pass of its own, orders the passages for this one.
-        single_task: one model per task, each with its share of the steps, answers that task's questions.
-        measured: false for a system that is only another one's reranker.
+        changes: to the base's training config, merged into it table by table. A list replaces a list.
+        models_of: the system whose models this one uses to read, instead of training its own.
+        reranker: the system whose scorer orders the passages for this one, in a pass of its own.
+        single_task: train one model for each task, with its share of the steps, which answers that task's questions.
+        measured: false for a system that only reranks for another one.
     """
 
     title: str = ""
@@ -107,26 +107,25 @@ class SystemTable:
 
     def __post_init__(self) -> None:
         if bool(self.checkpoint) + bool(self.models_of) + bool(self.changes or self.single_task) > 1:
-            raise ConfigError("give one of checkpoint, models_of, and what is to be trained: changes and single_task")
+            raise ConfigError("give only one of checkpoint, models_of, and changes with single_task")
         if "out" in self.changes:
-            raise ConfigError("a system's run has its place in the comparison's `out`: leave `out` out of changes")
+            raise ConfigError("leave `out` out of changes: a system's run is kept in the comparison's `out`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridTable:
-    """`[grid]`: what is measured, the same for all systems. Answers are decoded greedily, whatever `num_beams` a model
-    has.
+    """`[grid]`: what is measured, the same for all systems. Answers are always decoded greedily (`num_beams` is 1).
 
     Attributes:
-        retrieve_k, keep_k: the grid: all pairs of which the first is not the smaller one. A system without scorer
-            and reranker reads the first `keep_k` of the retriever's order.
-        sets: question sets of the cache; by default those the base measures on in training (`data.dev`).
-        questions: of each set at most, evenly spread; 0 for all.
-        batch: questions answered together where time does not matter.
-        timed_questions: of each set, answered one at a time against the clock; 0 for no timing.
-        repeats: how often each of them is timed.
+        retrieve_k, keep_k: the grid: all pairs with `keep_k` up to `retrieve_k`. A system without scorer and reranker
+            reads the retriever's first `keep_k` passages.
+        sets: question sets of the cache; by default the dev sets of the base (`data.dev`).
+        questions: questions of each set at most, evenly spread; 0 for all.
+        batch: questions answered together, where no time is taken.
+        timed_questions: questions of each set that are timed, one at a time; 0 for no timing.
+        repeats: how often each of these is timed.
         max_new_tokens: of an answer.
-        device, dtype: what answers; by default the CPU, in what it is fast at.
+        device, dtype: where answers are computed; by default on the CPU, in the dtype that is fast there.
     """
 
     retrieve_k: tuple[int, ...]
@@ -151,11 +150,11 @@ class GridTable:
 
     @property
     def most(self) -> int:
-        """Candidates that each question needs."""
+        """The number of candidates that each question needs."""
         return max(self.retrieve_k)
 
     def points(self, *, reranks: bool) -> list[Point]:
-        """Where a system is measured, ascending."""
+        """The points of a system, ascending. `reranks`: whether it orders passages by more than the retriever."""
         if reranks:
             return sorted({Point(r, k) for r in self.retrieve_k for k in self.keep_k if k <= r})
         return sorted({Point(k, k) for k in self.keep_k if k <= self.most})
@@ -166,11 +165,11 @@ class CompareConfig:
     """A comparison.
 
     Attributes:
-        out: its folder; one that was cut off there goes on.
+        out: its folder. A comparison that was interrupted there goes on.
         base: the training config that systems change.
-        grid: what is measured.
+        grid: the points to measure.
         systems: by name, in the order of the report.
-        title, about: the report's heading, and what its reader should know of corpus and questions.
+        title, about: the report's heading, and what its reader should know about corpus and questions.
     """
 
     out: Path
@@ -182,7 +181,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         if "out" in self.base:
-            raise ConfigError("[base] takes no `out`: runs are kept in the comparison's own")
+            raise ConfigError("[base] takes no `out`: runs are kept in the comparison's `out`")
         if not any(s.measured for s in self.systems.values()):
             raise ConfigError("there is no system to measure: give at least one [systems.NAME] table")
         for name, system in self.systems.items():
@@ -193,25 +192,27 @@ class CompareConfig:
                 if other and (other not in self.systems or other == name):
                     raise ConfigError(f"systems.{name}.{key} names {other!r}, which is no other system here")
             if system.models_of and self.systems[system.models_of].models_of:
-                raise ConfigError(f"systems.{name}.models_of has models of another one; name that one")
+                raise ConfigError(
+                    f"systems.{name}.models_of names a system that has models_of too; name the other one itself"
+                )
             if system.reranker and self.systems[system.reranker].reranker:
                 raise ConfigError(f"systems.{name}.reranker has a reranker itself; name one with a scorer of its own")
             if system.ablation_of and not self.systems[system.ablation_of].measured:
-                raise ConfigError(f"systems.{name} is held against {system.ablation_of!r}, which is not measured")
+                raise ConfigError(f"systems.{name} is an ablation of {system.ablation_of!r}, which is not measured")
 
     @classmethod
     def from_file(cls, path: Path | str) -> Self:
         """Read a TOML file. Paths in it are as given: relative ones start at the working directory.
 
         Raises:
-            ConfigError: no such file, not TOML, or a key that is unknown, missing or of a wrong kind; names
-                the key and the file.
+            ConfigError: there is no such file, it is not TOML, or a key is unknown, missing or of a wrong type; the
+                message names the key and the file.
         """
         return cls.from_values(read_toml(path, what="comparison"), where=str(path))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], *, where: str) -> Self:
-        """The same from plain values; `where` stands in messages."""
+        """A comparison from plain values. Messages say that they come from `where`."""
         read = read_table(_File, values, where=where)
         systems = {name: _system(table, where=where, name=f"systems.{name}") for name, table in read.systems.items()}
         try:
@@ -220,10 +221,10 @@ class CompareConfig:
             raise ConfigError(f"{where}: {error}") from None
 
     def names(self, only: tuple[str, ...] = ()) -> list[str]:
-        """Names of systems: all, or those asked for with the rerankers they need; rerankers first.
+        """The names of all systems, or of those in `only` and the rerankers they need; rerankers come first.
 
         Raises:
-            ConfigError: one asked for is unknown.
+            ConfigError: `only` names an unknown system.
         """
         if unknown := [name for name in only if name not in self.systems]:
             raise ConfigError(f"there is no system {unknown[0]!r}; there are: {', '.join(self.systems)}")
@@ -234,7 +235,7 @@ class CompareConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """The file as it stands, before its systems are read."""
+    """The file before its systems are read."""
 
     out: Path
     base: dict[str, Any]

@@ -1,6 +1,6 @@
-"""What the three systems of one model cost at given lengths, side by side, counted and not measured.
+"""Counts the cost of a model's three systems at given lengths: `memstore flops`. Measures nothing.
 
-`memstore.model.flops` has the arithmetic; here is only which systems are set beside each other. Knows no tensors.
+`memstore.model.flops` has the arithmetic; this file only chooses the systems to compare. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memstore.model.flops import answer_bytes, answer_flops, stage_parameters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """One question: how long it, its passages and its answer are, and how much is read.
+    """The lengths of one question, its passages and its answer, and how many passages are read.
 
     Attributes:
         question_tokens, passage_tokens: of the question, and of every passage.
@@ -44,16 +44,16 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemCost:
-    """One system at one place of the grid. Each of the mappings is by stage, with their sum as "total".
+    """The cost of one system at one point of the grid. Each mapping is by stage, with the sum as "total".
 
     Attributes:
-        system, alpha, beta: which; `beta` is None where nothing is reranked.
-        retrieve_k, keep_k: passages it is given, and passages its decoder reads.
+        system, alpha, beta: which system; `beta` is None if it does not rerank.
+        retrieve_k, keep_k: passages retrieved, and passages that its decoder reads.
         layers: encoder layers by part, and decoder layers.
         flops: floating-point operations.
-        bytes: that must at least be moved, in bfloat16.
-        parameters: that are read. Of passages none: their memories come from the store.
-        store_bytes: of memories, read from an int8 store: a byte per value, uncompressed.
+        bytes: bytes that must at least be moved, in bfloat16.
+        parameters: parameters that are read; none for passages, as their memories come from the store.
+        store_bytes: bytes of memories read from an int8 store, uncompressed: one for each value.
     """
 
     system: str

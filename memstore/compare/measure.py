@@ -1,7 +1,7 @@
-"""How right a system's answers are over its grid, and what they cost by count. No clock here.
+"""Measures the quality of a system's answers over its grid, and counts their cost. Takes no times.
 
-What grid points share is computed once: questions, memories and live_a of all candidates, since no row depends on
-another. `memstore.compare.clock` answers by the plain way, and a test holds the two to the same answers.
+Grid points share the questions, the memories and live_a of all candidates: no row depends on another, so these are
+computed once. `memstore.compare.clock` answers without this sharing, and a test checks that both give the same answers.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from memstore.train.data.mixture import MixedBatches
 from memstore.train.data.settings import DataSettings
 
 SCORES = ("em", "f1", "accuracy")
-# KILT's headline for labels. Slots, which KILT also compares to the letter, go by exact match here: a model that folds
-# case needs the passages' texts for its capitals, and a cache holds token ids alone.
+# KILT's headline score for labels. Slots, which KILT compares exactly too, are scored by exact match here: a model of
+# lower case restores capitals from the passages' texts, and a cache has only token ids.
 _BY_ACCURACY = ("fever",)
 _READ_ALIKE = ("cache", "gold", "passage_tokens", "question_tokens", "max_target_tokens")
 
 
 def headline(task: str) -> str:
-    """The score that stands for a task."""
+    """The main score of a task."""
     return "accuracy" if task in _BY_ACCURACY else "em"
 
 
@@ -48,9 +48,9 @@ class System:
 
     Attributes:
         name: its name.
-        models: by task, in evaluation mode; "" is for every task.
-        tokenizer: of all of them.
-        reranker: the system whose scorer orders its passages, if that is not its own.
+        models: by task, in evaluation mode; the key "" is for every task.
+        tokenizer: of all models.
+        reranker: the system whose scorer orders the passages, if it is another one.
     """
 
     name: str
@@ -59,7 +59,7 @@ class System:
     reranker: System | None = None
 
     def model(self, task: str) -> MemoryModel:
-        """What answers questions of a task."""
+        """The model that answers questions of a task."""
         return self.models[task] if ALL_TASKS not in self.models else self.models[ALL_TASKS]
 
     @property
@@ -69,7 +69,7 @@ class System:
 
     @property
     def device(self) -> torch.device:
-        """Where it answers."""
+        """The device of its models."""
         return next(iter(self.models.values())).device
 
 
@@ -77,14 +77,14 @@ def data_settings(config: CompareConfig) -> DataSettings:
     """The `[data]` that all systems are measured on: the base's cache, gold rule and lengths.
 
     Raises:
-        ConfigError: the cache holds fewer candidates of a question than the grid asks for, or no set to measure on.
-        CandidatesNotFound, CandidatesCorrupt: of the cache.
+        ConfigError: the cache has fewer candidates for a question than the grid needs, or no set to measure on.
+        CandidatesNotFound, CandidatesCorrupt: the cache is missing or damaged.
     """
     whole = read_table(DataSettings, config.base.get("data", {}), where="[base]", name="data")
     held = read_manifest(whole.cache).fingerprint.k
     if config.grid.most > held:
         raise ConfigError(
-            f"grid.retrieve_k asks for {config.grid.most} passages, but {whole.cache} holds {held} of each question: "
+            f"grid.retrieve_k asks for {config.grid.most} passages, but {whole.cache} holds {held} for each question: "
             f"prepare it with k = {config.grid.most}, or ask for fewer"
         )
     dev = tuple(dev_sets(whole, config.grid.sets))
@@ -93,13 +93,13 @@ def data_settings(config: CompareConfig) -> DataSettings:
 
 
 def recorded_data(config: CompareConfig, data: DataSettings) -> dict[str, Any]:
-    """What a result remembers of `data_settings`: what the file says, and what is in the cache, not where it is."""
+    """The data settings to keep with a result: those in the file, and the cache's content, not its path."""
     said = {key: value for key, value in config.base["data"].items() if key in _READ_ALIKE}
     return said | {"dev": list(data.dev), "dev_passages": data.dev_passages, "cache": content_of(data.cache)}
 
 
 def dev_batches(data: DataSettings, tokenizer: TextTokenizer, *, questions: int, batch: int) -> Iterator[DevBatch]:
-    """The questions to measure on, `questions` of each set (0 for all); each batch is of one task.
+    """Batches of the questions to measure on, `questions` of each set (0 for all). Each batch is of one task.
 
     Raises:
         ConfigError, CandidatesNotFound, CandidatesCorrupt, CandidatesMismatch: see `Candidates.open`.
@@ -113,14 +113,14 @@ def dev_batches(data: DataSettings, tokenizer: TextTokenizer, *, questions: int,
 
 @dataclass(slots=True, kw_only=True)
 class PointResults:
-    """One place of the grid, a value per question.
+    """The results at one point of the grid: in each list a value for every question.
 
     Attributes:
-        answers: their texts.
-        em, f1, accuracy: of the answers.
-        kept_gold: 1 where a passage that is gold, by the rule `data.gold`, was among those read.
+        answers: the texts.
+        em, f1, accuracy: scores of the answers.
+        kept_gold: 1 if a gold passage, by the rule `data.gold`, was read.
         flops, bytes: counted by `memstore.model.flops`, with the real lengths.
-        store_bytes: of memories, as an int8 store holds them: a byte per value, uncompressed.
+        store_bytes: bytes of memories in an int8 store, uncompressed: one for each value.
     """
 
     retrieve_k: int
@@ -137,12 +137,12 @@ class PointResults:
 
 @dataclass(slots=True, kw_only=True)
 class Results:
-    """A system's answers to all questions, at all places of its grid.
+    """A system's answers to all questions, at all points of its grid.
 
     Attributes:
         ids, tasks: of the questions.
-        answerable: 1 where any candidate is gold, by the same rule: the same for every system and point.
-        points: by place.
+        answerable: 1 if any candidate is gold, by the same rule; equal for all systems and points.
+        points: the results at each point.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -156,7 +156,7 @@ class Results:
 
 
 def measure(system: System, batches: Iterable[DevBatch], grid: GridTable) -> Iterator[Results]:
-    """Answer every question at every point; yields the results so far after each batch, always the same object."""
+    """Answer every question at every point. Yields the results so far after each batch, always the same object."""
     found = Results(points=[PointResults(**dataclasses.asdict(p)) for p in grid.points(reranks=system.reranks)])
     for batch in batches:
         _measure(system, batch, found, grid)
@@ -165,7 +165,7 @@ def measure(system: System, batches: Iterable[DevBatch], grid: GridTable) -> Ite
 
 @torch.inference_mode()
 def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -> None:
-    """Add one batch's answers to what is found."""
+    """Add one batch's answers to `found`."""
     task = batch.tasks[0]
     model, ranker = system.model(task), None if system.reranker is None else system.reranker.model(task)
     ranked = _ranked(model, batch)
@@ -175,6 +175,7 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
     found.answerable += [int(g) for g in _any(batch.gold, batch.question_of, batch.size)]
     place = selection.places(batch.question_of)[1]  # (R,): in the retriever's order
     for point in found.points:
+        # `given` and `kept` are row numbers of the batch: what a system would retrieve, and of that what it reads.
         given = (place < point.retrieve_k).nonzero().squeeze(1)
         kept = given[selection.select(ranking[given], batch.question_of[given], point.keep_k)]
         encoded = model.live_b(ranked.take(kept))
@@ -194,7 +195,7 @@ def _ranked(model: MemoryModel, batch: DevBatch) -> Ranked:
 
 
 def _any(marked: Tensor, question_of: Tensor, questions: int) -> list[bool]:
-    """Of each question, whether any of its rows is marked."""
+    """For each question, whether any of its rows is marked."""
     found = torch.zeros(questions, dtype=torch.bool)
     found[question_of[marked]] = True
     return [bool(f) for f in found]
@@ -214,7 +215,7 @@ def _score(point: PointResults, texts: Sequence[str], batch: DevBatch, kept: Ten
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one answer: operations, bytes moved, and bytes of memories from the store."""
+    """The cost of one answer: operations, bytes moved, and bytes of memories from the store."""
 
     flops: int
     bytes: int
@@ -235,10 +236,10 @@ def answer_cost(
     new_tokens: int,
     bytes_per_value: int,
 ) -> Cost:
-    """One answer's cost.
+    """The cost of one answer.
 
-    A separate reranker encodes the question and runs its live_a over all passages; the reader then encodes the
-    question again, and sees only the passages kept.
+    A separate reranker encodes the question and runs its live_a over all passages. The reader then encodes the question
+    again, and reads only the kept passages.
     """
     given: dict[str, Any] = {"question_tokens": question_tokens, "kept_tokens": kept_tokens}
     if ranker is None:
@@ -255,7 +256,7 @@ def _cost(config: ModelConfig, given: dict[str, Any], bytes_per_value: int) -> C
 
 
 def _ranking_cost(config: ModelConfig, given: dict[str, Any], bytes_per_value: int) -> Cost:
-    """Of scores alone."""
+    """The cost of scoring passages, without an answer."""
     moved = flops.answer_bytes(config, **given, bytes_per_value=bytes_per_value)
     asked = {name: given[name] for name in ("question_tokens", "passage_tokens")}
     return Cost(flops=flops.ranking_flops(config, **asked), bytes=moved.question + moved.live_a,
@@ -293,5 +294,5 @@ def _count(
 
 
 def points_of(system: System, grid: GridTable) -> list[Point]:
-    """Where a system is measured."""
+    """The points at which a system is measured."""
     return grid.points(reranks=system.reranks)

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: quality against what it costs, one colour per system. Knows figures alone."""
+"""Draws a comparison: quality against cost, a colour for each system. Knows only figures."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from memstore.compare.config import Point
 from memstore.files import writing_whole
 
 Json = Mapping[str, Any]
-_MARKERS = "osD^vPX*<>p"  # one more than there are colours: pairs differ for 110 systems
+_MARKERS = "osD^vPX*<>p"  # one more than there are colours, so that pairs differ for 110 systems
 _OFFSETS = [(0, 9), (0, -15), (16, 6), (-16, 6), (16, -12), (-16, -12), (0, 20), (0, -26), (28, 0), (-28, 0)]  # points
 
 
 def draw(summary: Json, out: Path, *, cost: str) -> None:
-    """Quality against a cost, as a PNG.
+    """Draw quality against a cost, as a PNG.
 
-    Each system has its points, an interval about each, and a line along those that none of its own beats. The front
-    over all systems is a broad grey line, its points labelled with their place in the grid.
+    Each system has its points with their intervals, and a line through its best ones. The Pareto front over all systems
+    is a broad grey line; labels say which points of the grid are on it.
 
     Args:
-        summary: `memstore.compare.summary`'s figures.
+        summary: the figures that `memstore.compare.summary` gives.
         out: the PNG.
         cost: "flops" or "ms".
 
     Raises:
         OutputUnwritable: the system refuses to write the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # heavy, and only who wants a picture pays
-    from matplotlib.figure import Figure  # no pyplot: no global state
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, as it is slow to import
+    from matplotlib.figure import Figure  # not pyplot, which has global state
 
     of: Callable[[Json], float] = (lambda p: p["flops"] / 1e9) if cost == "flops" else (lambda p: p["ms"]["median"])
     figure = Figure(figsize=(10, 6), layout="constrained")
@@ -52,14 +52,14 @@ def draw(summary: Json, out: Path, *, cost: str) -> None:
     axes.set_ylabel("quality, mean over tasks (%)")
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", frameon=False)
-    figure.draw_without_rendering()  # the layout, which labels must know
+    figure.draw_without_rendering()  # makes the layout, in which labels need room
     _label(canvas.get_renderer(), axes, front)
     with writing_whole(out) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 
 def _system(axes: Any, system: Json, points: Sequence[Json], of: Callable[[Json], float], **look: Any) -> None:
-    """One system's points and its own best line."""
+    """Draw one system's points, and the line through its best ones."""
     x, y = [of(p) for p in points], [100 * p["quality"]["value"] for p in points]
     errors = [[100 * abs(p["quality"][end] - p["quality"]["value"]) for p in points] for end in ("low", "high")]
     ablation = bool(system["ablation_of"])
@@ -75,7 +75,7 @@ def _system(axes: Any, system: Json, points: Sequence[Json], of: Callable[[Json]
 
 
 def _ticks(axes: Any) -> None:
-    """Plain numbers on a logarithmic axis, as many as there is room for."""
+    """Put plain numbers on a logarithmic axis, as many as there is room for."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
@@ -92,8 +92,9 @@ def _place(point: Json) -> str:
 
 
 def _label(renderer: Any, axes: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Name points, `(x, y, text, colour)`, where there is room: a label that would lie on another one, on a point, or
-    outside is left out.
+    """Label points, `(x, y, text, colour)`, where there is room.
+
+    A label that would cover another one or a point, or lie outside, is left out.
     """
     inside = axes.get_window_extent(renderer)
     taken: list[Any] = []

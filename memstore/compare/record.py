@@ -1,6 +1,6 @@
-"""What a result is kept with: the settings it was made by, fingerprints of what made it, the machine and the day.
+"""Keeps results, each with its settings, the fingerprints of its models, the machine and the day.
 
-One JSON file per result, written under a temporary name and renamed. A result made by other settings is refused, not
+Each result is a JSON file, written under a temporary name and renamed. A result of other settings is refused, not
 overwritten: it may have taken a day.
 """
 
@@ -29,13 +29,14 @@ Json = dict[str, Any]
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """sha256 over plain values, whatever the order of their keys."""
+    """sha256 over plain values; the order of their keys does not matter."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def model_fingerprint(model: MemoryModel, tokenizer: TextTokenizer) -> str:
-    """sha256 over a model: its tokenizer, every parameter as float32 values, and those of its settings that are not
-    the default ones (so that a setting which memstore gains later does not change it).
+    """sha256 over a model: its tokenizer, all parameters as float32, and the settings that differ from the defaults.
+
+    Defaults are left out, so that a setting which memstore gains later does not change the fingerprint.
     """
     default = {f.name: f.default for f in dataclasses.fields(model.config)}
     config = {name: value for name, value in model.config.to_dict().items() if value != default[name]}
@@ -48,7 +49,7 @@ def model_fingerprint(model: MemoryModel, tokenizer: TextTokenizer) -> str:
 
 
 def made_by() -> Json:
-    """The program, the machine and the day; recorded, never compared."""
+    """The program, the machine and the day. They are recorded, but never compared."""
     return {
         "memstore": __version__,
         "torch": torch.__version__,
@@ -62,7 +63,7 @@ def made_by() -> Json:
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """The processor's name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -70,7 +71,7 @@ def cpu_name() -> str:
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all.
+    """Write a JSON file. If that fails, no part of it is left.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
@@ -82,11 +83,11 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> Json | None:
-    """A result, if there is one.
+    """The result in a file; None if there is no file.
 
     Raises:
-        ConfigError: it was made by other settings; says which.
-        CheckpointError: the file is not one of these.
+        ConfigError: it was made by other settings; the message says which.
+        CheckpointError: the file holds no result.
     """
     if not path.is_file():
         return None
@@ -94,7 +95,7 @@ def read(path: Path, settings: Mapping[str, Any]) -> Json | None:
         found: Json = json.loads(path.read_text(encoding="utf-8"))
         old, same = found["settings"], found["settings_hash"] == settings_hash(settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error!r}); remove it to make it anew") from None
+        raise CheckpointError(f"{path} cannot be read ({error!r}); remove it to make it again") from None
     if not same:
         changed = "; ".join(differences(old, json.loads(json.dumps(settings)))[:5])
         raise ConfigError(
@@ -104,5 +105,5 @@ def read(path: Path, settings: Mapping[str, Any]) -> Json | None:
 
 
 def kept(settings: Mapping[str, Any], values: Mapping[str, Any]) -> Json:
-    """A result with what `read` asks for."""
+    """A result with the settings that `read` compares."""
     return {"settings_hash": settings_hash(settings), "settings": dict(settings), "made_by": made_by(), **values}

@@ -1,6 +1,6 @@
-"""A comparison as a page: report.md with its pictures, from the figures of `memstore.compare.summary` alone.
+"""Writes a comparison as a page: report.md with its pictures, from the figures of `memstore.compare.summary`.
 
-What a person has to say about the figures stands in `reading.md` beside it, and is taken in as it is.
+A person may write what the figures mean into `reading.md` beside it; the page then includes that text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from memstore.units import duration
 PAGE, READING = "report.md", "reading.md"
 PICTURES = {"flops": "quality-flops.png", "ms": "quality-milliseconds.png"}
 _STAR = " \\*"
-_GOLD = {  # what a candidate is by which a question is answerable: the rule `data.gold`
+_GOLD = {  # by the rule `data.gold`: what a candidate does that makes its question answerable
     "answer": "holds the answer (a verdict: is of its page)",
     "title": "is of a page that the answer comes from",
     "either": "holds the answer or is of a page that it comes from",
@@ -28,7 +28,7 @@ Json = Mapping[str, Any]
 
 
 def write_report(out: Path, summary: Json) -> Path:
-    """Write the page and its pictures into `out`; returns the page's path.
+    """Write the page and its pictures into `out`. Returns the page's path.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
@@ -99,33 +99,33 @@ def _head(summary: Json) -> str:
     if summary["missing"]:
         lines.append(f"**Not measured yet: {', '.join(summary['missing'])}.**")
     lines.append(
-        "**These figures compare the systems with each other, at this size and budget. They are not to be held against "
-        "leaderboards, or against models trained for longer.**"
+        "**These figures compare the systems with each other, at this size and budget. Do not compare them with "
+        "leaderboards, or with models trained for longer.**"
     )
     if any(t["best_step"] is not None for s in systems.values() for t in s["training"].values()):
         lines.append(
-            "Of each run, the model with the best dev score answers (*best step* below). Where that score was taken on "
-            "the question sets measured here, it flatters all systems, and by about as much."
+            "From each run, the model with the best dev score answers (*best step* below). If that score was measured "
+            "on the same question sets as here, all figures are a little too high, by about as much for each system."
         )
     return "\n".join([*lines, _legend(summary["gold"])])
 
 
 def _legend(gold: str) -> str:
-    """What the tables' words and signs mean; `gold` is the rule by which a question is answerable."""
+    """The meaning of the tables' words and signs. `gold` is the rule that makes a question answerable."""
     return (
         "\nQuality is the mean over tasks, each weighing the same, of accuracy (fever) or exact match (the "
-        "others), in per cent; brackets are 95% bootstrap intervals over questions, and say nothing of what another "
+        "others), in per cent. Brackets are 95% bootstrap intervals over questions; they do not cover what another "
         "seed of training would give. *Answerable* counts only questions of which some candidate "
         f"{_GOLD[gold]}; "
-        "*recall* is the share of these of which such a one was read. `20→5` means 20 passages retrieved and 5 "
-        "read; `5` that all retrieved ones were read. Answers are decoded greedily, whatever number of beams a model "
-        "serves with. Operations and bytes are counted (`memstore flops`), with the questions' real lengths; "
+        "*recall* is the share of these where such a candidate was read. `20→5` means 20 passages retrieved and 5 "
+        "read; `5` means that all retrieved ones were read. Answers are decoded greedily, whatever number of beams a "
+        "model serves with. Operations and bytes are counted (`memstore flops`), with the questions' real lengths; "
         "\\* marks the Pareto front over all systems."
     )
 
 
 def _budget(system: Json) -> dict[str, float]:
-    """Steps, tokens and seconds of all models of a system."""
+    """The steps, tokens and seconds of all models of a system together."""
     return {key: sum(t[key] for t in system["training"].values()) for key in ("step", "tokens", "seconds")}
 
 
@@ -174,13 +174,13 @@ def _ablations(summary: Json) -> str:
                      *differences])  # fmt: skip
     head = ["system", "against", "passages", "quality of both", "GFLOP, ratio", "difference", *tasks]
     text = ("Differences in percentage points, with paired bootstrap intervals: an interval that holds 0 is no "
-            "finding. Both read as many passages, each out of the most it can choose from.")  # fmt: skip
+            "finding. Both read the same number of passages, each from the most that it can choose from.")  # fmt: skip
     return f"{text}\n\n{_table(head, rows, left=3)}"
 
 
 def _tasks(summary: Json) -> list[str]:
-    """One table per task: of each system and each number of passages read, the point that chooses from most."""
-    parts = ["At each number of passages read, the point that chooses from most; report.json has all."]
+    """A table for each task, with one point for each system and number of passages read: see `widest`."""
+    parts = ["For each number of passages read, only the point that chooses from most; report.json has all."]
     for task, about in summary["tasks"].items():
         rows = []
         for system in summary["systems"].values():
@@ -250,7 +250,7 @@ def _changes(summary: Json) -> str:
             what.append("one model per task, each with its share of the steps")
         if system["reranker"]:
             what.append(f"passages ordered by the scorer of {system['reranker']}, in a pass of its own")
-            what.append("that scorer's training is not among the steps told here")
+            what.append("the steps reported here do not include that scorer's training")
         lines.append(f"- {system['title']}: {', '.join(what) or 'the base as it is'}")
     return "What each system changes in the base:\n\n" + "\n".join(lines)
 

@@ -1,11 +1,11 @@
-"""A comparison, from one file to one report. `compare` is the story: have every system, ask all of them, write.
+"""Runs a comparison, from one file to one report. `compare` is the story: get every system, ask all, write.
 
     out/runs/NAME/              training, as `memstore train` leaves it, and trained.json when it is finished
-    out/measured/NAME.json      the answers at every point of the grid, and what made them
+    out/measured/NAME.json      the answers at every point of the grid, with their settings and models
     out/times.json              milliseconds of all systems, taken in turns
     out/report.json, report.md, *.png
 
-Each is written when it is complete, and found again by the next run.
+Each file is written when it is complete. The next run finds it, and does not do the work again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Listen = Callable[[], AbstractContextManager[Callable[[], bool]]]
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What a comparison works with."""
+    """The parts that the steps of a comparison share."""
 
     config: CompareConfig
     runs_of: Mapping[str, SystemRuns]
@@ -53,35 +53,36 @@ class _Work:
     listen: Listen
 
     def file(self, name: str) -> Path:
-        """Where a system's answers are kept."""
+        """The file of a system's answers."""
         return self.config.out / MEASURED / f"{name}.json"
 
 
-def _deaf() -> AbstractContextManager[Callable[[], bool]]:
-    """Nobody asks a training to stop."""
+def _never() -> AbstractContextManager[Callable[[], bool]]:
+    """A `Listen` that never asks a training to stop."""
     return nullcontext(lambda: False)
 
 
 def compare(
-    config: CompareConfig, say: Say | None = None, *, only: tuple[str, ...] = (), listen: Listen = _deaf
+    config: CompareConfig, say: Say | None = None, *, only: tuple[str, ...] = (), listen: Listen = _never
 ) -> Json:
     """Train or load every system, measure each over the grid, time them in turns, and write the report.
 
-    What an earlier run finished is not done again.
+    Work that an earlier run finished is not done again.
 
     Args:
         config: the comparison.
-        say: gets a line of text now and then.
-        only: train and measure these alone (and the rerankers they need), and time nothing.
-        listen: entered around each training; what it gives says whether to stop, once the training's state is saved.
+        say: gets a line of text for people, now and then.
+        only: train and measure only these systems and the rerankers they need, and take no times.
+        listen: a context entered around each training. It gives a function that says whether to stop; the training
+            then saves its state first.
 
     Returns:
-        What report.json holds.
+        The content of report.json.
 
     Raises:
-        ConfigError: settings contradict each other, or a result that is there.
-        OutputUnwritable: `out` is a file, or below one, or the system refuses: told before any work.
-        MemstoreError: of training, checkpoints and the cache, see there.
+        ConfigError: settings contradict each other, or an earlier result.
+        OutputUnwritable: `out` is a file, lies below one, or may not be written to. Raised before any work.
+        MemstoreError: an error of training, a checkpoint or the cache.
         KeyboardInterrupt: a training stopped because it was asked to.
     """
     check_folder(config.out)
@@ -107,7 +108,7 @@ def compare(
 
 
 def _refuse_other_settings(work: _Work) -> None:
-    """Hold what is there, of any system, to what is asked for, before hours of work."""
+    """Read all earlier results, which raises for one of other settings, before hours of work."""
     for name, system in work.runs_of.items():
         for run in system.runs.values():
             _trained(run)
@@ -124,7 +125,7 @@ def _trained(run: Run) -> Json | None:
 
 
 def _train(work: _Work, name: str) -> bool:
-    """Have a system's models trained; false if it stopped before its end, as `stop_after_minutes` asked."""
+    """Train a system's models. False if one stopped before its end, as `stop_after_minutes` may ask."""
     for task, run in work.runs_of[name].runs.items():
         label = f"{name}/{task}" if task else name
         if _trained(run) is not None:
@@ -153,7 +154,7 @@ def _training_record(report: TrainReport, run: Run) -> Json:
 
 
 def _load(work: _Work, names: list[str]) -> dict[str, System]:
-    """Systems ready to answer; `names` has rerankers first."""
+    """Load systems, ready to answer. In `names` rerankers come first."""
     systems: dict[str, System] = {}
     for name in names:
         table = work.config.systems[name]
@@ -187,7 +188,7 @@ def _open(work: _Work, path: Path | str) -> tuple[MemoryModel, TextTokenizer]:
 
 
 def _settings(work: _Work, name: str) -> Json:
-    """What decides about a system's answers."""
+    """The settings that determine a system's answers."""
     reranker, grid = work.config.systems[name].reranker, work.config.grid
     asked = {key: getattr(grid, key) for key in ("retrieve_k", "keep_k", "questions", "max_new_tokens", "dtype")}
     return {
@@ -209,7 +210,7 @@ def _fingerprints(work: _Work, system: System) -> Json:
 
 
 def _measure(work: _Work, system: System) -> None:
-    """Have a system's answers."""
+    """Measure a system's answers, unless an earlier run did."""
     fingerprints, path = _fingerprints(work, system), work.file(system.name)
     found = _found(work, system.name)
     if found is not None:
@@ -233,7 +234,7 @@ def _measure(work: _Work, system: System) -> None:
 
 
 def _described(work: _Work, system: System) -> Json:
-    """What answered, in figures that a reader asks for."""
+    """What the report says about a system's training and models."""
     manifest, table = read_manifest(work.data.cache), work.config.systems[system.name]
     training = {
         task: {key: value for key, value in _require_trained(run).items() if key not in ("settings", "settings_hash")}
@@ -258,9 +259,9 @@ def _described(work: _Work, system: System) -> Json:
 
 
 def _times(work: _Work, systems: list[System], measured: Mapping[str, Json]) -> Json | None:
-    """Milliseconds of all systems. Times of one process are comparable, so they are taken again for other systems.
+    """The milliseconds of all systems; without `systems`, those of an earlier run if they are of the same answers.
 
-    Without systems to ask, those that are there, if they are of just what was measured.
+    Only times of one process are comparable, so they are all taken again if any system changes.
     """
     grid, path = work.config.grid, work.config.out / TIMES
     settings = {

@@ -1,7 +1,7 @@
-"""From answers and times to the figures of a report: means, intervals, Pareto fronts, differences.
+"""Computes the figures of a report from answers and times: means, intervals, Pareto fronts, differences.
 
-Plain values in, plain values out. Every task weighs the same, whatever its number of questions. Knows no models, and
-not what a report looks like.
+Takes and gives plain values. Every task weighs the same, whatever its number of questions. Knows no models, and not how
+a report looks.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ _MEANS = (*SCORES, "flops", "bytes", "store_bytes")
 
 
 def estimates(by_task: Sequence[Values]) -> list[Estimate]:
-    """Of each column, the mean over tasks of each task's mean over questions, with its bootstrap interval.
+    """For each column the mean over tasks of the tasks' means, with its bootstrap interval.
 
-    Questions are drawn anew within each task; columns share the draws. Of differences between two systems on the same
-    questions, this is the paired bootstrap.
+    Each resample draws questions within each task, and columns share the draws. For differences between two systems on
+    the same questions, this is the paired bootstrap.
 
     Args:
-        by_task: `(questions, columns)` of each task, none of them empty.
+        by_task: `(questions, columns)` for each task; none may be empty.
     """
+    # Another seed for each task, or tasks with equally many questions would share their draws, and luck with them.
     drawn = [resampled_means(v, resamples=RESAMPLES, seed=SEED + i) for i, v in enumerate(by_task)]  # (resamples, c)
     means = np.mean([v.mean(axis=0) for v in by_task], axis=0)
     return intervals(means, np.mean(drawn, axis=0))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which of the points `(cost, quality)` no other one beats: none that is at least as good for no more, and better
-    in one of the two.
+    """For each point `(cost, quality)`, whether it is on the Pareto front: no other point beats it.
+
+    A point beats another if it is no worse in either, and better in one.
     """
 
     def beaten(cost: float, quality: float) -> bool:
@@ -59,9 +61,9 @@ def summarise(config: CompareConfig, measured: Mapping[str, Json], times: Json |
     """All figures of a comparison.
 
     Args:
-        config: titles, and what is held against what.
-        measured: the record of each system that there is one of, by name.
-        times: the record of the clock, if there is one.
+        config: titles, and which systems are compared.
+        measured: the records of the systems that are measured, by name.
+        times: the record of times, if there is one.
 
     Raises:
         ConfigError: two systems were asked different questions.
@@ -70,7 +72,7 @@ def summarise(config: CompareConfig, measured: Mapping[str, Json], times: Json |
     first = measured[names[0]]["results"]
     for name in names[1:]:
         if measured[name]["results"]["ids"] != first["ids"]:
-            raise ConfigError(f"{names[0]} and {name} were not asked the same questions; remove one and measure anew")
+            raise ConfigError(f"{names[0]} and {name} were not asked the same questions; remove one and measure again")
     tasks = _rows_by_task(first)
     answerable = np.array(first["answerable"], dtype=bool)
     clock = {} if times is None else times["times"]["systems"]
@@ -118,7 +120,7 @@ def _described(config: CompareConfig, name: str, record: Json) -> Json:
 def _points(
     points: Sequence[Json], tasks: Mapping[str, NDArray[np.int64]], answerable: NDArray[np.bool_]
 ) -> list[Json]:
-    """Every place of a system's grid: each task's figures, and those over all tasks."""
+    """The figures of a system at every point of its grid: for each task, and over all tasks."""
     found: list[Json] = [{"retrieve_k": p["retrieve_k"], "keep_k": p["keep_k"], "tasks": {}} for p in points]
     whole = {task: _columns(points, headline(task), rows) for task, rows in tasks.items()}
     right = {task: _columns(points, headline(task), rows[answerable[rows]]) for task, rows in tasks.items()}
@@ -140,7 +142,7 @@ def _points(
 
 
 def _add_quality(into: Sequence[Json], whole: Sequence[Values], right: Sequence[Values]) -> None:
-    """Give each point its quality over all questions, and over the answerable ones if there are any."""
+    """Add to each point its quality over all questions, and over the answerable ones if there are any."""
     for key, values in (("quality", whole), ("quality_answerable", right)):
         found = [asdict(e) for e in estimates(values)] if values else [None] * len(into)
         for one, value in zip(into, found, strict=True):
@@ -148,7 +150,7 @@ def _add_quality(into: Sequence[Json], whole: Sequence[Values], right: Sequence[
 
 
 def _columns(points: Sequence[Json], key: str, rows: NDArray[np.int64]) -> Values:
-    """`(rows, points)`."""
+    """One score of the chosen questions at every point, `(rows, points)`."""
     return np.stack([_values(p, key)[rows] for p in points], axis=1)
 
 
@@ -169,7 +171,7 @@ def _milliseconds(taken: Json, tasks: Sequence[str]) -> Json:
 
 
 def _mark_fronts(systems: Mapping[str, Json]) -> None:
-    """Say of every point whether it is on the front over all systems: by operations, and by time where there is one."""
+    """Mark the points on the front over all systems: by operations, and by time where times were taken."""
     points = [p for s in systems.values() for p in s["points"]]
     marks = pareto([(p["flops"], p["quality"]["value"]) for p in points])
     for point, mark in zip(points, marks, strict=True):
@@ -187,8 +189,9 @@ def _ablation(
     systems: Mapping[str, Json],
     tasks: Mapping[str, NDArray[np.int64]],
 ) -> list[Json]:
-    """A system against the one it is an ablation of, where both read as many passages, out of as many as each can
-    choose from.
+    """The differences between a system and the one it is an ablation of.
+
+    Both read the same number of passages, each from the most that it can choose from.
     """
     other = config.systems[name].ablation_of
     if not other or other not in measured:
@@ -216,5 +219,5 @@ def _ablation(
 
 
 def widest(points: Sequence[Json]) -> dict[int, Json]:
-    """Of the points of each keep_k, the one that chooses from most passages."""
-    return {p["keep_k"]: p for p in sorted(points, key=lambda p: p["retrieve_k"])}  # the last one stays
+    """For each keep_k, the point that chooses from most passages."""
+    return {p["keep_k"]: p for p in sorted(points, key=lambda p: p["retrieve_k"])}  # a later one replaces it

@@ -1,6 +1,6 @@
-"""From one base to every system's training: what a system changes, and the models that this takes.
+"""Makes every system's training configs from one base and the changes of each system.
 
-Tables in, training configs out. Refuses to know how a model is trained, and what it is worth.
+Refuses to know how a model is trained, and how well it answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memstore.train.data.settings import DataSettings
 RUNS = "runs"
 ALL_TASKS = ""  # the key of a model that answers every task
 _SCHEDULES = ("passages", "passage_tokens", "hardness", "pretrain_share")
-# What changes where, how fast and how loudly a run runs, but not what it computes.
+# Settings that change where and how fast a run runs, and what it prints, but not what it computes.
 _RUNNING = ("out", "device", "compile", "checkpoint_activations", "checkpoints", "log_every", "stop_after_minutes",
             "prefetch", "loader_threads", "loader_processes")  # fmt: skip
 
@@ -31,9 +31,9 @@ class Run:
     """The training of one model.
 
     Attributes:
-        config: as the training loop takes it.
-        settings: what the comparison's file says that decides about the model, as plain values. Not what it leaves
-            out: a setting that memstore gains later, off by default, does not make an old run another one.
+        config: for the training loop.
+        settings: what the comparison's file says about the model, as plain values. Settings that the file leaves out
+            are not in it, so that one which memstore gains later does not change an old run.
     """
 
     config: TrainConfig
@@ -42,12 +42,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemRuns:
-    """What it takes to have a system.
+    """The trainings that a system needs, or the checkpoint that it is loaded from.
 
     Attributes:
         name, table: the system.
-        runs: the training of each of its models, by task; nothing for one that is loaded.
-        checkpoint: what is loaded instead.
+        runs: the training of each of its models, by task; empty for a system that is loaded.
+        checkpoint: the one to load; empty for a system that is trained.
     """
 
     name: str
@@ -57,17 +57,17 @@ class SystemRuns:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes the system what it is, as plain JSON values: two of equal settings train the same models."""
+        """The settings that determine the system, as plain JSON values: equal settings train the same models."""
         runs = {task: run.settings for task, run in self.runs.items()}
         return {"checkpoint": self.checkpoint, "reranker": self.table.reranker, "runs": runs}
 
 
 def system_runs(config: CompareConfig) -> dict[str, SystemRuns]:
-    """Every system's plan, by name: so that a wrong key is told before hours of training.
+    """All systems' trainings, by name. Made first, so that a wrong key is found before hours of training.
 
     Raises:
         ConfigError: a training config has an unknown key or an impossible value, or a task has no training set.
-        CandidatesNotFound, CandidatesCorrupt: of the cache, which is asked for the tasks of single-task systems.
+        CandidatesNotFound, CandidatesCorrupt: the cache is missing or damaged.
     """
     found = {name: _runs_of(config, name, table) for name, table in config.systems.items()}
     for name, table in config.systems.items():
@@ -96,7 +96,7 @@ def _runs_of(config: CompareConfig, name: str, table: SystemTable) -> SystemRuns
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`: tables are merged key by key, all else is replaced. Neither is touched."""
+    """`base` with `changes`: tables are merged key by key, other values replaced. Both arguments stay as they are."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
@@ -108,17 +108,17 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def for_one_task(
     values: Mapping[str, Any], whole: TrainConfig, *, train: Sequence[str], dev: Sequence[str], tasks: int
 ) -> dict[str, Any]:
-    """The training of one task out of several, with its share of the budget.
+    """The training config for one of several tasks, with its share of the budget.
 
-    Steps are divided by the number of tasks, and with them what is counted in steps or batches: warm-up, the
-    distance between measurements, and the curriculum.
+    Steps are divided by the number of tasks, and so is all that counts steps or batches: warm-up, the steps between
+    dev scores, and the curriculum.
 
     Args:
-        values: a training config for all tasks.
-        whole: the same, read.
-        train: the task's question sets.
-        dev: those to measure on.
-        tasks: how many share the budget.
+        values: the training config for all tasks, as plain values.
+        whole: the same, as read.
+        train: the task's question sets to train on.
+        dev: its question sets to measure on.
+        tasks: the number of tasks that share the budget.
     """
     data = {key: value for key, value in values["data"].items() if key not in ("weights", "mixture")}
     for key in _SCHEDULES:
@@ -137,7 +137,7 @@ def _share(count: int, tasks: int) -> int:
 
 
 def _tasks(whole: TrainConfig, measured: Sequence[str], name: str) -> dict[str, dict[str, list[str]]]:
-    """The question sets of each task that is measured, "train" and "dev"."""
+    """The "train" and "dev" question sets of each task that is measured."""
     settings = data_of(whole, where=f"systems.{name}")
     dev = dev_sets(settings, measured)
     train = list(settings.train) or [n for n in read_manifest(settings.cache).sets if n.endswith(".train")]
@@ -151,11 +151,11 @@ def _tasks(whole: TrainConfig, measured: Sequence[str], name: str) -> dict[str, 
 
 
 def dev_sets(settings: DataSettings, measured: Sequence[str]) -> list[str]:
-    """Names of the question sets to measure on: those asked for, the data's own, or all `*.dev` of the cache.
+    """The names of the question sets to measure on: `measured`, else the settings' own, else all `*.dev` of the cache.
 
     Raises:
-        ConfigError: there is none.
-        CandidatesNotFound, CandidatesCorrupt: of the cache.
+        ConfigError: there are none.
+        CandidatesNotFound, CandidatesCorrupt: the cache is missing or damaged.
     """
     found = list(measured or settings.dev)
     found = found or [n for n in read_manifest(settings.cache).sets if n.endswith(".dev")]
@@ -165,10 +165,10 @@ def dev_sets(settings: DataSettings, measured: Sequence[str]) -> list[str]:
 
 
 def data_of(config: TrainConfig, *, where: str) -> DataSettings:
-    """The `[data]` of a training config, which a comparison cannot do without.
+    """The `[data]` table of a training config, which a comparison needs.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the table is missing.
     """
     if config.data is None:
         raise ConfigError(f"{where}: data is missing: name the cache to train from, as data.cache")
@@ -180,5 +180,5 @@ def _training(values: Mapping[str, Any], out: Path, name: str) -> Run:
     config = read_table(TrainConfig, {**values, "out": str(out)}, where=where)
     cache = data_of(config, where=where).cache
     settings = {key: value for key, value in values.items() if key not in _RUNNING}
-    settings["data"] = {**values["data"], "cache": content_of(cache)}  # what is in it, not where it is
+    settings["data"] = {**values["data"], "cache": content_of(cache)}  # its content, not its path
     return Run(config=config, settings=json.loads(json.dumps(settings, default=str)))

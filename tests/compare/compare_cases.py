@@ -54,7 +54,7 @@ LUMEN: dict[str, Any] = {"model": {"config": {"system": "lumen"}}}
 
 
 def values(cache: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    """A comparison of GLIMMER and LUMEN, as TOML would have it."""
+    """A comparison of GLIMMER and LUMEN, as TOML would give it."""
     made = {
         "out": str(out), "title": "Tiny", "about": "Eight passages.", "base": base(cache),
         "systems": {"glimmer": {"title": "GLIMMER"},

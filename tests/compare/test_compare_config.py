@@ -1,4 +1,4 @@
-"""The comparison's file: what it says, what it refuses, and the training that each system gets from the base."""
+"""The comparison's file: its settings, its errors, and the training that each system gets from the base."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_a_file(tmp_path: Path) -> None:
         ("keep_k = [1, 2, 4]", "keep_k = [5]", "no pair is left"),
         ("keep_k = [1, 2, 4]", "keep_k = [0]", "keep_k must be a list of numbers of at least 1"),
         ("steps = 3", 'steps = 3\nout = "x"', r"\[base\] takes no `out`"),
-        ('title = "LUMEN"', 'checkpoint = "c"', "give one of checkpoint, models_of"),
-        ('title = "LUMEN"', 'models_of = "glimmer"', "give one of checkpoint, models_of"),
+        ('title = "LUMEN"', 'checkpoint = "c"', "give only one of checkpoint, models_of"),
+        ('title = "LUMEN"', 'models_of = "glimmer"', "give only one of checkpoint, models_of"),
         ("[systems.glimmer]", '[systems."a/b"]\n[systems.glimmer]', "a system's name is also a folder's"),
         ("[systems.glimmer]", "[systems.glimmer]\nmeasured = false", "'glimmer', which is not measured"),
         ("[base]", "[base", "is not TOML"),
     ],
 )
-def test_what_a_file_may_not_say(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_wrong_file_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "compare.toml"
     path.write_text(MINIMAL.replace(old, new, 1))
     with pytest.raises(ConfigError, match=message):
@@ -72,7 +72,7 @@ def test_the_grid_of_a_system_with_a_scorer_and_of_one_without() -> None:
 
 
 def test_the_example(cache: Path) -> None:
-    """The one that the module shows is a whole comparison."""
+    """The example in the module's docstring is a complete comparison."""
     values = tomllib.loads(str(config.__doc__).partition("\n\n")[2])
     values["base"]["data"]["cache"] = str(cache)
     found = system_runs(CompareConfig.from_values(values, where="the example"))
@@ -137,7 +137,7 @@ def test_models_of_another_system_are_the_same_runs(cache: Path, tmp_path: Path)
         ({"single_task": True, "changes": {"data": {"train": ["nq.train"]}}}, "no training set of 'fever'"),
     ],
 )
-def test_a_systems_mistake_is_told_before_training(
+def test_a_systems_mistake_is_reported_before_training(
     cache: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

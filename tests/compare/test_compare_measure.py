@@ -1,4 +1,4 @@
-"""Answers over a grid: what is shared between points changes nothing, and costs are those of the real lengths."""
+"""Answers over a grid: sharing work between points changes nothing, and costs are those of the real lengths."""
 
 from __future__ import annotations
 

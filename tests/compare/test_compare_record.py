@@ -1,4 +1,4 @@
-"""What results are kept with: a model's fingerprint."""
+"""The fingerprint of a model, with which results are kept."""
 
 from __future__ import annotations
 

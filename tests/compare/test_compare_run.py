@@ -1,4 +1,4 @@
-"""A comparison from its file to its report: once, again, cut off, and with other settings."""
+"""A comparison from its file to its report: once, again, interrupted, and with other settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def files(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
-def test_what_it_leaves(cache: Path, done: Path) -> None:
+def test_the_files_that_it_leaves(cache: Path, done: Path) -> None:
     assert sorted(p.name for p in done.iterdir()) == [
         "measured", "quality-flops.png", "quality-milliseconds.png", "report.json", "report.md", "runs", "times.json",
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_second_run_does_nothing_again(cache: Path, done: Path) -> None:
 
 
 def test_one_system_at_a_time_comes_to_the_same_answers(cache: Path, done: Path, tmp_path: Path) -> None:
-    """Of the same weights, to the bit, which their fingerprints say: both runs do the same operations in one order."""
+    """The weights are the same to the bit, as their fingerprints show: both runs do the same operations in order."""
     for name in ("lumen", "glimmer"):
         compare(cases.config(cache, tmp_path), only=(name,))
     assert not (tmp_path / "times.json").exists()
@@ -81,7 +81,7 @@ def test_one_system_at_a_time_comes_to_the_same_answers(cache: Path, done: Path,
         assert mine["fingerprints"] == theirs["fingerprints"]
 
 
-def test_a_run_that_is_cut_off_goes_on(cache: Path, done: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on(cache: Path, done: Path, tmp_path: Path) -> None:
     base = cases.base(cache) | {"stop_after_minutes": 1e-9}
     lines: list[str] = []
     with pytest.raises(ConfigError, match="no system is trained yet"):
@@ -201,13 +201,13 @@ def test_every_kind_of_system(cache: Path, tmp_path: Path) -> None:
 def test_a_grid_beyond_the_caches_candidates_is_refused_before_training(cache: Path, tmp_path: Path) -> None:
     values = cases.values(cache, tmp_path / "out")
     values["grid"]["retrieve_k"] = [2, 5]
-    with pytest.raises(ConfigError, match=r"retrieve_k asks for 5 passages, but .* holds 4 of each question"):
+    with pytest.raises(ConfigError, match=r"retrieve_k asks for 5 passages, but .* holds 4 for each question"):
         compare(CompareConfig.from_values(values, where="test"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_reranker_needs_a_scorer(cache: Path, tmp_path: Path) -> None:
-    lumen = tiny.save_checkpoint(tmp_path / "lumen", **cases.SHAPE, system="lumen")  # what it is, only loading tells
+    lumen = tiny.save_checkpoint(tmp_path / "lumen", **cases.SHAPE, system="lumen")  # only loading shows what it is
     systems = {"a": {"changes": cases.LUMEN, "reranker": "b"}, "b": {"checkpoint": str(lumen)}}
     with pytest.raises(ConfigError, match=r"systems\.a\.reranker names 'b', which has no scorer"):
         compare(cases.config(cache, tmp_path, systems=systems))
@@ -234,7 +234,7 @@ def _toml(values: dict[str, Any], prefix: str = "") -> str:
 
 
 @pytest.mark.parametrize("place", ["file", "file/out"])
-def test_no_folder_for_results_is_told_before_any_work(
+def test_a_place_that_cannot_hold_results_is_reported_before_any_work(
     cache: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("kept")
@@ -243,7 +243,7 @@ def test_no_folder_for_results_is_told_before_any_work(
         compare(cases.config(cache, tmp_path / place))
 
 
-def test_a_full_disk_is_told_and_what_was_there_stays(
+def test_a_full_disk_is_reported_and_what_was_there_stays(
     cache: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = shutil.copytree(done, tmp_path / "out")
@@ -254,12 +254,12 @@ def test_a_full_disk_is_told_and_what_was_there_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    told = pytest.raises(OutputUnwritable, match="cannot be written: No space left on device")
-    with told:
+    refused = pytest.raises(OutputUnwritable, match="cannot be written: No space left on device")
+    with refused:
         records.write(out / "times.json", {})
-    with told:
+    with refused:
         pages.write_report(out, summary)  # its pictures
     monkeypatch.setattr(pages, "draw", lambda *_, **__: None)
-    with told:
+    with refused:
         pages.write_report(out, summary)
     assert files(out) == before

@@ -40,15 +40,15 @@ def test_an_interval_by_hand() -> None:
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
 
 
-def test_tasks_are_drawn_apart() -> None:
-    """Two tasks of the same scores: their mean is surer than either by the square root of two."""
+def test_tasks_are_drawn_independently() -> None:
+    """Two tasks of the same scores: the interval of their mean is narrower by the square root of two."""
     scores = np.repeat([1.0, 0.0], [120, 280])[:, None]
     (one,), (both,) = estimates([scores]), estimates([scores, scores])
     assert (both.high - both.low) / (one.high - one.low) == pytest.approx(0.5**0.5, abs=0.06)
 
 
 def test_a_paired_difference_is_surer_than_its_parts() -> None:
-    """Ninety questions alike for both, ten that only one of them answers: the pairs leave just these ten uncertain."""
+    """Ninety questions equal for both, ten that only one answers: in pairs, only these ten are uncertain."""
     ours = np.array([1.0] * 55 + [0.0] * 45)
     theirs = np.array([1.0] * 45 + [0.0] * 55)
     (difference,), (own,) = estimates([(ours - theirs)[:, None]]), estimates([ours[:, None]])
@@ -74,7 +74,7 @@ MADE_BY = {"torch": "2", "cpu": "a processor", "gpu": "", "threads": 1, "date": 
 
 
 def answered(points: dict[tuple[int, int], tuple[list[float], int]], ids: str = "abcd") -> dict[str, Any]:
-    """A record: of each point the right answers to four questions of two tasks, and its operations."""
+    """A record: for each point the right answers to four questions of two tasks, and its operations."""
     model = {"parameters": 2_000_000, "config": tiny.config(**cases.SHAPE).to_dict()}
     return {
         "training": {}, "models": {"": model}, "fingerprints": {"models": {"": "f" * 64}, "cache": "c" * 64},
@@ -123,7 +123,7 @@ def test_figures(cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "says"),
     [
         (None, "holds the answer (a verdict: is of its page);"),
         ("title", "is of a page that the answer comes from;"),
@@ -131,7 +131,7 @@ def test_figures(cache: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_page_says_by_which_rule_a_question_is_answerable(
-    cache: Path, tmp_path: Path, rule: str | None, told: str
+    cache: Path, tmp_path: Path, rule: str | None, says: str
 ) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     base = cases.base(cache)
@@ -139,11 +139,11 @@ def test_the_page_says_by_which_rule_a_question_is_answerable(
     base["data"] |= {} if rule is None else {"gold": rule}
     summary = summarise(cases.config(cache, tmp_path, base=base), MEASURED, None)
     assert summary["gold"] == (rule or "answer")
-    assert f"counts only questions of which some candidate {told}" in write_report(tmp_path, summary).read_text()
+    assert f"counts only questions of which some candidate {says}" in write_report(tmp_path, summary).read_text()
 
 
-def test_systems_are_held_against_each_other_question_by_question(cache: Path, tmp_path: Path) -> None:
-    """The same answers right: no difference, and no doubt about it, though either alone is unsure."""
+def test_systems_are_compared_question_by_question(cache: Path, tmp_path: Path) -> None:
+    """The same answers are right: the difference is 0 without any width, though each interval is wide."""
     right = {(1, 1): ([1.0, 0.0, 0.0, 1.0], 1)}
     found = summarise(cases.config(cache, tmp_path), {name: answered(right) for name in ("glimmer", "lumen")}, None)
     (line,) = found["ablations"]
@@ -152,7 +152,7 @@ def test_systems_are_held_against_each_other_question_by_question(cache: Path, t
     assert point["quality"]["low"] < point["quality"]["high"]
 
 
-def test_what_cannot_be_said_of_a_task_without_answerable_questions_is_left_out(cache: Path, tmp_path: Path) -> None:
+def test_figures_that_a_task_without_answerable_questions_lacks_are_left_out(cache: Path, tmp_path: Path) -> None:
     points = {(1, 1): ([1.0, 0.0, 1.0, 1.0], 1)}
     for answerable, quality, recall in (([1, 1, 0, 0], 1 / 2, 1 / 2), ([0] * 4, None, None)):
         record = answered(points)
@@ -186,7 +186,7 @@ def test_the_page(cache: Path, tmp_path: Path) -> None:
     text = page.read_text()
     for part in (
         "# Tiny", "Eight passages.", "## Reading\n\nWhat I make of it.", "Models of 2.0 million parameters",
-        "not to be held against leaderboards", "## Ablations", "### fever", "(quality-milliseconds.png)",
+        "Do not compare them with leaderboards", "## Ablations", "### fever", "(quality-milliseconds.png)",
         "| LUMEN | GLIMMER | 1 / 4→1 | 66.7 / 83.3 | 2.00 | -16.7 [-", "| +0.0 [+0.0, +0.0] |",
         "| GLIMMER | 2→1 | 66.7 [", r"| 83.3 | 75.0 | 2e-07 \* |",  # F1, recall
         '- LUMEN: `model.config.system = "lumen"`',
@@ -198,7 +198,7 @@ def test_the_page(cache: Path, tmp_path: Path) -> None:
     assert widths == {11}
 
 
-def test_the_page_tells_of_random_weights(cache: Path, tmp_path: Path) -> None:
+def test_the_page_warns_of_random_weights(cache: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     random = answered({(1, 1): ([0.0] * 4, 300)})
     random["models"][""]["config"]["trained"] = False

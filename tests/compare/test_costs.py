@@ -1,4 +1,4 @@
-"""`memstore flops`: which systems stand beside each other, with the figures of `memstore.model.flops`."""
+"""`memstore flops`: which systems it compares, with the figures of `memstore.model.flops`."""
 
 from __future__ import annotations
 
