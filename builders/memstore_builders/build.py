@@ -19,14 +19,14 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 import memstore
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, MemstoreError
 from memstore.files import replacing
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.encoders import EncoderRef
@@ -37,17 +37,28 @@ from memstore.store import (
     publish,
     read_generation,
     remove_leftovers,
+    remove_other_generations,
     sync_tree,
 )
+from memstore.store.format import CURRENT, codec_path
+from memstore_builders.content import Content
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.fit import fitted
 from memstore_builders.index import build_index
 from memstore_builders.job import BuildOptions, Job, prepare
 from memstore_builders.progress import Progress, Silent
-from memstore_builders.reading import read_corpus
+from memstore_builders.reading import read_corpus, unchanged
 from memstore_builders.segments import make_segments
 from memstore_builders.spool import Spool
-from memstore_builders.state import check_place, folder_bytes, lock, same_job, writing
+from memstore_builders.state import (
+    check_place,
+    folder_bytes,
+    lock,
+    same_job,
+    unfinished_number,
+    unfinished_segments,
+    writing,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,19 +98,23 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
     Raises:
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
-        ConfigError: an option is impossible, `out` lies in a folder of the corpus, or it holds another build, finished
-            or with segments sealed; or it cannot be written, any more or at all.
+        ConfigError: an option is impossible, `out` lies in a folder of the corpus, or without `rebuild` it holds
+            another build, finished or with segments sealed: with other settings, or of a corpus that has changed; or
+            it cannot be written, any more or at all.
         DiskSpaceError: the store would not fit, or the disk is full on the way.
     """
     progress = progress or Silent()
     check_place(options.out, options.corpus)
     job = prepare(options)
     with writing(options.out):
-        finished = (options.out / "CURRENT").exists()
+        finished = (options.out / CURRENT).exists()
     if finished:
-        return _already_built(job)
+        generation = read_generation(options.out)
+        if not options.rebuild:
+            return _already_built(job, generation, progress)
+        job = replace(job, replaces=generation)
     with lock(job.work), writing(options.out):
-        same_job(job.work, job.identity)
+        same_job(job.work, job.identity, in_force=job.kept, rebuild=options.rebuild)
         remove_leftovers(options.out)
         seconds: dict[str, float] = {}
         with _timed(seconds, "spool"):
@@ -125,7 +140,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
             )
             progress.end()
             sync_tree(options.out / "index")
-        publish(options.out, _generation(job, segments, index=index, source=_source(spool)))
+        generation = publish(options.out, _generation(job, segments, index=index, source=_source(spool)))
+        remove_other_generations(options.out, generation)
     report = _report(job, spool, segments, resumed, seconds, expected)
     shutil.rmtree(job.work, ignore_errors=True)  # what stays is removed by the next build
     return report
@@ -136,8 +152,26 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
 def _spool(job: Job, progress: Progress) -> Spool:
     if (job.work / "spool.json").exists():
-        return Spool(job.work)
+        spool = Spool(job.work)
+        if unchanged(job, spool.counts.content, progress, stamped=spool.counts.stamp):
+            return spool
+        _begin_again(job)
     return read_corpus(job, job.work, progress)
+
+
+def _begin_again(job: Job) -> None:
+    """Forget what was made of the corpus before it changed."""
+    sealed = unfinished_segments(job.options.out, job.kept)
+    if sealed and not job.options.rebuild:
+        raise ConfigError(
+            f"{job.options.out} holds an unfinished build of the corpus as it was before it changed: choose another "
+            "--out, or --rebuild, which begins again"
+        )
+    for segment in sealed:
+        shutil.rmtree(segment)
+    codec_path(job.options.out, job.prefix).unlink(missing_ok=True)
+    for name in ("estimate.json", "spool.json"):  # the spool last: without it, nobody looks for a change
+        (job.work / name).unlink(missing_ok=True)
 
 
 def _estimate(job: Job, spool: Spool) -> Estimate:
@@ -155,7 +189,7 @@ def _estimate(job: Job, spool: Spool) -> Estimate:
 def _source(spool: Spool) -> dict[str, Any]:
     """What the generation keeps of the corpus."""
     names = ("documents", "duplicates", "rows_skipped", "split", "parts", "cut")
-    return {name: getattr(spool.counts, name) for name in names}
+    return {name: getattr(spool.counts, name) for name in names} | {"content": asdict(spool.counts.content)}
 
 
 def _vectors_made_by(job: Job) -> EncoderRef | None:
@@ -167,7 +201,7 @@ def _vectors_made_by(job: Job) -> EncoderRef | None:
 
 def _generation(job: Job, segments: list[SegmentRef], **more: Any) -> Generation:
     return Generation(
-        number=1,
+        number=job.number,
         fingerprint=job.fingerprint,
         codec=job.codec.name,
         vocab_size=job.encoder.model.config.vocab_size,
@@ -184,16 +218,17 @@ def _generation(job: Job, segments: list[SegmentRef], **more: Any) -> Generation
 # --- what is told -------------------------------------------------------------------------------------------------
 
 
-def _already_built(job: Job) -> BuildReport:
-    generation = read_generation(job.options.out)
-    if dict(generation.settings) != job.settings or generation.fingerprint != job.fingerprint:
+def _already_built(job: Job, generation: Generation, progress: Progress) -> BuildReport:
+    if (how := _built_otherwise(job, generation, progress)) is not None:
         raise ConfigError(
-            f"{job.options.out} holds a finished store built otherwise (`memstore inspect` says how); "
-            "choose another --out, or remove it first"
+            f"{job.options.out} holds a finished store {how}; choose another --out, or --rebuild, which builds it "
+            "again in its place"
         )
-    leftovers = job.work
-    if leftovers.exists():  # killed between publishing and cleaning up
-        shutil.rmtree(leftovers, ignore_errors=True)
+    if job.work.exists():  # killed between publishing and cleaning up; or another process builds it again
+        with suppress(MemstoreError), lock(job.work):
+            if unfinished_number(job.work) <= generation.number:
+                remove_other_generations(job.options.out, generation)
+                shutil.rmtree(job.work, ignore_errors=True)
     return BuildReport(
         out=str(job.options.out),
         passages=generation.passages,
@@ -216,6 +251,18 @@ def _already_built(job: Job) -> BuildReport:
         max_passage_tokens=job.fingerprint.max_passage_tokens,
         already_built=True,
     )
+
+
+def _built_otherwise(job: Job, generation: Generation, progress: Progress) -> str | None:
+    """How a finished store differs from what is asked for; None if it does not."""
+    if dict(generation.settings) != job.settings or generation.fingerprint != job.fingerprint:
+        return "built otherwise (`memstore inspect` says how)"
+    known = generation.source.get("content")
+    if known is None:
+        return "of a version of memstore that did not keep what the corpus said"
+    if not unchanged(job, Content(**known), progress):
+        return "of the corpus as it was before it changed, though its name and size are the same"
+    return None
 
 
 def _report(

@@ -16,6 +16,7 @@ from typing import Literal
 
 from memstore.errors import ConfigError, CorpusError, CorpusFormatError
 from memstore.passage import Document, Passage
+from memstore_builders.content import ContentHash
 from memstore_builders.corpus_files import corpus_files
 from memstore_builders.formats import FORMATS, Record, dpr_columns, parse_object
 from memstore_builders.split import split_document
@@ -38,6 +39,7 @@ class CorpusCounts:
         passages: passages yielded.
         rows_skipped: bad rows passed over.
         errors: the first 20 messages about them, each with file and line.
+        content: what was read.
     """
 
     documents: int = 0
@@ -45,6 +47,7 @@ class CorpusCounts:
     passages: int = 0
     rows_skipped: int = 0
     errors: list[str] = field(default_factory=list)
+    content: ContentHash = field(default_factory=ContentHash, compare=False)
 
 
 class Corpus:
@@ -90,9 +93,11 @@ class Corpus:
     def _rows(self, counts: CorpusCounts) -> Iterator[Document | Passage]:
         for path, name in self.formats.items():
             if name == EMPTY:
+                for _ in counts.content.read(path):  # blank lines
+                    pass
                 continue
             try:
-                with closing(numbered_lines(path)) as lines:
+                with closing(counts.content.read(path)) as lines:
                     for number, row in FORMATS[name].read(lines):
                         if isinstance(row, RowError):
                             self._bad_row(CorpusError(str(row), path=path, line=number), counts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 from collections.abc import Sequence
@@ -67,6 +69,19 @@ def corpus_files(paths: Sequence[Path]) -> list[Path]:
                 raise ConfigError(f"{file}: this corpus file is named twice")
             found[real] = file
     return list(found.values())
+
+
+def stamp(paths: Sequence[Path]) -> str:
+    """A hash of where the files are and when they changed: files of one stamp need not be read to be the same."""
+    return hashlib.sha256(json.dumps([_stamp(path) for path in paths]).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> list[str | int]:
+    try:
+        found = path.stat()
+    except OSError:  # whoever reads the file reports it
+        return [str(path)]
+    return [str(path), found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _entries(folder: Path, real: str) -> list[tuple[Path, str]]:

@@ -7,7 +7,7 @@ passages are shown to the codec; what it makes of them is the codec's business.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def fitted(job: Job, spool: Spool, progress: Progress) -> Job:
         ChecksumMismatch, CodecMismatch: what was learned before is damaged, or of another codec.
     """
     out = job.options.out
-    _remove_others(out, job.prefix)
+    _remove_others(out, job.prefix, kept=job.kept)
     if not job.codec.sample_tokens:
         return job
     found = find_codec(out, job.prefix)
@@ -88,10 +88,10 @@ def check_tables(job: Job, sealed: Sequence[str]) -> None:
             )
 
 
-def _remove_others(out: Path, prefix: str) -> None:
+def _remove_others(out: Path, prefix: str, *, kept: Collection[str]) -> None:
     mine = codec_path(out, prefix)
     for path in mine.parent.glob(f"{'[0-9a-f]' * len(prefix)}{mine.suffix}"):
-        if path != mine:
+        if path != mine and path.stem not in kept:
             path.unlink()
     with suppress(OSError):  # it is not there, or not empty
         mine.parent.rmdir()

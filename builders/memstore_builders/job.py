@@ -12,7 +12,7 @@ from memstore import checkpoint
 from memstore.errors import ConfigError
 from memstore.machine import compute_dtype
 from memstore.retrieve.sentence import SentenceEncoder
-from memstore.store import Codec, Fingerprint, TablesRef, get_codec
+from memstore.store import Codec, Fingerprint, Generation, TablesRef, get_codec
 from memstore_builders.encode import PassageEncoder
 from memstore_builders.long_passages import OnLong
 from memstore_builders.state import WORK, absolute, describe
@@ -39,6 +39,7 @@ class BuildOptions:
         limit: passages at most.
         device, dtype: where and in what to compute; dtype None is bfloat16 where the processor has it.
         segment_passages: passages per segment; None lets the size of the collection decide.
+        rebuild: build again in place of a finished store, or of what an unfinished build of something else left.
     """
 
     corpus: tuple[Path, ...]
@@ -55,6 +56,7 @@ class BuildOptions:
     device: str = "cpu"
     dtype: str | None = None
     segment_passages: int | None = None
+    rebuild: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Job:
     Attributes:
         codec: before it is fitted, if it learns anything; `memstore_builders.fit` gives a job with the fitted one.
         tables: what names what it learned, in the store.
+        replaces: the generation in force, where a finished store is built again.
     """
 
     options: BuildOptions
@@ -74,6 +77,7 @@ class Job:
     embedding_dim: int
     settings: dict[str, Any]
     tables: TablesRef | None = None
+    replaces: Generation | None = None
 
     @property
     def work(self) -> Path:
@@ -81,9 +85,22 @@ class Job:
         return self.options.out / WORK
 
     @property
+    def number(self) -> int:
+        """Of the generation to publish."""
+        return 1 if self.replaces is None else self.replaces.number + 1
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Names of the segments and tables of the generation in force."""
+        if self.replaces is None:
+            return frozenset()
+        return frozenset([*(ref.id for ref in self.replaces.segments), *(ref.file for ref in self.replaces.tables)])
+
+    @property
     def identity(self) -> dict[str, dict[str, Any]]:
         """What makes two builds the same."""
-        return {"settings": self.settings, "fingerprint": asdict(self.fingerprint)}
+        again = {"generation": {"number": self.number}} if self.replaces is not None else {}
+        return {"settings": self.settings, "fingerprint": asdict(self.fingerprint), **again}
 
     @property
     def prefix(self) -> str:

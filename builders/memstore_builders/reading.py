@@ -1,10 +1,14 @@
-"""The first pass over a corpus, as `build` and `plan` both make it: opened, fitted to the model, spooled."""
+"""The first pass over a corpus, as `build` and `plan` both make it: opened, fitted to the model, spooled; and whether
+the corpus still says what it said then.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from memstore_builders.content import Content, same_content
 from memstore_builders.corpus import open_corpus
+from memstore_builders.corpus_files import corpus_files, stamp
 from memstore_builders.job import Job
 from memstore_builders.long_passages import Fitter
 from memstore_builders.progress import Progress
@@ -28,3 +32,19 @@ def read_corpus(job: Job, folder: Path, progress: Progress) -> Spool:
     spool = write_spool(corpus, folder, fit=fit, limit=o.limit, tick=progress.advance)
     progress.end()
     return spool
+
+
+def unchanged(job: Job, content: Content, progress: Progress, *, stamped: str | None = None) -> bool:
+    """Whether the job's corpus still says what was read of it. It is read again for that, unless its files have the
+    stamp that they had.
+
+    Raises:
+        CorpusNotFound, CorpusUnreadable, CorpusFormatError: from the corpus.
+    """
+    files = corpus_files(job.options.corpus)
+    if stamped == stamp(files):
+        return True
+    progress.begin("compare", None)
+    same = same_content(files, content, whole=job.options.limit is None, tick=progress.advance)
+    progress.end()
+    return same

@@ -23,7 +23,9 @@ import numpy as np
 from memstore.errors import ConfigError, StoreFormatError
 from memstore.files import replacing, sync
 from memstore.passage import Passage
+from memstore_builders.content import Content
 from memstore_builders.corpus import Corpus
+from memstore_builders.corpus_files import stamp
 from memstore_builders.long_passages import Mark, unfitted
 from memstore_builders.state import writing
 
@@ -40,6 +42,7 @@ class SpoolCounts:
         passages: those kept; `characters` of their titles and texts.
         split: passages longer than the model reads that were split, into `parts`.
         cut: passages kept that are longer than the model reads, and lose their end.
+        content, stamp: what was read, and `corpus_files.stamp` of its files before.
     """
 
     documents: int
@@ -50,6 +53,8 @@ class SpoolCounts:
     split: int
     parts: int
     cut: int
+    content: Content
+    stamp: str
     errors: tuple[str, ...]
     formats: tuple[str, ...]
 
@@ -67,7 +72,8 @@ class Spool:
             values = json.loads((folder / "spool.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreFormatError(f"no finished spool in {folder}: {error}") from error
-        self.counts = SpoolCounts(**values | {k: tuple(values[k]) for k in ("errors", "formats")})
+        lists = {name: tuple(values[name]) for name in ("errors", "formats")}
+        self.counts = SpoolCounts(**values | lists | {"content": Content(**values["content"])})
         self._path = folder / "spool.jsonl"
         self._offsets = np.load(folder / "spool.offsets.npy", mmap_mode="r")  # (kept,) where each kept line begins
 
@@ -113,6 +119,7 @@ def write_spool(
         ConfigError: two different passages have the same id, or `folder` cannot be written.
         DiskSpaceError: the passages do not fit on the disk.
     """
+    stamped = stamp(list(corpus.formats))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         read = _read(islice(fit(corpus), limit), folder, tick)
@@ -129,6 +136,8 @@ def write_spool(
             split=kept["first"],
             parts=kept["first"] + kept["part"],
             cut=kept["cut"],
+            content=counts.content.content,
+            stamp=stamped,
             errors=tuple(counts.errors),
             formats=tuple(sorted(set(corpus.formats.values()))),
         )

@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -142,9 +143,15 @@ def _hold(file: IO[str], out: Path) -> None:
         raise ConfigError(f"another build is working in {out}; wait for it, or choose another --out")
 
 
-def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]]) -> None:
+def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]], *, in_force: Collection[str], rebuild: bool) -> None:
     """Note what is being built, part by part (settings, fingerprint). What an earlier build with other settings left is
     removed if it had sealed no segment: it failed on its input, or had no room, and is now asked for otherwise.
+
+    Args:
+        work: the build's folder.
+        mine: what is being built.
+        in_force: ids of the segments of a finished store that is built again; they stay.
+        rebuild: remove also what was sealed with other settings.
 
     Raises:
         ConfigError: segments sealed with other settings, which are named, would be lost; or with settings that can no
@@ -156,14 +163,17 @@ def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]]) -> None:
         if theirs is None:
             told = f"an unfinished build, but {path.name}, which says of what, is damaged. Choose"
         else:
-            pairs = [(f"{part}.{key}", theirs[part].get(key), mine[part][key]) for part in mine for key in mine[part]]
+            pairs = [(f"{part}.{key}", theirs.get(part, {}).get(key), mine[part][key])
+                     for part in mine for key in mine[part]]  # fmt: skip
             differ = [f"{name}: was {old!r}, is {new!r}" for name, old, new in pairs if old != new]
             if not differ:
                 return
             told = f"an unfinished build with other settings ({'; '.join(differ)}). Run it again with those, choose"
-        if _has_segments(work.parent):
-            raise ConfigError(f"{work.parent} holds {told} another --out, or remove the folder.")
+        if (sealed := unfinished_segments(work.parent, in_force)) and not rebuild:
+            raise ConfigError(f"{work.parent} holds {told} another --out, or --rebuild, which begins again.")
         path.unlink()  # first: without it, nothing else here is believed
+        for segment in sealed:
+            shutil.rmtree(segment)
     for leftover in work.iterdir():
         if leftover.name != LOCK and not is_foreign(leftover.name):
             leftover.unlink()
@@ -181,9 +191,16 @@ def _read_job(path: Path) -> dict[str, dict[str, Any]] | None:
     return values if all(isinstance(parts.get(p), dict) for p in ("settings", "fingerprint")) else None
 
 
-def _has_segments(store: Path) -> bool:
-    found = (p.name for p in (store / "segments").glob("*"))
-    return any(not name.startswith(TEMPORARY) and not is_foreign(name) for name in found)
+def unfinished_segments(store: Path, in_force: Collection[str]) -> list[Path]:
+    """The sealed segments of a build that is not published."""
+    found = sorted((store / "segments").glob("*"))
+    return [p for p in found if p.name not in in_force and not p.name.startswith(TEMPORARY) and not is_foreign(p.name)]
+
+
+def unfinished_number(work: Path) -> int:
+    """The number of the generation that the build in a folder is about; 1 also where that cannot be read."""
+    parts = (_read_job(work / JOB) if (work / JOB).exists() else None) or {}
+    return int(parts.get("generation", {}).get("number", 1))
 
 
 def folder_bytes(folder: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,13 @@ class RowError(ValueError):
     """Why one row cannot be used. Readers hand it on in the row's place, so that reading can go on."""
 
 
-def numbered_lines(path: Path) -> Generator[tuple[int, str | RowError], None, None]:
+def numbered_lines(
+    path: Path, seen: Callable[[bytes], object] = lambda _: None
+) -> Generator[tuple[int, str | RowError], None, None]:
     """Yields `(line number from 1, line without its end)`; a line that is no text as its `RowError`.
 
-    Lines end at a line feed only, as JSON lines do. Plain, gzip and zstd are told apart by their first bytes.
+    Lines end at a line feed only, as JSON lines do. Plain, gzip and zstd are told apart by their first bytes. `seen`
+    gets every byte of a line, decompressed, before the line is yielded.
 
     Raises:
         CorpusFormatError: the file is in a container that is not read (bzip2, zip, UTF-16, ...).
@@ -51,8 +54,9 @@ def numbered_lines(path: Path) -> Generator[tuple[int, str | RowError], None, No
         with _open(path) as stream:
             while raw := stream.readline(MAX_LINE_BYTES):
                 number += 1
+                seen(raw)
                 if len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                    _skip_line(stream)
+                    _skip_line(stream, seen)
                     yield number, RowError(f"the row is longer than {MAX_LINE_BYTES:,} bytes")
                     continue
                 yield number, _decode(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
@@ -68,8 +72,9 @@ def _decode(raw: bytes) -> str | RowError:
         return RowError(f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start} of the row")
 
 
-def _skip_line(stream: io.BufferedIOBase) -> None:
+def _skip_line(stream: io.BufferedIOBase, seen: Callable[[bytes], object]) -> None:
     while raw := stream.readline(2**20):
+        seen(raw)
         if raw.endswith(b"\n"):
             return
 

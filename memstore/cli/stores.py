@@ -49,6 +49,9 @@ def build(
     segment_passages: Annotated[
         int | None, typer.Option(min=1, help="Passages per segment; by default a few shards, more in large stores.")
     ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build again in place of a finished store, or of an unfinished build.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Read a corpus once and write its memories, texts and search index. Safe to kill and run again."""
@@ -61,7 +64,7 @@ def build(
     options = _build_options(
         corpus=corpora(corpus), out=out, model=model, codec=codec, retriever=retriever, encoder=encoder,
         corpus_format=corpus_format, on_error=on_error, max_words=max_words, on_long=on_long, limit=limit,
-        device=device, dtype=dtype, segment_passages=segment_passages,
+        device=device, dtype=dtype, segment_passages=segment_passages, rebuild=rebuild,
     )  # fmt: skip
     report = asdict(run(options, for_people()))
     print_result(report, as_json, show_build)

@@ -18,7 +18,7 @@ from memstore.store.format import (
     index_path,
     segment_path,
 )
-from memstore.store.publish import publish, remove_leftovers, sealed_segment, sync_tree
+from memstore.store.publish import publish, remove_leftovers, remove_other_generations, sealed_segment, sync_tree
 from memstore.store.reader import Memories, Store, read_generation
 from memstore.store.writer import SegmentWriter
 
@@ -50,6 +50,7 @@ __all__ = [
     "publish",
     "read_generation",
     "remove_leftovers",
+    "remove_other_generations",
     "sealed_segment",
     "segment_path",
     "sync_tree",

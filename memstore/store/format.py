@@ -262,8 +262,8 @@ class Generation:
     Attributes:
         codec: name of the codec of the memories.
         settings: how it was built (chunking, model name, ...), for people and for resuming.
-        source: what the corpus was when it was read: how many documents, and passages that were split or cut. Empty in
-            stores of earlier versions.
+        source: what the corpus was when it was read: how many documents, passages that were split or cut, and a hash of
+            what it said. Empty in stores of earlier versions.
         segments: in row order: row r of the generation is in the first segment whose rows reach it.
         deleted: ids of passages that are still in the segments but no longer in the collection.
         passages, tokens: totals over the segments, deleted passages included.

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, SegmentNotSealed
+from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, MemstoreError, SegmentNotSealed
 from memstore.files import sync
 from memstore.store.codec_tables import read_tables, segment_codec
 from memstore.store.format import (
@@ -21,10 +21,12 @@ from memstore.store.format import (
     Seal,
     SegmentRef,
     TablesRef,
+    codec_path,
     file_ref,
     generation_path,
     hash_file,
     ids_path,
+    index_path,
     read_bytes,
     segment_path,
     segment_ref,
@@ -96,6 +98,36 @@ def remove_leftovers(store: Path) -> list[str]:
         else:
             path.unlink()
     return [p.relative_to(store).as_posix() for p in found]
+
+
+def remove_other_generations(store: Path, generation: Generation) -> None:
+    """Remove what only other generations than this one, which is in force, are made of. Only while nothing else writes
+    to the store. A process that reads another generation may miss what it has not yet opened.
+    """
+    kept = _parts(store, generation)
+    for path in sorted((store / "generations").glob("*.json")):
+        if path in kept:
+            continue
+        try:
+            other = Generation.from_bytes(read_bytes(path), path=path)
+        except MemstoreError:
+            continue  # what it is made of is not known
+        for part in [*sorted(_parts(store, other) - kept - {path}), path]:  # the manifest last: it names the others
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+
+
+def _parts(store: Path, generation: Generation) -> set[Path]:
+    """The files and folders that a generation is made of."""
+    return {
+        generation_path(store, generation.number),
+        ids_path(store, generation.number),
+        index_path(store, generation.number),
+        *(segment_path(store, ref.id) for ref in generation.segments),
+        *(codec_path(store, ref.file) for ref in generation.tables),
+    }
 
 
 def sync_tree(folder: Path) -> None:

@@ -229,7 +229,7 @@ def test_a_power_cut_may_spoil_the_note_of_what_is_built(options: BuildOptions, 
     with pytest.raises(KeyboardInterrupt):
         build(options, At("end encode", cut))  # a segment is sealed
     with pytest.raises(
-        ConfigError, match=r"job\.json, which says of what, is damaged\. Choose another --out, or remove"
+        ConfigError, match=r"job\.json, which says of what, is damaged\. Choose another --out, or --rebuild"
     ):
         build(options)
     shutil.rmtree(options.out)
