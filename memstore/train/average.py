@@ -1,5 +1,7 @@
-"""Averages of models that were trained from the same start ("model soups", arXiv 2203.05482): one model that is often
-better than each of them, and has not forgotten what the earlier one knew. Knows checkpoints; refuses to know runs.
+"""Averages models that were trained from the same start ("model soups", arXiv 2203.05482).
+
+The average is often better than each of them, and keeps what the earlier one knew. Knows checkpoints; refuses to know
+runs.
 """
 
 from __future__ import annotations
@@ -15,17 +17,23 @@ from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
 
-_OF_ANSWERING = {"extractive", "name", "num_beams", "retrieval_prior", "spellings"}  # say nothing of parameters
+_OF_ANSWERING = {
+    "extractive",
+    "name",
+    "num_beams",
+    "retrieval_prior",
+    "spellings",
+}  # settings that no parameter depends on
 
 
 def average(sources: Sequence[str | Path], weights: Sequence[float] | None = None) -> tuple[MemoryModel, TextTokenizer]:
-    """The weighted mean of checkpoints' parameters, in float32, with the first one's settings and tokenizer.
+    """The weighted mean of checkpoints, in float32, with the settings and tokenizer of the first.
 
-    Settings of ranking and decoding may differ, and the name.
+    Names may differ, and settings of ranking and decoding.
 
     Args:
         sources: folders, at least one.
-        weights: one each, not negative; they are divided by their sum. None: all alike.
+        weights: one for each folder, not negative; they are divided by their sum. None: all equal.
 
     Raises:
         ConfigError: the weights do not fit.
@@ -50,6 +58,7 @@ def average(sources: Sequence[str | Path], weights: Sequence[float] | None = Non
             names = ", ".join(differing)
             raise CheckpointMismatch(f"{source} differs from {sources[0]} in {names}: they cannot be averaged")
         for name, p in other.state_dict().items():
-            total[name] += (p - first[name]) * share  # what all have alike stays so to the bit, as LUMEN's memories do
+            # By differences: a parameter that is equal in all of them stays so to the bit, such as LUMEN's memories.
+            total[name] += (p - first[name]) * share
     model.load_state_dict(total)
     return model, tokenizer

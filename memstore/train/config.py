@@ -1,4 +1,4 @@
-"""Every choice of a training run, frozen and typed, read from one TOML file. Knows no tensors and no texts."""
+"""All settings of a training run, frozen and typed, read from one TOML file. Knows no tensors and no texts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from memstore.train.data.settings import DataSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTable:
-    """`[model]`: what is trained.
+    """`[model]`: the model to train.
 
     Attributes:
         source: "checkpoint" (a folder of ours, a hub id or "default"), "t5" (a stock one) or "scratch".
-        path: of the checkpoint; nothing for "scratch".
+        path: of the checkpoint; leave it out for "scratch".
         tokenizer: for "scratch", the `tokenizer.json` to use (or a folder that holds one).
-        vectors: for "scratch", the file of token vectors that the embedding begins with, as `memstore vectors` makes
-            it; random ones otherwise.
-        config: values of `ModelConfig`. From scratch they make the model (`vocab_size` comes from the
-            tokenizer if it is left out); otherwise they change the checkpoint's.
-        deepen: for "checkpoint", the encoder layers (from 0) behind each of which a copy is put that changes nothing
-            until it has learned to (as in Net2Net, arXiv 1511.05641, section 2.3). `config` should give alpha and beta
-            for the new number of layers.
+        vectors: for "scratch", a file of token vectors, made by `memstore vectors`, with which the embedding begins;
+            otherwise it begins at random.
+        config: values of `ModelConfig`. For "scratch" they make the model (`vocab_size` comes from the tokenizer if
+            it is left out); otherwise they change the checkpoint's.
+        deepen: for "checkpoint", encoder layers (from 0). After each a copy of it is added, which changes nothing
+            until it has been trained (as in Net2Net, arXiv 1511.05641, section 2.3). `config` should give alpha and
+            beta for the new number of layers.
         renew: for "checkpoint", the parts that begin at random again: "scorer", "copy_head", "match_embedding",
             "projection".
-        decoder_layers: for "checkpoint", the decoder layers (from 0) that are kept, ascending; all if none is named.
-        frozen_memories: what makes memories (the embedding and the memory encoder) stays as it is, in any system:
-            stores built with the model before training stay good after it, and passages are encoded without gradient.
+        decoder_layers: for "checkpoint", the decoder layers (from 0) that are kept, ascending; empty keeps all.
+        frozen_memories: the parts that make memories (the embedding and the memory encoder) are not trained, in any
+            system. Stores built before training then fit the model after it, and passages cost no gradient.
     """
 
     source: Literal["checkpoint", "t5", "scratch"]
@@ -58,24 +58,24 @@ class ModelTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """`[loss]`: what is minimised. A weight of 0 switches a part off and saves its work.
+    """`[loss]`: the loss that is minimised. A weight of 0 switches a part off, and saves its work.
 
     Attributes:
         answer_mean: "token": every answer token weighs the same; "question": every question does.
-        keep_k: passages that pass to the reader, the best by score (the first ones, without a scorer).
-        gold_in_reader: share of the questions for which a gold passage is put among those kept if none is.
-        distill_weight: of perplexity distillation; without a scorer there is none.
+        keep_k: passages that pass to the reader: the best by score, or the first ones without a scorer.
+        gold_in_reader: share of the questions for which a gold passage is kept even if its score is too low.
+        distill_weight: of perplexity distillation, for models with a scorer.
         distill_direction: which KL divergence between the reader's ranking (lm) and the scorer's (rank):
             "lm||rank" is KL(lm || rank), the cross-entropy to the reader's ranking up to a constant.
-        distill_passages: passages of each question that take part, the first ones; 0 for all.
+        distill_passages: only the first passages of each question take part; 0 for all.
         score_temperature, lm_temperature: what scores and log-likelihoods are divided by.
         lm_log_probability: whether log p(answer | question, passage) is a "sum" over tokens or their "mean".
-        lm_rows_at_once: rows that are decoded together for it, which bounds memory.
-        gold_weight: of supervision of the scorer by marked gold passages; GLIMMER has none.
+        lm_rows_at_once: rows that are decoded together for it; fewer take less memory.
+        gold_weight: of training the scorer with marked gold passages, which GLIMMER does not do.
         dense_weight: of the retrieval projection's contrast of gold passages with all others in the batch.
         dense_temperature: what its cosines are divided by.
         dense_distill_weight: of KL(rerank || dense) over each question's own passages.
-        dense_trains_encoder: whether these two reach the memory encoder, or the projection alone.
+        dense_trains_encoder: whether the two dense losses train the memory encoder, or only the projection.
     """
 
     answer_mean: Literal["token", "question"] = "token"
@@ -101,23 +101,23 @@ class LossConfig:
                 natural=("distill_weight", "distill_passages", "gold_weight", "dense_weight",
                          "dense_distill_weight"))  # fmt: skip
         if self.distill_weight and self.distill_passages == 1:
-            raise ConfigError("distill_passages = 1 teaches the scorer nothing: to rank takes two; 0 is for all")
+            raise ConfigError("distill_passages = 1 teaches the scorer nothing, as a ranking needs two; 0 is for all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """`[optimizer]`: how parameters move.
+    """`[optimizer]`: how parameters are updated.
 
     Attributes:
         name: "adamw", "adafactor", or "muon" (matrices inside blocks; everything else by AdamW, at the same
             learning rate: updates are scaled to AdamW's size).
-        schedule: of the learning rate after warm-up. "linear" and "cosine" hold it, then let it fall to
-            `final_lr_share` of itself over the last `decay_share` of all steps; "inverse_sqrt" divides it by
-            the square root of steps over warm-up steps.
+        schedule: of the learning rate after warm-up. "constant" keeps it. "linear" and "cosine" keep it, then lower it
+            to `final_lr_share` of itself over the last `decay_share` of all steps. "inverse_sqrt" divides it by the
+            square root of steps over warm-up steps.
         beta1, beta2, eps: of AdamW; Adafactor has its own, and scales the learning rate by each parameter's size.
         momentum: of Muon.
         weight_decay: of matrices; embeddings, norms, biases and position tables have none.
-        clip_norm: the gradient's norm at most; 0 for no limit.
+        clip_norm: the largest norm of the gradient; 0 for no limit.
     """
 
     name: Literal["adamw", "adafactor", "muon"] = "adamw"
@@ -140,12 +140,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """`[checkpoints]`: what is kept on disk.
+    """`[checkpoints]`: the states and models kept on disk.
 
     Attributes:
-        every_steps, every_minutes: how often the state to resume from is written; 0 for not by this measure.
+        every_steps, every_minutes: how often the state to resume from is written; 0 switches one of them off.
         keep_last: how many of these states are kept.
-        dtype: of the models that are handed on (`best/`, `last/`); states are always float32.
+        dtype: of the models to use (`best/`, `last/`); states are always float32.
     """
 
     every_steps: int = 1000
@@ -159,15 +159,15 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevConfig:
-    """`[dev]`: measuring as training goes on.
+    """`[dev]`: measuring during training.
 
     Attributes:
         every_steps: how often, and after the last step; 0 for never.
         keep_k: passages that pass to the reader; 0 for as many as in training.
         max_new_tokens: of an answer.
-        recall_at: ranks at which the scorer's recall of gold passages is told, beside the retriever's.
-        best_by: the score, averaged over tasks, by which the best model is kept; "recall" is the scorer's at
-            the first of `recall_at`, for models that are trained to rank alone.
+        recall_at: ranks at which recall of gold passages is reported, the scorer's and the retriever's.
+        best_by: the score, averaged over tasks, by which the best model is kept. "recall" is the scorer's at the
+            first of `recall_at`, for models that are only trained to rank.
     """
 
     every_steps: int = 1000
@@ -187,20 +187,20 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        out: folder of the run; one that was cut off there goes on.
-        data: what batches are made of; None where the caller brings batches.
+        out: folder of the run. A run that was interrupted there goes on.
+        data: what batches are made of; None where the caller provides batches.
         steps: optimizer steps in all.
-        seed: of new weights (the scorer and what else a T5 is given begin always the same), dropout and batches.
-        device: "cpu", "cuda", ...; under several processes each takes its own GPU.
-        dtype: what matrices are multiplied in, "bfloat16" or "float32"; by default what the device is fast at.
-            Parameters and the optimizer's state are float32.
-        accumulate: batches per optimizer step (and process); each weighs the same.
-        compile: compile the blocks; pays off on a GPU and in long runs.
-        checkpoint_activations: compute encoder blocks twice instead of keeping what backward needs.
-        log_every: steps per line of metrics, each an average over them.
-        stop_after_minutes: save the state and stop then, to go on another time; 0 for no limit.
-        prefetch: batches made ahead, by `loader_threads` threads; or so many by each of `loader_processes`.
-        loader_processes: make batches in so many forked processes instead, which keep a GPU busy.
+        seed: of new weights, dropout and batches. The parts added to a T5 always begin the same.
+        device: "cpu", "cuda", ...; of several processes each takes its own GPU.
+        dtype: of matrix products, "bfloat16" or "float32"; by default the one that is fast on the device. Parameters
+            and the optimizer's state are float32.
+        accumulate: batches of a process in each optimizer step; each weighs the same.
+        compile: compile the blocks, which pays off on a GPU and in long runs.
+        checkpoint_activations: compute encoder blocks twice, to keep less in memory for the backward pass.
+        log_every: steps to a line of metrics, which averages over them.
+        stop_after_minutes: save the state and stop after this time; the run can go on later. 0 for no limit.
+        prefetch: batches made ahead, by `loader_threads` threads, or by each of the `loader_processes`.
+        loader_processes: make batches in this many forked processes instead of threads, to keep a GPU busy.
     """
 
     out: Path
@@ -234,8 +234,8 @@ class TrainConfig:
         """Read a TOML file. Paths in it are as given: relative ones start at the working directory.
 
         Raises:
-            ConfigError: no such file, not TOML, or a key that is unknown, missing or of a wrong kind; names
-                the key and the file.
+            ConfigError: there is no such file, it is not TOML, or a key is unknown, missing or of a wrong type; the
+                message names the key and the file.
         """
         return read_table(cls, read_toml(path, what="training config"), where=str(path))
 

@@ -1,6 +1,6 @@
-"""Dev scores: answer the dev questions as a server would, and see where gold passages are ranked.
+"""Dev scores: answers the dev questions as a server would, and finds the ranks of gold passages.
 
-Knows the model, dev batches and the tokenizer that turns ids into texts; refuses to know how training goes on.
+Knows the model, dev batches and the tokenizer; refuses to know the training loop.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from memstore.train.metrics import Measured
 def measure(
     model: MemoryModel, tokenizer: TextTokenizer, batches: Iterable[DevBatch], config: DevConfig, *, keep_k: int
 ) -> Iterator[Measured]:
-    """Answer and rank every question.
+    """The scores and ranks of every dev question.
 
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
         batches: dev batches, on the CPU.
         config: how answers are made.
-        keep_k: passages that pass to the reader, where the config does not say.
+        keep_k: passages that pass to the reader, where the config says 0.
     """
     for batch in batches:
         yield from _measure(model, tokenizer, batch, config, config.keep_k or keep_k)
@@ -74,18 +74,18 @@ def _measure(
 
 
 def gold_ranks(values: Tensor, batch: DevBatch) -> list[int]:
-    """Of each question, the rank (from 1) of its best gold passage by descending values; 0 without gold."""
+    """For each question the rank (from 1) of its best gold passage, by descending values; 0 without gold."""
     order = selection.best_first(values, batch.question_of)
     question = batch.question_of[order]
     place = selection.places(question)[1]
     ranks = [0] * batch.size
     for row in batch.gold[order].nonzero().squeeze(1).tolist():
         b = int(question[row])
-        ranks[b] = ranks[b] or int(place[row]) + 1
+        ranks[b] = ranks[b] or int(place[row]) + 1  # rows come best first: the first one counts
     return ranks
 
 
 def _cosines(model: MemoryModel, questions: Packed, memories: Packed, question_of: Tensor) -> Tensor:
-    """Dense retrieval's score of each row, `(R,)`."""
+    """The cosine of each passage with its question, `(R,)`: dense retrieval's score."""
     vectors = model.embed(questions)[question_of.to(model.device)]
     return (vectors * model.embed(memories)).sum(-1).cpu()

@@ -1,4 +1,4 @@
-"""The model a run starts from, and how it is made ready: what is frozen, compiled, and computed twice.
+"""Opens the model that a run starts from, and prepares it: freezes, compiles, or saves memory by computing twice.
 
 Knows checkpoints and tokenizers; refuses to know losses, batches and optimizers.
 """
@@ -32,9 +32,8 @@ _MAY_BE_NEW = (
     "match_embedding.",
     "projection_norm.",
     "projection.",
-)  # parts that a checkpoint can be given, or lose
-
-
+)  # parts that the config may add to a checkpoint, or leave out
+# The last maps of a layer's two halves: if they are zero, the layer adds nothing to its input.
 _OUT_OF_A_LAYER = ("attention.o.weight", "feed_forward.wo.weight")
 
 
@@ -57,19 +56,17 @@ def open_model(table: ModelTable, *, seed: int) -> tuple[MemoryModel, TextTokeni
 
 
 def freeze(model: MemoryModel, *, memories: bool = False) -> None:
-    """Take the gradient from what must not move: the memory encoder and the embedding that it reads, always LUMEN's,
-    and with `memories` any system's.
-    """
+    """Switch off the gradient of the memory encoder and its embedding: for LUMEN, or for any model with `memories`."""
     if memories or model.config.system == "lumen":
         model.memory_encoder.requires_grad_(requires_grad=False)
         (model.memory_embedding or model.embedding).requires_grad_(requires_grad=False)
 
 
 def check_losses(model: MemoryModel, config: LossConfig) -> None:
-    """Refuse losses that the model has no part for.
+    """Check that the model has the parts that the losses train.
 
     Raises:
-        ConfigError: supervision of a scorer, or of a projection, that is not there.
+        ConfigError: a loss needs a scorer or a projection that the model lacks.
     """
     system = model.config.system
     if model.scorer is None and (config.gold_weight or config.dense_distill_weight):
@@ -79,10 +76,10 @@ def check_losses(model: MemoryModel, config: LossConfig) -> None:
 
 
 def check_dev(model: MemoryModel, config: DevConfig) -> None:
-    """Refuse to keep the best model by a score that it does not have.
+    """Check that the model has the score by which the best one is kept.
 
     Raises:
-        ConfigError: recall of a scorer that is not there.
+        ConfigError: `best_by` is the scorer's recall, and the model has no scorer.
     """
     if model.scorer is None and config.best_by == "recall" and config.every_steps:
         raise ConfigError(
@@ -91,16 +88,16 @@ def check_dev(model: MemoryModel, config: DevConfig) -> None:
 
 
 def compile_blocks(model: MemoryModel) -> None:
-    """Compile every block, for any number of tokens: shapes differ from batch to batch."""
+    """Compile every block, for any number of tokens, as every batch has another shape."""
     for stack in _stacks(model):
         for block in stack.blocks:
             block.compile(dynamic=True)
 
 
 def checkpoint_activations(model: MemoryModel) -> None:
-    """Let encoder blocks keep only their input, and compute the rest again in the backward pass.
+    """Make encoder blocks keep only their input, and compute the rest again in the backward pass.
 
-    Done to the instances, so that names of parameters stay what they are.
+    Changes the blocks' `forward` and wraps no module, so that names of parameters stay the same.
     """
     for stack in _stacks(model):
         for block in stack.blocks:
@@ -113,7 +110,7 @@ def _stacks(model: MemoryModel) -> list[EncoderStack]:
 
 def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
     path = Path(table.tokenizer)
-    file = os.path.isfile(path)  # noqa: PTH113 - False, too, for what is closed: `resolve` says so
+    file = os.path.isfile(path)  # noqa: PTH113 - False, not an error, in a closed folder: `resolve` reports it
     if file and path.name != TOKENIZER:
         raise ConfigError(f"model.tokenizer must be a {TOKENIZER} or a folder that holds one, not {path}")
     folder = path.parent if file else checkpoint.resolve(table.tokenizer)
@@ -125,7 +122,7 @@ def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokeni
 
 @torch.no_grad()
 def _begin_with(vectors: Tensor, model: MemoryModel, *, source: str) -> None:
-    """Let every embedding of tokens begin with these vectors `(V, D)`."""
+    """Set every token embedding to these vectors `(V, D)`."""
     for embedding in (model.embedding, model.memory_embedding):
         if embedding is None:
             continue
@@ -138,8 +135,10 @@ def _begin_with(vectors: Tensor, model: MemoryModel, *, source: str) -> None:
 
 
 def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:
-    """A checkpoint, with other settings if the table has any: parts may be added, left out, or copied (LUMEN), layers
-    added, decoder layers left out, and the cut between memory and live layers may move.
+    """A checkpoint, changed as the table says.
+
+    Parts may be added, left out, or copied (LUMEN), layers added, decoder layers left out, and the cut between memory
+    and live layers may move.
     """
     loaded, tokenizer = checkpoint.load(table.path, dtype=torch.float32)
     if not (table.config or table.deepen or table.renew or table.decoder_layers):
@@ -154,6 +153,7 @@ def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTok
     if table.decoder_layers:
         held = _with_decoder_layers(table.decoder_layers, held, of=loaded.config.num_decoder_layers)
     if changed.question_encoder is not None and loaded.question_encoder is None:
+        # LUMEN from another system: its question encoder begins as a copy of the memory encoder.
         held |= {"memory_embedding.weight": loaded.embedding.weight.detach()}
         memory = {n: p for n, p in held.items() if n.startswith("memory_encoder.")}
         held |= {n.replace("memory_encoder.", "question_encoder.", 1): p for n, p in memory.items()}
@@ -166,10 +166,10 @@ def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTok
 
 
 def _with_decoder_layers(kept: Sequence[int], held: dict[str, Tensor], *, of: int) -> dict[str, Tensor]:
-    """The same parameters with only some of the decoder's `of` layers, numbered anew.
+    """The parameters with only the `kept` of the decoder's `of` layers, numbered from 0 again.
 
     Raises:
-        ConfigError: there is no such layer.
+        ConfigError: the decoder has no such layer.
     """
     if max(kept) >= of or min(kept) < 0:
         raise ConfigError(f"decoder_layers names layer {max(kept)}, but the decoder's are 0 to {of - 1}")
@@ -184,13 +184,13 @@ def _with_decoder_layers(kept: Sequence[int], held: dict[str, Tensor], *, of: in
 
 
 def _placed(memory_layers: int, model: MemoryModel, deepen: Sequence[int] = ()) -> dict[str, Tensor]:
-    """The parameters of a model whose first `memory_layers` layers are its memory encoder, whatever they were, with a
-    copy behind each layer of `deepen` that adds nothing to what it is given: the maps out of it are zero.
+    """The parameters, moved so that the first `memory_layers` encoder layers are the memory encoder's.
 
-    A stack takes the position biases of the one that most of its layers come from, and keeps its own if it has none.
+    After each layer of `deepen` comes a copy that adds nothing to its input: its last maps are zero. A stack takes the
+    position biases of the old stack that most of its layers come from.
 
     Raises:
-        ConfigError: there is no such layer, or the cut of a LUMEN would move: its question encoder has learned apart
+        ConfigError: there is no such layer, or the cut of a LUMEN would move, whose question encoder was trained apart
             from its memory encoder.
     """
     held: dict[str, Tensor] = model.state_dict()
@@ -202,6 +202,7 @@ def _placed(memory_layers: int, model: MemoryModel, deepen: Sequence[int] = ()) 
     if unknown := sorted(set(deepen) - set(range(layers))):
         raise ConfigError(f"deepen names layer {unknown[0]}, but the encoder's are 0 to {layers - 1}")
     order = [(layer, copy) for layer in range(layers) for copy in (False, *[True] * list(deepen).count(layer))]
+    # `order` lists the new layers, each as the old layer it comes from; `places` says where each old layer goes.
     places: dict[int, list[tuple[str, bool]]] = {}
     for place, (layer, copy) in enumerate(order):
         side, number = ("memory_encoder", place) if place < memory_layers else ("live", place - memory_layers)
@@ -211,6 +212,7 @@ def _placed(memory_layers: int, model: MemoryModel, deepen: Sequence[int] = ()) 
         stack, _, rest = name.partition(".blocks.")
         if stack in ("memory_encoder", "live") and rest:
             at, _, part = rest.partition(".")
+            # Live layers were numbered from 0: with `was` added, layers of both stacks count through.
             for block, copy in places[int(at) + (was if stack == "live" else 0)]:
                 moved[f"{block}.{part}"] = torch.zeros_like(p) if copy and part in _OUT_OF_A_LAYER else p
         else:

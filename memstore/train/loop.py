@@ -1,8 +1,8 @@
-"""Training, from a config to a checkpoint. `train` is the story: steps, and what is due after a step.
+"""The training loop, from a config to a checkpoint. `_train` is the story: steps, and what is due after a step.
 
-A step is a pure function of the parameters, the seed and its number: batches, dropout and choices by chance are all
-drawn from these. So a run that was killed goes on as if it had not been. Refuses to know where batches come from,
-what a loss is, and how a parameter moves.
+A step depends only on the parameters, the seed and its number: batches, dropout and random choices are all drawn from
+these. So a run that was killed goes on as if nothing had happened. Refuses to know where batches come from, what a loss
+is, and how parameters are updated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from memstore.train.processes import Processes
 from memstore.train.state import RunState, alone, load_state, save_model, save_state
 
 BEST, LAST, METRICS = "best", "last", "metrics.jsonl"
-Say = Callable[[str], None]
+Say = Callable[[str], None]  # gets a line of text for people, now and then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +45,12 @@ class TrainReport:
     """How a run ended.
 
     Attributes:
-        out: its folder.
+        out: the run's folder.
         step, finished: optimizer steps done, and whether these are all.
-        tokens, seconds: read and written, and spent on steps, since the run first began.
-        scores: dev scores by task, and their means under "all", at the last measurement.
-        best_score, best_step: of the model in `best/`; None if nothing was measured.
-        checkpoint: the model to use: the best one, or the last.
+        tokens, seconds: tokens read and written, and time spent on steps, since the run first began.
+        scores: the last dev scores by task, and their means under "all".
+        best_score, best_step: of the model in `best/`; None without dev scores.
+        checkpoint: the model to use: the best one, or the last without dev scores.
     """
 
     out: Path
@@ -71,18 +71,18 @@ def train(
     source: BatchSource | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> TrainReport:
-    """Train as the config says; go on where the folder `config.out` stopped.
+    """Train by the config; go on where the run in `config.out` stopped.
 
     Args:
         config: the run.
-        say: gets a line of text now and then.
-        source: batches, instead of what `config.data` describes.
-        stopping: asked at every step whether to save the state and stop after it. Several processes agree: they all
-            stop at the step at which the first of them is asked.
+        say: see `Say`.
+        source: gives batches, instead of what `config.data` describes.
+        stopping: called at every step; true saves the state and stops after the step. Several processes agree: they
+            all stop after the step at which one of them is to stop.
 
     Raises:
-        ConfigError: settings contradict each other, the model or the run in the folder, or another trains there.
-        CheckpointNotFound, CheckpointError, CheckpointMismatch: of the model to start from, or of a saved state.
+        ConfigError: settings contradict each other, the model or the saved run; or another process trains there.
+        CheckpointNotFound, CheckpointError, CheckpointMismatch: the model to start from, or a saved state, is unusable.
         TrainingDiverged: the loss is no longer finite.
     """
     with ExitStack() as held:
@@ -164,7 +164,7 @@ def _open(config: TrainConfig, say: Say | None, source: BatchSource | None, held
         identity=identity,
         state=state,
         dtype=compute_dtype(processes.device.type, config.dtype),
-        say=say if say is not None and processes.main else _silent,
+        say=say if say is not None and processes.main else (lambda _: None),
     )
     run.scores = metrics.last_dev()
     run.window = {n: torch.tensor(v, device=processes.device) for n, v in state.window.items()}
@@ -178,7 +178,7 @@ def _open(config: TrainConfig, say: Say | None, source: BatchSource | None, held
 def _identity(
     config: TrainConfig, model: MemoryModel, tokenizer: TextTokenizer, processes: Processes
 ) -> dict[str, Any]:
-    """What a resumed run must share with the one it resumes. Not where files are: it may go on elsewhere."""
+    """Settings that a resumed run must share with the saved one. No paths: a run may go on in another place."""
     values = {name: config.to_dict()[name] for name in ("data", "loss", "optimizer", "seed", "accumulate")}
     if config.data is not None:
         values["data"] |= {"cache": content_of(config.data.cache)}
@@ -187,22 +187,18 @@ def _identity(
 
 
 def _source(config: TrainConfig, tokenizer: TextTokenizer) -> BatchSource:
-    from memstore.train.data.mixture import MixedBatches  # who brings batches of their own needs none of it
+    from memstore.train.data.mixture import MixedBatches  # here: a caller with batches of their own needs none of it
 
     if config.data is None:
         raise ConfigError("the training config has no [data] table: name the cache to train from, as data.cache")
     return MixedBatches(config.data, tokenizer=tokenizer, seed=config.seed)
 
 
-def _silent(_: str) -> None:
-    """Nobody listens."""
-
-
 # --- a step -------------------------------------------------------------------------------------------------
 
 
 def _batch_numbers(config: TrainConfig, processes: Processes, *, first: int) -> Iterator[int]:
-    """The batches that this process reads, in order: all processes together read every number once."""
+    """The numbers of the batches that this process reads, in order. All processes together read each once."""
     for number in range(first * config.accumulate, config.steps * config.accumulate):
         yield number * processes.world + processes.rank
 
@@ -247,7 +243,7 @@ def _late(config: TrainConfig, begin: float) -> bool:
 
 
 def _step(run: _Run, batches: Iterator[tuple[int, Batch]], stopping: Callable[[], bool]) -> bool:
-    """One optimizer step over `accumulate` batches of each process; tells whether to stop after it."""
+    """Take one optimizer step over `accumulate` batches of each process. Returns whether to stop after it."""
     begin, config = time.perf_counter(), run.config
     tokens, values = 0, dict[str, Tensor]()
     for _ in range(config.accumulate):
@@ -273,7 +269,7 @@ def _step(run: _Run, batches: Iterator[tuple[int, Batch]], stopping: Callable[[]
 
 
 def _together(run: _Run, values: dict[str, Tensor], *, tokens: int, stop: bool) -> tuple[int, bool]:
-    """Make gradients and losses the means over all processes, in one transfer: each then knows the same.
+    """Replace gradients and losses by their means over all processes, in one transfer, so that each has the same.
 
     Returns:
         The tokens that all processes read, and whether any of them is to stop.
@@ -282,7 +278,7 @@ def _together(run: _Run, values: dict[str, Tensor], *, tokens: int, stop: bool) 
     gradients, reached = run.optimizer.gradients()
     run.processes.average([*gradients, reached, sums, *values.values()])
     run.optimizer.forget(reached)
-    read, asked = sums.tolist()
+    read, asked = sums.tolist()  # means: tokens times 1 / world, and above 0 if any process is to stop
     return round(read * run.processes.world), asked > 0
 
 
@@ -304,7 +300,7 @@ def _due(run: _Run, every: int) -> bool:
 
 
 def _log_if_due(run: _Run) -> None:
-    """A line of metrics: averages over the steps since the last one."""
+    """Write a line of metrics: averages over the steps since the last one."""
     if not _due(run, run.config.log_every):
         return
     state, config = run.state, run.config
@@ -326,10 +322,10 @@ def _log_if_due(run: _Run) -> None:
 
 
 def _measure_if_due(run: _Run) -> None:
-    """Dev scores; the best model so far is kept."""
+    """Measure dev scores; write the model if it is the best so far."""
     if not _due(run, run.config.dev.every_steps):
         return
-    _sums(run)  # a model that is no numbers must not become the best
+    _sums(run)  # raises if the model is no longer finite: it must not become the best
     config, state, processes = run.config, run.state, run.processes
     own = (batch for i, batch in enumerate(run.source.dev()) if i % processes.world == processes.rank)
     run.model.eval()
@@ -355,7 +351,7 @@ def _measure_if_due(run: _Run) -> None:
 
 
 def _save_if_due(run: _Run, *, now: bool) -> None:
-    """The state to resume from: every so many steps or minutes, at the end, and before stopping."""
+    """Write the state to resume from: after some steps or minutes, at the end, and before stopping (`now`)."""
     kept, state = run.config.checkpoints, run.state
     late = bool(kept.every_minutes) and time.monotonic() - run.saved > 60 * kept.every_minutes
     done = state.step == run.config.steps
@@ -368,10 +364,10 @@ def _save_if_due(run: _Run, *, now: bool) -> None:
 
 
 def _sums(run: _Run) -> dict[str, float]:
-    """What the next line of metrics averages; asked before parameters that are no numbers are written over good ones.
+    """The sums that the next line of metrics averages. Called before each save, so that only finite models are saved.
 
     Raises:
-        TrainingDiverged: says which value is not finite, and when.
+        TrainingDiverged: a value is not finite; the message says which, and when.
     """
     values = {name: float(total) for name, total in run.window.items()}
     for name, value in values.items():

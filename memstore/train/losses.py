@@ -1,13 +1,13 @@
-"""What training minimises: cross-entropy of the answer, and distillation of the reader into the scorer.
+"""The losses of training: cross-entropy of the answer, and distillation of the reader into the scorer.
 
-    answer         -log p(answer | question, the passages kept)                      trains everything but the scorer
-    distill        KL between the scorer's ranking and that by log p(answer | question, one passage)
-    gold           the scorer's cross-entropy to marked passages (off; GLIMMER has none)
-    dense          retrieval projection: gold passages against all others in the batch (off)
-    dense_distill  retrieval projection: KL to the scorer's ranking (off)
+    answer         -log p(answer | question, the kept passages); trains everything but the scorer
+    distill        KL between the scorer's ranking and the ranking by log p(answer | question, one passage)
+    gold           the scorer's cross-entropy to marked passages (off by default; GLIMMER has none)
+    dense          retrieval projection: gold passages against all others in the batch (off by default)
+    dense_distill  retrieval projection: KL to the scorer's ranking (off by default)
 
-Selection is hard, so the scorer learns from distillation alone; p(answer | ...) there carries no gradient.
-Refuses to know optimizers, devices' precision, texts and files.
+Selection is hard: no gradient passes through it, so the scorer learns only from its own losses. In distillation
+p(answer | ...) carries no gradient. Refuses to know optimizers, devices' precision, texts and files.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from memstore.train.data.batch import Batch
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """One batch's losses.
+    """The losses of one batch.
 
     Attributes:
         total: the weighted sum, with its gradient.
-        parts: each part unweighted, detached scalars; and `gold_kept`, the share of the questions with a gold
-            passage of which one passed to the reader.
+        parts: each part as a detached scalar, without its weight. Also `gold_kept`: of the questions with gold
+            passages, the share with a gold one among the kept passages.
     """
 
     total: Tensor
@@ -41,13 +41,13 @@ class Losses:
 
 
 def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed: int) -> Losses:
-    """All losses of one batch, by the functions that answer questions.
+    """All losses of one batch, computed by the functions that also answer questions.
 
     Args:
         model: in training mode, on its device.
         batch: on the CPU.
         config: weights and choices.
-        seed: decides for which questions a gold passage is put among those kept.
+        seed: decides for which questions a gold passage is always kept.
     """
     targets = batch.targets.to(model.device)
     questions = model.encode_question(batch.questions.to(model.device))
@@ -68,12 +68,12 @@ def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed:
         total = total + config.dense_weight * dense["dense"]
         total = total + config.dense_distill_weight * dense.get("dense_distill", 0.0)
         parts |= dense
-    told = {name: part.detach() for name, part in parts.items()}
-    return Losses(total, told | {"gold_kept": _gold_kept(kept, batch).to(total.device)})
+    detached = {name: part.detach() for name, part in parts.items()}
+    return Losses(total, detached | {"gold_kept": _gold_kept(kept, batch).to(total.device)})
 
 
 def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
-    """The passages' memories; frozen ones as they are stored: without gradient and without dropout."""
+    """The passages' memories. Frozen ones are made as for a store: without gradient and without dropout."""
     tokens = batch.passages.to(model.device)
     if (model.memory_embedding or model.embedding).weight.requires_grad:
         return model.encode_passages(tokens)
@@ -85,11 +85,11 @@ def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
 
 
 def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int) -> Tensor:
-    """Rows `(M,)` that pass to the reader: the `keep_k` best of each question, or the first without scores. All of
-    them, in their own order, where no question has more: nothing then waits for the scores to come from the device.
+    """The rows `(M,)` that pass to the reader: the `keep_k` best of each question; the first ones without scores.
 
-    For a share `gold_in_reader` of the questions, the best-scored gold passage is among them.
+    For a share `gold_in_reader` of the questions, the gold passage with the best score is always among them.
     """
+    # Where no question has more passages, all are kept in their own order: no need to wait for the device's scores.
     if int(torch.bincount(batch.question_of).max()) <= config.keep_k:
         return torch.arange(len(batch.question_of))
     ranking = selection.order(scores, batch.question_of)  # without a prior, which is fitted after training
@@ -102,7 +102,7 @@ def select(scores: Tensor | None, batch: Batch, config: LossConfig, *, seed: int
     if not len(candidates):
         return kept
     best = candidates[selection.select(ranking[candidates], batch.question_of[candidates], 1)]  # one per question
-    ranking = ranking.index_fill(0, best, torch.inf)
+    ranking = ranking.index_fill(0, best, torch.inf)  # best of its question: selected, whatever its score
     return selection.select(ranking, batch.question_of, config.keep_k)
 
 
@@ -120,7 +120,10 @@ def answer_loss(log_probs: Tensor, mask: Tensor, *, mean: str) -> Tensor:
 def scorer_losses(
     model: MemoryModel, rows: Rows, scores: Tensor, targets: Tensor, batch: Batch, config: LossConfig
 ) -> dict[str, Tensor]:
-    """What trains the scorer, and live_a and the memory encoder with it: "distill" and "gold", where wanted."""
+    """The losses "distill" and "gold", where the config wants them.
+
+    They train the scorer, and with it live_a and the memory encoder.
+    """
     parts = {}
     if config.distill_weight:
         taking_part = first_rows(batch, config.distill_passages)
@@ -140,10 +143,10 @@ def scorer_losses(
 
 @torch.no_grad()
 def passage_likelihoods(model: MemoryModel, rows: Rows, targets: Tensor, config: LossConfig) -> Tensor:
-    """Log p(answer | question, that passage alone), `(R,)` float32: no gradient, no dropout in reader and decoder.
+    """Log p(answer | question, that passage alone), `(R,)` float32, without gradient and without dropout.
 
     Args:
-        model: its mode is restored.
+        model: is put into evaluation mode, and back.
         rows: R rows after live_a.
         targets: `(B, t)`.
         config: `lm_log_probability`, and how many rows to decode at once.
@@ -168,7 +171,7 @@ def distillation(
     score_temperature: float,
     lm_temperature: float,
 ) -> Tensor:
-    """KL between two rankings of each question's passages, averaged over questions (GLIMMER, section 3.3).
+    """The KL divergence of two rankings of each question's passages, averaged over questions (GLIMMER, section 3.3).
 
     Args:
         scores: `(R,)`, the scorer's.
@@ -181,21 +184,22 @@ def distillation(
     rank = grouped_log_softmax(scores / score_temperature, question_of)
     lm = grouped_log_softmax(likelihoods.detach() / lm_temperature, question_of)
     p, q = (lm, rank) if direction == "lm||rank" else (rank, lm)
-    return (p.exp() * (p - q)).sum() / (int(selection.places(question_of)[0][-1]) + 1)
+    questions = int(selection.places(question_of)[0][-1]) + 1  # groups are numbered from 0, ascending
+    return (p.exp() * (p - q)).sum() / questions
 
 
 def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
-    """-log of the share of softmax(scores) that gold passages have, over the questions that have any."""
+    """-log of the gold passages' share of softmax(scores), averaged over the questions that have any."""
     log_shares = grouped_log_softmax(scores, question_of)
     padded = _by_question(log_shares.masked_fill(~gold.to(scores.device), -torch.inf), question_of)
-    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1).nonzero().squeeze(1)  # on the CPU
+    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1).nonzero().squeeze(1)  # on the CPU: no waiting
     if not len(with_gold):
-        return scores.sum() * 0.0
+        return scores.sum() * 0.0  # zero, with a gradient of zeros
     return -padded.index_select(0, with_gold.to(scores.device)).logsumexp(1).mean()
 
 
 def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:
-    """Log-softmax of `(R,)` within groups of any sizes; `question_of` `(R,)` ascends."""
+    """The log-softmax of `(R,)` within groups of any size; `question_of` `(R,)` ascends."""
     group, position = selection.places(question_of)
     padded = _by_question(values, question_of)  # (groups, longest)
     return padded.log_softmax(1)[group.to(values.device), position.to(values.device)]
@@ -207,7 +211,7 @@ def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:
 def dense_losses(
     model: MemoryModel, questions: Packed, memories: Packed, scores: Tensor | None, batch: Batch, config: LossConfig
 ) -> dict[str, Tensor]:
-    """What trains the retrieval projection: "dense" (InfoNCE), and "dense_distill" where there are scores."""
+    """The losses of the retrieval projection: "dense" (InfoNCE), and "dense_distill" where there are scores."""
     if not config.dense_trains_encoder:
         questions = Packed(questions.states.detach(), questions.token_ids, questions.layout)
         memories = Packed(memories.states.detach(), memories.token_ids, memories.layout)
@@ -227,10 +231,12 @@ def dense_losses(
 
 
 def contrast(similarities: Tensor, batch: Batch) -> Tensor:
-    """-log of the share of softmax(similarities) `(B, R)` that a question's gold passages have, over all passages.
+    """-log of the gold passages' share of softmax(similarities) over all passages, averaged over questions with gold.
 
-    A passage that is a gold one's twin (the same tokens, brought by another question) is left out, not contrasted.
-    Questions without gold are left out.
+    Args:
+        similarities: `(B, R)`.
+        batch: says which passages are gold. A twin of a gold passage has the same tokens, but is another question's
+            candidate. It is as right as the gold one, so it is left out of the softmax.
     """
     device = similarities.device
     asking = batch.question_of[batch.gold]  # of each gold passage, its question
@@ -239,15 +245,16 @@ def contrast(similarities: Tensor, batch: Batch) -> Tensor:
     question_of, gold = batch.question_of.to(device), batch.gold.to(device)
     positive = (question_of == torch.arange(batch.size, device=device)[:, None]) & gold  # (B, R)
     twin = twins(batch)  # (R,): passages of the same tokens have the same number
+    # (B, numbers): whether a question has a gold passage with this number.
     has = torch.zeros(batch.size, int(twin.max()) + 1, dtype=torch.bool, device=device)
     has[asking.to(device), twin[batch.gold].to(device)] = True
-    out = has[:, twin.to(device)] & ~positive
+    out = has[:, twin.to(device)] & ~positive  # (B, R)
     log_shares = similarities.masked_fill(out, -torch.inf).log_softmax(1).masked_fill(~positive, -torch.inf)
     return -log_shares.index_select(0, torch.unique(asking).to(device)).logsumexp(1).mean()
 
 
 def twins(batch: Batch) -> Tensor:
-    """`(R,)` int64: the same number for passages of the same tokens."""
+    """A number for each passage, `(R,)` int64; passages of the same tokens have the same."""
     numbers: dict[bytes, int] = {}
     rows = torch.split(batch.passages.ids, batch.passages.layout.lengths.tolist())
     return torch.tensor([numbers.setdefault(row.numpy().tobytes(), len(numbers)) for row in rows])
@@ -258,7 +265,7 @@ def twins(batch: Batch) -> Tensor:
 
 @contextmanager
 def evaluating(model: MemoryModel) -> Iterator[None]:
-    """Evaluation mode (no dropout) for a while."""
+    """Put the model into evaluation mode (no dropout) within the block."""
     training = model.training
     model.eval()
     try:
@@ -268,13 +275,13 @@ def evaluating(model: MemoryModel) -> Iterator[None]:
 
 
 def first_rows(batch: Batch, count: int) -> Tensor:
-    """Rows `(M,)`: the first `count` passages of each question; 0 for all."""
+    """The rows `(M,)` of the first `count` passages of each question; of all passages if `count` is 0."""
     _, position = selection.places(batch.question_of)
     return (position < (count or len(position))).nonzero().squeeze(1)
 
 
 def _alone(rows: Rows) -> Rows:
-    """The same rows as if each belonged to a question of its own."""
+    """The same rows, each with a question of its own, so that a reader sees one passage at a time."""
     return Rows(
         states=rows.states,
         token_ids=rows.token_ids,
@@ -286,7 +293,7 @@ def _alone(rows: Rows) -> Rows:
 
 
 def _by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.inf) -> Tensor:
-    """`(R,)` to `(groups, longest)`, filled up with `fill`."""
+    """The values `(R,)` as `(groups, longest)`, padded with `fill`."""
     group, position = selection.places(question_of)
     shape = (int(group.max()) + 1, int(position.max()) + 1) if len(group) else (0, 0)
     padded = values.new_full(shape, fill)
@@ -294,7 +301,7 @@ def _by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.in
 
 
 def _gold_kept(kept: Tensor, batch: Batch) -> Tensor:
-    """Share of the questions with gold of which a gold passage was kept; 0 if none has any."""
+    """Of the questions with gold passages, the share with a kept one; 0 if there are no such questions."""
     have = torch.zeros(batch.size, dtype=torch.bool)
     have[batch.question_of[batch.gold]] = True
     got = torch.zeros(batch.size, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Figures of a run: how right answers are, the metrics file that remembers it, and a picture of that file.
+"""Figures of a run: dev scores by task, the metrics file, and a picture of that file.
 
 Knows texts, numbers and JSON lines; refuses to know models and batches.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from memstore.errors import CheckpointError, ConfigError, OutputUnwritable
 from memstore.files import replacing, writing_whole
 
-ALL = "all"  # the mean over tasks, beside the tasks in a dev record
+ALL = "all"  # the key of the means over tasks in a dev record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Measured:
     Attributes:
         task: its task.
         scores: "em", "f1" and "accuracy" of the answer, and its "loss" per token.
-        ranks: rank (from 1) of the best gold passage by order, such as "reranked", "retrieved"; empty if no
+        ranks: by order ("retrieved", "reranked", "dense"), the rank (from 1) of the best gold passage; empty if no
             candidate is gold.
     """
 
@@ -34,11 +34,11 @@ class Measured:
 
 
 def summarise(measured: Sequence[Measured], *, recall_at: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Figures by task, and under "all" their plain means over tasks.
+    """The figures of each task, and under "all" their unweighted means over tasks.
 
-    Of each task: the means of all scores; "em_with_gold", over the questions with a gold passage among their
-    candidates; "with_gold", the share of these; "{order}@{k}", over the same questions, the share whose gold
-    passage is among the first k of that order; and the number of "questions".
+    The figures of a task are the means of all scores; the number of "questions"; "with_gold", the share of questions
+    with a gold passage among their candidates; over these questions "em_with_gold", and "{order}@{k}", the share with a
+    gold passage among the first k of that order.
     """
     tasks = sorted({m.task for m in measured})
     found = {t: _task_figures([m for m in measured if m.task == t], recall_at) for t in tasks}
@@ -67,7 +67,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one record per line, appended and flushed; each has a "step"."""
+    """`metrics.jsonl`: one record in each line, written at once; each has a "step"."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,7 +76,7 @@ class MetricsFile:
         """Add a record.
 
         Raises:
-            OutputUnwritable: the system refuses, or the disk is full; half a line is forgotten when training goes on.
+            OutputUnwritable: the system refuses, or the disk is full. `cut` removes half a line when training goes on.
         """
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -92,7 +92,7 @@ class MetricsFile:
         return next((r["dev"] for r in reversed(records) if "dev" in r), {})
 
     def cut(self, step: int) -> None:
-        """Forget what is later than `step`, and a line that a kill left half written: training goes on from there."""
+        """Remove records after `step`, and a half line that a killed run left: training goes on from `step`."""
         if not self.path.exists():
             return
         kept = [json.dumps(r) + "\n" for r in read_metrics(self.path, whole=False) if r["step"] <= step]
@@ -105,7 +105,7 @@ def read_metrics(path: Path, *, whole: bool = True) -> list[dict[str, Any]]:
 
     Args:
         path: the file.
-        whole: whether a line that is not JSON is an error, or ends the reading.
+        whole: whether a line that is not JSON is an error; otherwise reading ends there.
 
     Raises:
         ConfigError: there is no such file.
@@ -147,7 +147,7 @@ def plot(metrics: Path, out: Path | None = None) -> Path:
 
     Args:
         metrics: the file.
-        out: the PNG; beside the metrics, if None.
+        out: the PNG; by default beside the metrics.
 
     Returns:
         The PNG's path.
@@ -159,7 +159,7 @@ def plot(metrics: Path, out: Path | None = None) -> Path:
     records = read_metrics(metrics, whole=False)
     if not records:
         raise ConfigError(f"{metrics} has no records yet")
-    from matplotlib.figure import Figure  # heavy, and only who wants a picture pays; no pyplot: no global state
+    from matplotlib.figure import Figure  # here, as it is slow to import; not pyplot, which has global state
 
     train = [(r["step"], r) for r in records if "dev" not in r]
     dev = [(r["step"], r["dev"][ALL]) for r in records if "dev" in r]

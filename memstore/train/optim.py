@@ -1,4 +1,4 @@
-"""How parameters move: AdamW, Adafactor or Muon, the learning rate's course, and the optimizer's state as tensors.
+"""Updates parameters by AdamW, Adafactor or Muon; the learning rate's schedule; the optimizer's state as tensors.
 
 Knows names and shapes of parameters; refuses to know losses, batches and files.
 """
@@ -16,11 +16,11 @@ from memstore.errors import CheckpointMismatch, ConfigError
 from memstore.train.config import OptimizerConfig
 
 _BLOCKS = ("memory_encoder.blocks.", "question_encoder.blocks.", "live.blocks.", "decoder.blocks.")
-_LEFT_ALONE = ("embedding.weight", "table.weight", "head.weight")  # matrices that are look-up tables or read out
+_LEFT_ALONE = ("embedding.weight", "table.weight", "head.weight")  # look-up tables and the output matrix: no decay
 
 
 def learning_rate(step: int, config: OptimizerConfig, *, steps: int) -> float:
-    """The learning rate of a step, counted from 0, of `steps` in all."""
+    """The learning rate at a step, which counts from 0; there are `steps` in all."""
     warmup = config.warmup_steps
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -35,17 +35,17 @@ def learning_rate(step: int, config: OptimizerConfig, *, steps: int) -> float:
 
 
 class Optimizer:
-    """One or two torch optimizers as one.
+    """One or two torch optimizers that act as one.
 
     Attributes:
         parts: by name, "adamw", "adafactor" or "muon".
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        """Take the parameters that want a gradient; frozen ones never move, not even by weight decay.
+        """Take the parameters that require a gradient. Frozen ones never change, not even by weight decay.
 
         Raises:
-            ConfigError: this torch has no such optimizer.
+            ConfigError: the installed torch has no such optimizer.
         """
         self.clip_norm = config.clip_norm
         self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
@@ -55,11 +55,11 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, lr: float) -> Tensor:
-        """Clip the gradients, move every parameter, forget the gradients.
+        """Clip the gradients, update every parameter, and drop the gradients.
 
         Returns:
-            The gradients' norm before clipping, a scalar on their device. If it is not finite, the parameters no
-            longer are either: the caller has to look (not at every step: that would wait for the device) and stop.
+            The gradients' norm before clipping, a scalar on their device. If it is not finite, nor are the parameters
+            any more. The caller must check it and stop; not at every step, as that would wait for the device.
         """
         with_gradient = [p for p in self._parameters if p.grad is not None]
         limit = self.clip_norm or math.inf
@@ -72,8 +72,9 @@ class Optimizer:
         return norm
 
     def gradients(self) -> tuple[list[Tensor], Tensor]:
-        """Every parameter's gradient, zeros where there is none: the same list in every process. And which there are,
-        `(P,)`: 1, or 0.
+        """The gradients of all parameters, the same list in every process, and `(P,)`: 1 if there was one, else 0.
+
+        A parameter without a gradient gets zeros.
         """
         here = torch.tensor([float(p.grad is not None) for p in self._parameters], device=self._parameters[0].device)
         for p in self._parameters:
@@ -82,15 +83,16 @@ class Optimizer:
         return [p.grad for p in self._parameters if p.grad is not None], here
 
     def forget(self, reached: Tensor) -> None:
-        """Take the gradients away where `reached` `(P,)` is 0: a parameter that no process's loss reached is left
-        alone, by weight decay too, as it is in one process.
+        """Drop the gradients where `reached` `(P,)` is 0, after it was averaged over processes.
+
+        A parameter that no process's loss reached stays as it is, without weight decay too, as in a single process.
         """
         for p, share in zip(self._parameters, reached.tolist(), strict=True):
             if not share:
                 p.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """All state, as `{optimizer}/{what}/{parameter}` -> tensor on the CPU."""
+        """All state as tensors on the CPU, by `{optimizer}/{what}/{parameter}`."""
         found = {}
         for name, part in self.parts.items():
             for p, values in part.state.items():
@@ -116,12 +118,12 @@ class Optimizer:
         if rest:
             raise CheckpointMismatch(
                 f"the optimizer's state does not fit: it holds values of another optimizer or another model, such as "
-                f"those of {' for '.join(min(rest))}. Start anew in another folder."
+                f"those of {' for '.join(min(rest))}. Start again in another folder."
             )
 
 
 def _groups(model: nn.Module, config: OptimizerConfig) -> dict[str, list[dict[str, Any]]]:
-    """Parameters by optimizer, those with weight decay apart from those without; empty groups are left out."""
+    """The parameters of each optimizer, grouped into those with weight decay and those without."""
     main = "adafactor" if config.name == "adafactor" else "adamw"
     sorted_: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, p in _trainable(model):
@@ -153,13 +155,14 @@ def _make(name: str, groups: Sequence[dict[str, Any]], config: OptimizerConfig) 
 
 
 class MuonByShape(torch.optim.Muon):
-    """Muon (Jordan et al., 2024) as torch has it, its learning rate matched to AdamW's, but matrices of one shape are
-    orthogonalised together: one by one, a small model's many small products leave a GPU waiting for the next.
+    """torch's Muon (Jordan et al., 2024), with its learning rate matched to AdamW's, but faster for small models.
+
+    Matrices of the same shape are orthogonalised together. One by one, many small products would leave a GPU idle.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
@@ -170,7 +173,7 @@ class MuonByShape(torch.optim.Muon):
                 self._move(parameters, group)
 
     def _move(self, parameters: list[Tensor], group: Mapping[str, Any]) -> None:
-        """A step of N parameters of the same shape."""
+        """Update N parameters of the same shape."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         for p in parameters:
             if "momentum_buffer" not in self.state[p]:
@@ -182,19 +185,19 @@ class MuonByShape(torch.optim.Muon):
             torch.stack(list(moves)), group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"]
         )
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        lr = group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape))  # the root mean square of an AdamW step
+        lr = group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape))  # as large as an AdamW step, by root mean square
         torch._foreach_add_(parameters, list(update.to(parameters[0].dtype).unbind()), alpha=-lr)
 
 
 def _orthogonal(x: Tensor, coefficients: Sequence[float], *, steps: int, eps: float) -> Tensor:
-    """Newton-Schulz iteration in bfloat16: `(N, A, B)` to N matrices with singular values near 1."""
+    """N matrices `(N, A, B)` with their singular values moved near 1, by Newton-Schulz iteration in bfloat16."""
     a, b, c = coefficients
-    tall = x.shape[1] > x.shape[2]
+    tall = x.shape[1] > x.shape[2]  # transposed, its Gram matrix is the smaller one
     y = x.bfloat16()
     y = y.mT if tall else y
     y = y / y.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
     for _ in range(steps):
         gram = y @ y.mT
         gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        y = torch.baddbmm(y, gram, y, beta=a)
+        y = torch.baddbmm(y, gram, y, beta=a)  # a y + (b g + c g g) y, where g = y y^T
     return y.mT if tall else y

@@ -1,4 +1,4 @@
-"""One process, or several that average their gradients (started by `torchrun`, joined through accelerate).
+"""One process, or several that average their gradients: `torchrun` starts them, accelerate joins them.
 
 Refuses to know what is trained.
 """
@@ -19,16 +19,16 @@ from memstore.errors import ConfigError
 from memstore.machine import why_unusable
 
 T = TypeVar("T")
-_GRACE = 0.2  # seconds
+_GRACE = 0.2  # seconds; see `Processes.part`
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among `world` equal ones.
+    """This process, one of `world`.
 
     Attributes:
-        rank: its number, from 0; that of rank 0 writes files.
-        device: its own.
+        rank: its number, from 0. Rank 0 writes files.
+        device: the process's own.
     """
 
     rank: int
@@ -37,10 +37,11 @@ class Processes:
 
     @classmethod
     def join(cls, device: str) -> Self:
-        """Join the processes that `torchrun` started; alone if it did not.
+        """Join the processes that `torchrun` started; without it, be the only one.
 
         Raises:
-            ConfigError: there are several, and accelerate is not installed or cannot join them; or no such device.
+            ConfigError: there is no such device; or there are several processes, and accelerate is not installed or
+                cannot join them.
         """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device is {device}, but torch sees no GPU here; use device = 'cpu'")
@@ -53,7 +54,7 @@ class Processes:
                     "several processes need accelerate: pip install '.[train]' in memstore's folder"
                 ) from None
             state = PartialState(cpu=device == "cpu")
-            if state.num_processes != wanted:  # each would train alone, into the same folder
+            if state.num_processes != wanted:  # else each would train on its own, in the same folder
                 raise ConfigError(
                     f"{wanted} processes were started, and cannot be joined on device {device}; start one"
                 )
@@ -78,7 +79,7 @@ class Processes:
             tensor.copy_(mean.view_as(tensor))
 
     def gather(self, items: list[T]) -> list[T]:
-        """Everybody's items, in order of rank."""
+        """The items of all processes, in order of rank."""
         if self.world == 1:
             return items
         from accelerate.utils import gather_object
@@ -87,11 +88,11 @@ class Processes:
         return gathered
 
     def part(self) -> None:
-        """Wait for every process, and leave the group when this one ends; only after all went well.
+        """Wait for every process, and leave the group when this one ends. Call it only after success.
 
-        A barrier, because it carries no tensors, and then a moment without Python's lock: torch's gloo threads drop
-        the tensors of a finished transfer a little later, under that lock, and abort the process if Python is ending
-        by then.
+        torch's gloo threads free the tensors of a finished transfer a little later, under Python's lock. If Python is
+        ending by then, they abort the process. So wait at a barrier, which carries no tensors, and then sleep a moment,
+        which releases the lock.
         """
         if self.world == 1:
             return
@@ -103,7 +104,7 @@ class Processes:
 
 
 def first() -> bool:
-    """Whether this process is the one of rank 0, which tells people; known before it has joined the others."""
+    """Whether this process has rank 0, which prints for people. Known before `Processes.join`."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -1,11 +1,11 @@
-"""What a run leaves on disk: states to resume from, and models to hand on. Never pickle, never half a file.
+"""The files of a run: states to resume from, and models to use. Never pickle, never half a file.
 
     out/state/step-00001000/   model.safetensors, optimizer.safetensors, state.json; a folder is renamed into
                                place when it is complete
     out/best/, out/last/       checkpoints that `memstore.checkpoint.loading.load` reads
     out/lock                   held by the process that trains
 
-Random numbers need no state: every step draws its own from the seed and its number.
+Random numbers need no state: every step draws them from the seed and its number.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from memstore.train.optim import Optimizer
 log = logging.getLogger(__name__)
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 LOCK = "lock"
-_NO_LOCKS = "the file system of %s has no locks (%s): see to it that no other process trains there"
+_NO_LOCKS = "the file system of %s has no locks (%s): make sure that no other process trains there"
 _PREFIX, _TEMPORARY = "step-", ".tmp-"
 
 
 @dataclass(slots=True)
 class RunState:
-    """Where a run stands, beside its parameters.
+    """The progress of a run; its parameters are saved beside it.
 
     Attributes:
         step: optimizer steps done.
         tokens: read and written, in all processes.
         seconds: spent on steps.
         best_score, best_step: of the model in `best/`.
-        window: sums of what the next line of metrics averages, over `window_steps` steps.
+        window: sums that the next line of metrics averages over `window_steps` steps.
     """
 
     step: int = 0
@@ -67,13 +67,14 @@ class RunState:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold a run's folder: two runs at once would write over each other's states. A killed process holds nothing.
+    """Lock a run's folder within the block: two runs would overwrite each other's states.
 
-    On a file system without locks, which clusters may have, the run goes on with a warning.
+    The lock ends with the process, however it ends. Without locks, as on the file systems of some clusters, the run
+    goes on with a warning.
 
     Raises:
         ConfigError: another process trains there.
-        OutputUnwritable: there can be no such folder, or none that may be written to.
+        OutputUnwritable: the folder cannot be made, or may not be written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def alone(out: Path) -> Iterator[None]:
         raise _unwritable(out, error) from error
     with held as file:
         try:
-            mine = locks.lock(file, inherited=False)  # or processes that load batches would hold it
+            mine = locks.lock(file, inherited=False)  # else processes that load batches would hold it too
         except locks.NoLocks as error:
             log.warning(_NO_LOCKS, out, error.strerror)
             mine = True
@@ -103,7 +104,7 @@ def save_state(
     """Write a state under a temporary name, flush it, rename it, and remove all but the `keep_last` newest.
 
     Raises:
-        OutputUnwritable: the system refuses, or the disk is full. The states from before are as they were.
+        OutputUnwritable: the system refuses, or the disk is full. Earlier states stay as they are.
     """
     states = out / "state"
     final = states / f"{_PREFIX}{run.step:08d}"
@@ -121,14 +122,14 @@ def save_state(
             for path in (*temporary.iterdir(), temporary):
                 sync(path)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)  # what there is of it takes the space that is missing
+        shutil.rmtree(temporary, ignore_errors=True)  # it takes space that is missing now
         reason = error.strerror or error
         earlier = saved_states(out)
         begins = f"from {earlier[-1].name}" if earlier else "from the beginning"
         raise OutputUnwritable(
             f"{final} cannot be written: {reason}. Make room, and run the same command again: it goes on {begins}."
         ) from error
-    shutil.rmtree(final, ignore_errors=True)  # the same step once more: a run that had already ended
+    shutil.rmtree(final, ignore_errors=True)  # this step was saved before: the run had already ended
     temporary.rename(final)
     sync(states)
     for path in saved_states(out)[:-keep_last]:
@@ -139,15 +140,15 @@ def save_state(
 def load_state(
     out: Path, model: MemoryModel, optimizer: Optimizer, identity: Mapping[str, Any], *, steps: int
 ) -> RunState:
-    """Go back to the newest state, if there is one; a fresh `RunState` otherwise.
+    """Load the newest state into the model and the optimizer. Without one, a new `RunState` comes back.
 
     Raises:
         ConfigError: the state was made with other settings, or is beyond `steps`.
-        CheckpointError: a file of it is broken.
+        CheckpointError: one of its files is broken.
         CheckpointMismatch: it does not fit the model or the optimizer.
     """
     for leftover in (out / "state").glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # several processes do it at once
+        shutil.rmtree(leftover, ignore_errors=True)  # several processes do this at once
     found = saved_states(out)
     if not found:
         return RunState()
@@ -166,7 +167,7 @@ def load_state(
         model.load_state_dict(load_file(folder / MODEL, device=str(model.device)))
         optimizer.load(load_file(folder / OPTIMIZER))
     except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(f"{folder} is broken: {error}. Remove it to resume from the one before.") from None
+        raise CheckpointError(f"{folder} is broken: {error}. Remove it to go on from the one before.") from None
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error}") from None
     except RuntimeError as error:
@@ -180,7 +181,7 @@ def saved_states(out: Path) -> list[Path]:
 
 
 def save_model(folder: Path, model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype) -> None:
-    """Write a checkpoint in another dtype than the model is trained in; the model stays as it is."""
+    """Write a checkpoint in the given dtype; the model itself is not changed."""
     with torch.device("meta"):
         copy = MemoryModel(model.config)
     copy.load_state_dict({n: p.detach().to("cpu", dtype) for n, p in model.state_dict().items()}, assign=True)
@@ -188,12 +189,12 @@ def save_model(folder: Path, model: MemoryModel, tokenizer: TextTokenizer, dtype
 
 
 def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is, with the defaults of settings that its state says nothing of: memstore has gained them since."""
+    """A saved identity, completed with the defaults of settings that memstore has gained since."""
     found = dict(identity)
     for part, kind in {"model": ModelConfig, "loss": LossConfig, "optimizer": OptimizerConfig}.items():
         known = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
         found[part] = json.loads(json.dumps(known)) | found.get(part, {})
-    found["data"] = found.get("data") or None  # {} for batches that the caller brings, before it was None
+    found["data"] = found.get("data") or None  # earlier versions wrote {} where the caller provides batches
     if found["data"] is not None:
         data = read_table(DataSettings, found["data"], where="the saved state", name="data")
         found["data"] = json.loads(json.dumps(data.to_dict()))
@@ -201,7 +202,7 @@ def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of settings that differ, with both values."""
+    """The settings that differ, each as a dotted name with both values."""
     found = []
     for name in sorted(set(old) | set(new)):
         a, b = old.get(name), new.get(name)

@@ -1,4 +1,4 @@
-"""Train a subword tokenizer from plain text, for models trained from scratch. Knows text only."""
+"""Trains a subword tokenizer on plain text, for models trained from scratch. Knows text only."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
-SENTINELS = 100  # T5's span corruption names masked spans <extra_id_0> .. <extra_id_99>
-ALPHABET = 400  # characters with a piece of their own; the others are written in bytes
+SENTINELS = 100  # T5's span corruption marks masked spans by <extra_id_0> .. <extra_id_99>
+ALPHABET = 400  # characters with a piece of their own; others are written as bytes
 
-# A word has the same pieces wherever it stands: no space before punctuation, one between punctuation and a word.
+# A word has the same pieces everywhere: no space before punctuation, one between punctuation and a word.
 _BEFORE_MARK = Regex(r"\s+(?=[^\w\s<])")
 _MARK_LETTER = Regex(r"(?<=[^\w\s>])(?=\p{L})")
 _MARK_DIGIT = Regex(r"(?<=[^\w\s.,:>])(?=\d)")  # "1,000" and "2.5" stay together
-# What decoding takes back: hyphens, apostrophes, initials, opening brackets.
+# Where decoding removes that space again: hyphens, apostrophes, initials, opening brackets.
 _JOINED = Regex(r"(?<=\w[-'’–/]) (?=\w)|(?<=\b\w\.) (?=\w(?:[.,;:)]|$))|(?<=[(\[$£€“]) ")
 _OPENING = Regex(r"(?<=[\w,])(?=[(\[“$£€])")
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool = False) -> Tokenizer:
-    """Byte-pair encoding (arXiv 1508.07909) over NFKC text with byte fallback, ids 0, 1, 2 = pad, end, unknown.
+    """A tokenizer by byte-pair encoding (arXiv 1508.07909) over NFKC text, with byte fallback.
 
-    Words carry their leading space (`▁word`) and punctuation stands apart, so a name has the same pieces wherever it
-    stands: what the copy head copies is what the answer is made of. Characters outside the vocabulary become bytes,
-    so any script survives a round trip; spaces around punctuation do so only by rules of English writing.
+    Ids 0, 1 and 2 are pad, end and unknown. A word includes the space before it (`▁word`), and punctuation is its own
+    token. So a name has the same pieces everywhere, and the copy head can copy it from a passage into the answer.
+    Characters outside the vocabulary become bytes, so that decoding restores any script. Spaces around punctuation are
+    restored by rules of English writing.
 
     Args:
         texts: paragraphs or documents; read once.
-        vocab_size: pieces in all, special tokens, sentinels and the 256 bytes included.
-        lowercase: fold case, so that a question in small letters has the pieces of the passage it asks about.
+        vocab_size: number of pieces, with special tokens, sentinels and the 256 bytes.
+        lowercase: make all text lower case, so that a question in lower case has the pieces of its passage.
     """
     special = [PAD, EOS, UNK, *(f"<extra_id_{i}>" for i in range(SENTINELS))]
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
@@ -75,7 +76,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool = 
 
 
 def _without_added(tokenizer: Tokenizer, ordinary: list[str]) -> Tokenizer:
-    """The same tokenizer with some special tokens made ordinary pieces: text that spells a byte piece is text."""
+    """The tokenizer with some special tokens made ordinary pieces: a text that spells "<0x41>" stays that text."""
     values = json.loads(tokenizer.to_str())
     values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] not in set(ordinary)]
     return Tokenizer.from_str(json.dumps(values))

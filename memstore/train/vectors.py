@@ -1,9 +1,9 @@
-"""Token vectors from co-occurrence, for models that begin from scratch: what stands in like company is alike.
+"""Token vectors from co-occurrence, for models that begin from scratch: tokens with the same neighbours are alike.
 
-Positive pointwise mutual information of tokens within a window, weighted by closeness, factorised by a truncated SVD
-(Levy, Goldberg and Dagan, TACL 2015, sections 2 and 3: contexts smoothed by 0.75, singular values to the power of 1/2).
-A model of a few million parameters that trains for an hour meets most words too rarely to learn that one is a year and
-another a town; counting knows in a minute. Knows token ids alone.
+The positive pointwise mutual information of tokens within a window, weighted by closeness, is factorised by a truncated
+SVD (Levy, Goldberg and Dagan, TACL 2015, sections 2 and 3: contexts smoothed by 0.75, singular values to the power of
+1/2). A model of a few million parameters that trains for an hour sees most words too rarely to learn that one is a year
+and another a town. Counting learns it in a minute. Knows only token ids.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from memstore.train.data.ragged import Ragged
 
 _SMOOTHING = 0.75
 _POWER = 0.5
-_RANDOM = 0.44  # share of noise in each vector, so that words of one kind still differ: 0.9^2 + 0.44^2 = 1
-_LEAST = 5  # occurrences; rarer tokens stay random
+_RANDOM = 0.44  # noise in each vector, so that words of one kind differ; the rest is 0.9: 0.9^2 + 0.44^2 = 1
+_LEAST = 5  # occurrences; rarer tokens have random vectors
 _ITERATIONS = 3
 
 
 def cooccurrences(passages: Ragged, *, vocab_size: int, window: int) -> NDArray[np.float32]:
-    """How often tokens stand near each other, `(V, V)` symmetric.
+    """How often tokens occur near each other, `(V, V)`, symmetric.
 
-    A pair at distance d counts (window + 1 - d) / window. While it counts it takes 12 bytes for each pair of
-    pieces: 3.2 GB for 16,384.
+    A pair at distance d counts (window + 1 - d) / window. Counting takes 12 bytes for each pair of vocabulary entries:
+    3.2 GB for 16,384 of them.
     """
     ids = np.asarray(passages.values, dtype=np.int64)
     row = np.repeat(np.arange(len(passages)), np.diff(passages.offsets))
     counts = np.zeros(vocab_size * vocab_size, dtype=np.float32)
     for distance in range(1, window + 1):
-        within = row[:-distance] == row[distance:]
+        within = row[:-distance] == row[distance:]  # no pair reaches into the next passage
         pairs = (ids[:-distance] * vocab_size + ids[distance:])[within]
         counts += np.bincount(pairs, minlength=len(counts)) * np.float32((window + 1 - distance) / window)
     table: NDArray[np.float32] = counts.reshape(vocab_size, vocab_size)
@@ -49,7 +49,7 @@ def token_vectors(table: NDArray[np.float32], *, width: int, seed: int) -> Tenso
     Args:
         table: `(V, V)` of `cooccurrences`; overwritten.
         width: of a vector.
-        seed: of the noise, and of the tokens that occur too rarely.
+        seed: of the noise, and of the vectors of rare tokens.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(table), width, generator=generator)
@@ -68,7 +68,7 @@ def token_vectors(table: NDArray[np.float32], *, width: int, seed: int) -> Tenso
 
 
 def write_vectors(path: Path, vectors: Tensor) -> None:
-    """Write vectors `(V, D)` as a .npy file, whole or not at all.
+    """Write vectors `(V, D)` as a .npy file. If that fails, no part of it is left.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full.
@@ -82,7 +82,7 @@ def read_vectors(path: Path) -> Tensor:
     """Inverse of `write_vectors`.
 
     Raises:
-        CheckpointNotFound, CheckpointError: there is no such file, or it holds no such vectors.
+        CheckpointNotFound, CheckpointError: there is no such file, or it holds no float32 vectors.
     """
     try:
         values = np.load(path, allow_pickle=False)

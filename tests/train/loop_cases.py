@@ -1,4 +1,4 @@
-"""A toy task for the loop's tests: the question names a key; the passage that holds it holds the answer too."""
+"""A toy task for the loop's tests: the question names a key, and the passage with this key also holds the answer."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ def config(folder: Path, **changes: Any) -> TrainConfig:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The metrics without what the clock says."""
+    """The metrics without times."""
     clock = ("seconds", "tokens_per_s")
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
 def run_two_processes(script: Path, *arguments: str) -> None:
-    """Run a Python file in two processes of `torchrun`; both must end well."""
+    """Run a Python file in two processes of `torchrun`; both must succeed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     subprocess.run([*command, *arguments], cwd=ROOT, env=process_env(), check=True, timeout=120)
 

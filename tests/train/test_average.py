@@ -48,7 +48,7 @@ def test_a_mean_of_three_in_bfloat16_is_taken_in_float32(tmp_path: Path) -> None
         torch.testing.assert_close(p, (parts[0] + 2 * parts[1] + 5 * parts[2]) / 8, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_what_all_have_alike_stays_so_to_the_bit(tmp_path: Path) -> None:
+def test_a_parameter_that_is_equal_in_all_stays_so_to_the_bit(tmp_path: Path) -> None:
     for name in "abc":
         write(tmp_path / name, 1, system="lumen")
     made, tokenizer = average([tmp_path / name for name in "abc"], [0.3, 0.25, 0.45])
@@ -108,7 +108,7 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_the_command_writes_over_none_that_it_reads(tmp_path: Path) -> None:
+def test_the_command_overwrites_no_checkpoint_that_it_reads(tmp_path: Path) -> None:
     write(tmp_path / "one", 1)
     two = write(tmp_path / "two", 2)
     names = [str(tmp_path / n) for n in ("one", "two")]

@@ -1,4 +1,4 @@
-"""The loop end to end on tiny models: it learns, it writes what it promises, and it says what is wrong."""
+"""The loop end to end on tiny models: it learns, it writes its files, and it reports what is wrong."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_tiny_model_learns_64_real_questions_by_heart(tmp_path: Path) -> None:
     means = report.scores["squad"]
     assert means["em"] == 1.0, lines
     assert means["retrieved@1"] < 0.7
-    assert means["reranked@1"] > 0.95, lines  # one passage is read: distillation taught which
+    assert means["reranked@1"] > 0.95, lines  # only one passage is read: distillation taught which
     assert report.best_score == 1.0
 
 
@@ -249,7 +249,11 @@ def test_accumulating_two_halves_equals_the_whole(tmp_path: Path) -> None:
     train(config(tmp_path / "one", **plain), source=Pair())
     train(config(tmp_path / "two", accumulate=2, **plain), source=Halves())
     for a, b in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
-        for name in {"loss", "answer", "grad_norm"} & a.keys():  # AdamW alone would not tell a gradient's size
+        for name in {
+            "loss",
+            "answer",
+            "grad_norm",
+        } & a.keys():  # AdamW's step alone does not depend on the gradient's size
             assert a[name] == pytest.approx(b[name], rel=1e-3)
     one, two = (checkpoint.load(tmp_path / name / "run" / "last")[0] for name in ("one", "two"))
     for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
@@ -257,7 +261,7 @@ def test_accumulating_two_halves_equals_the_whole(tmp_path: Path) -> None:
 
 
 def test_computing_activations_again_changes_nothing(tmp_path: Path) -> None:
-    """To the bit, on any one processor: the second time runs the same operations on the same tensors."""
+    """To the bit, on any one processor: the second computation runs the same operations on the same tensors."""
     train(config(tmp_path / "plain"), source=ToySource())
     train(config(tmp_path / "again", checkpoint_activations=True), source=ToySource())
     plain, again = (checkpoint.load(tmp_path / name / "run" / "last")[0] for name in ("plain", "again"))
@@ -273,7 +277,7 @@ def test_from_a_stock_t5(tmp_path: Path) -> None:
     assert report.finished
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
     wild = {"lr": 1e30, "warmup_steps": 0, "schedule": "constant", "clip_norm": 0.0}
     with pytest.raises(TrainingDiverged, match="Lower"):
         train(config(tmp_path, optimizer=wild, log_every=6, steps=30, dev={"every_steps": 0}), source=ToySource())
@@ -281,7 +285,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path: Pat
         assert json.loads((state / "state.json").read_text())["run"]["step"] < 6
 
 
-def test_a_model_that_is_no_numbers_does_not_become_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_finite_does_not_become_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **options: Any) -> Losses:
         found = training_loss(*args, **options)
         return Losses(found.total * math.nan, found.parts)
@@ -292,7 +296,7 @@ def test_a_model_that_is_no_numbers_does_not_become_the_best(tmp_path: Path, mon
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_a_failing_source_is_heard(tmp_path: Path) -> None:
+def test_an_error_of_the_source_ends_the_run(tmp_path: Path) -> None:
     class Broken(ToySource):
         def batch(self, step: int) -> Batch:
             raise KeyError("row 7 of the cache")
@@ -317,7 +321,7 @@ def test_it_imports_on_a_bare_machine() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_processes_share_the_batches_out_and_read_each_once(tmp_path: Path) -> None:
+def test_processes_share_the_batches_and_read_each_once(tmp_path: Path) -> None:
     settings = config(tmp_path, accumulate=2)  # of 6 steps
     processes = [Processes(rank=r, world=3, device=torch.device("cpu")) for r in range(3)]
     read = [list(loop._batch_numbers(settings, p, first=4)) for p in processes]
@@ -362,7 +366,7 @@ def test_several_processes_without_accelerate_are_refused(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("world", ["1", "2"])
-def test_no_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str) -> None:
+def test_a_missing_gpu_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no GPU"):
@@ -378,7 +382,7 @@ def test_processes_that_cannot_be_joined_do_not_each_train_alone(monkeypatch: py
         Processes.join("cpu")
 
 
-def test_a_device_that_there_is_not_is_told(tmp_path: Path) -> None:
+def test_an_unknown_device_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="device 'gpu' cannot be used here"):
         train(config(tmp_path, device="gpu"), source=ToySource())
 
@@ -403,7 +407,7 @@ for name, compiled in (("plain", False), ("compiled", True)):
     reason="without vector instructions torch's compiler makes C++ that no compiler takes (torch 2.13)",
 )
 def test_compiled_blocks_compute_the_same(tmp_path: Path) -> None:
-    # In a process of its own: torch's compiler warns of torch's own ways as it is loaded.
+    # In a process of its own: as it is loaded, torch's compiler warns about torch's own code.
     subprocess.run([sys.executable, "-c", COMPILED, str(tmp_path)], cwd=ROOT, check=True, timeout=250)
     plain, compiled = (records(tmp_path / name) for name in ("plain", "compiled"))
     for a, b in zip(plain, compiled, strict=True):

@@ -1,4 +1,4 @@
-"""What the reader gets in training, by hand; and batches whose parts disagree."""
+"""The passages that the reader gets in training, by hand; and batches whose parts do not fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ SCORES = torch.tensor([0.3, 0.9, 0.1, 0.8, 0.7, 0.2])
         (SCORES, 9, 0.0, [0, 1, 2, 3, 4, 5]),  # all of them: nothing to choose
     ],
 )
-def test_what_the_reader_gets(scores: Tensor | None, keep_k: int, gold_in_reader: float, want: list[int]) -> None:
+def test_the_passages_that_the_reader_gets(
+    scores: Tensor | None, keep_k: int, gold_in_reader: float, want: list[int]
+) -> None:
     config = LossConfig(keep_k=keep_k, gold_in_reader=gold_in_reader)
     assert losses.select(scores, GIVEN, config, seed=0).tolist() == want
 
@@ -71,6 +73,6 @@ def test_gold_is_given_to_a_share_of_the_questions() -> None:
         {"passages": Tokens.of([[7]] * 5 + [[]])},
     ],
 )
-def test_a_batch_whose_parts_disagree_is_refused(change: dict[str, Any]) -> None:
+def test_a_batch_whose_parts_do_not_fit_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"batch|question_of|empty"):
         replace(GIVEN, **change)

@@ -42,7 +42,7 @@ def close(got: Tensor, want: float | Tensor) -> None:
 
 @pytest.mark.parametrize(("mean", "want"), [("token", 7 / 3), ("question", (3 / 2 + 4) / 2)])
 def test_answer_loss(mean: str, want: float) -> None:
-    log_probs = torch.tensor([[-1.0, -2.0, -9.0], [-4.0, -9.0, -9.0]])  # -9 stands on padding
+    log_probs = torch.tensor([[-1.0, -2.0, -9.0], [-4.0, -9.0, -9.0]])  # -9 is on padding
     mask = torch.tensor([[True, True, False], [True, False, False]])
     close(losses.answer_loss(log_probs, mask, mean=mean), want)
 
@@ -118,7 +118,7 @@ def test_contrast() -> None:
 
 def test_contrast_leaves_out_twins_of_gold_passages() -> None:
     similarities = torch.tensor([[LN(3), 0.0, LN(4)], [LN(2), 0.0, LN(5)]])
-    twins = contrast_batch([[7, 1], [8], [7, 1]], [0, 0, 1], [True, False, True])  # 2 is 0 once more
+    twins = contrast_batch([[7, 1], [8], [7, 1]], [0, 0, 1], [True, False, True])  # passages 0 and 2 are the same
     close(losses.contrast(similarities, twins), -(LN(3 / 4) + LN(5 / 6)) / 2)
     own = contrast_batch([[7], [7], [8]], [0, 0, 1], [True, False, True])  # one of the same question
     close(losses.contrast(similarities, own), -(LN(3 / 7) + LN(5 / 8)) / 2)
@@ -135,7 +135,7 @@ def test_the_whole_is_the_weighted_sum() -> None:
     assert all(float(p) > 0 for p in parts.values())
 
 
-def test_gold_goes_by_scores_over_their_temperature() -> None:
+def test_the_gold_loss_is_of_scores_over_their_temperature() -> None:
     model, given = make(dropout_rate=0.0), batch()
     config = LossConfig(distill_weight=0.0, gold_weight=1.0, score_temperature=0.25)
     got = losses.training_loss(model, given, config, seed=0).parts["gold"]
@@ -143,7 +143,7 @@ def test_gold_goes_by_scores_over_their_temperature() -> None:
 
 
 def test_the_projection_learns_from_cosines_over_their_temperature_and_scores_over_theirs() -> None:
-    """dense_distill is KL(rerank || dense): its gradient by a logit is dense's share less the scorer's."""
+    """dense_distill is KL(rerank || dense): its gradient by a logit is dense's share minus the scorer's."""
     model, given = make(dropout_rate=0.0, embedding_dim=8), batch()
     config = LossConfig(dense_distill_weight=1.0, dense_temperature=0.2, score_temperature=0.25)
     questions, memories = model.encode_question(given.questions), model.encode_passages(given.passages)
@@ -198,7 +198,7 @@ def test_likelihoods_are_those_of_reading_one_passage(mean: str, at_once: int) -
     torch.testing.assert_close(got, torch.tensor([s / (n if mean == "mean" else 1) for s, n in want]))
 
 
-def test_likelihoods_know_neither_dropout_nor_gradient_and_leave_the_mode() -> None:
+def test_likelihoods_have_no_dropout_and_no_gradient_and_restore_the_mode() -> None:
     model, given = make(dropout_rate=0.5), batch()
     rows = model.live_a(
         model.encode_question(given.questions), model.encode_passages(given.passages), given.question_of
@@ -285,7 +285,7 @@ def test_the_scorers_gradient_in_the_whole_is_that_of_distillation_alone() -> No
     torch.testing.assert_close(3 * found[0], found[1])
 
 
-def test_lumen_leaves_its_memories_alone() -> None:
+def test_lumen_does_not_train_its_memories() -> None:
     model, given = make("lumen"), batch()
     found = losses.training_loss(model, given, LossConfig(), seed=0)
     found.total.backward()  # type: ignore[no-untyped-call]
@@ -339,7 +339,7 @@ def test_in_bfloat16_every_parameter_has_a_finite_float32_gradient() -> None:
 
 
 @pytest.mark.parametrize("system", ["lumen", "fid"])
-def test_the_best_is_not_kept_by_the_recall_of_a_scorer_that_is_not_there(system: str) -> None:
+def test_the_best_cannot_be_kept_by_recall_without_a_scorer(system: str) -> None:
     check_dev(make("glimmer"), DevConfig(best_by="recall"))
     check_dev(make(system), DevConfig(best_by="recall", every_steps=0))
     with pytest.raises(ValueError, match=f"needs a scorer, and {system} has none"):

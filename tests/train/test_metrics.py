@@ -64,7 +64,7 @@ def test_the_rank_of_the_best_gold_passage() -> None:
 
 
 @pytest.mark.parametrize(("own", "most"), [(0, 2), (1, 1), (3, 3)])
-def test_dev_answers_read_as_many_passages_as_training_does_or_as_they_are_told(
+def test_dev_answers_read_as_many_passages_as_training_does_or_as_dev_keep_k_says(
     monkeypatch: pytest.MonkeyPatch, own: int, most: int
 ) -> None:
     model, read = tiny.model(d_model=16).eval(), []
@@ -125,7 +125,7 @@ def test_dense_ranks_are_by_cosine_best_first() -> None:
 
 def test_a_metrics_file_is_cut_where_training_goes_on(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "metrics.jsonl")
-    file.cut(3)  # nothing there yet
+    file.cut(3)  # no file yet
     for step in (1, 2, 3):
         file.append({"step": step, "loss": step / 3})
     file.path.write_text(file.path.read_text() + '{"step": 4, "lo')
@@ -136,12 +136,12 @@ def test_a_metrics_file_is_cut_where_training_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     with pytest.raises(OutputUnwritable, match=r"/dev/full cannot be written: No space left on device\. Make room"):
         MetricsFile(Path("/dev/full")).append({"step": 1})
 
 
-def test_a_picture_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_complete_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     MetricsFile(tmp_path / "metrics.jsonl").append({"step": 1, "lr": 0.1})
     assert plot(tmp_path / "metrics.jsonl").read_bytes().startswith(b"\x89PNG")

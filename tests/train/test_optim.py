@@ -1,4 +1,4 @@
-"""The learning rate's course, which parameter goes to which optimizer, and an optimizer's state on its way to disk."""
+"""The learning rate's schedule, which parameter goes to which optimizer, and the optimizer's state in a file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def set_gradients(model: MemoryModel, seed: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_goes_through_a_file_and_the_next_step_is_the_same(name: str) -> None:
-    """To the bit, as resuming promises: the same operations on tensors of the same shapes, by one process."""
+    """To the bit, as resuming requires: the same operations on tensors of the same shapes, by one process."""
     model, other = tiny.model(copy_head=True), tiny.model(copy_head=True)
     values = config(name=name, weight_decay=0.1)
     optimizer = Optimizer(model, values)
@@ -142,7 +142,7 @@ def test_frozen_parts_never_move(name: str) -> None:
     assert moved == {n.split(".")[0] for n in before} - {"memory_encoder", "memory_embedding"}
 
 
-def test_gradients_are_clipped_to_the_norm_and_forgotten() -> None:
+def test_gradients_are_clipped_to_the_norm_and_dropped() -> None:
     model = tiny.model()
     optimizer = Optimizer(model, config(clip_norm=0.5, beta1=0.0))
     set_gradients(model, 0)
@@ -163,7 +163,7 @@ def test_no_clipping_without_a_limit() -> None:
     torch.testing.assert_close(kept.norm(), norm)
 
 
-def test_the_list_of_gradients_is_whole() -> None:
+def test_the_list_of_gradients_is_complete() -> None:
     model = tiny.model()
     gradients, here = Optimizer(model, config()).gradients()
     assert [g.shape for g in gradients] == [p.shape for p in model.parameters()]
@@ -171,7 +171,7 @@ def test_the_list_of_gradients_is_whole() -> None:
     assert here.tolist() == [0.0] * len(gradients)
 
 
-def test_what_no_process_reached_is_left_alone_by_weight_decay() -> None:
+def test_a_parameter_that_no_process_reached_has_no_weight_decay() -> None:
     model = tiny.model()
     optimizer = Optimizer(model, config(weight_decay=0.5))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -185,7 +185,7 @@ def test_what_no_process_reached_is_left_alone_by_weight_decay() -> None:
     assert same == {"scorer.weight"}
 
 
-def test_muon_of_alike_matrices_together_is_muon_of_each() -> None:
+def test_muon_of_several_matrices_together_is_muon_of_each() -> None:
     shapes = [(8, 24), (8, 24), (8, 24), (32, 8), (32, 8), (16, 16)]
     generator = torch.Generator().manual_seed(0)
     first = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -196,7 +196,7 @@ def test_muon_of_alike_matrices_together_is_muon_of_each() -> None:
         for p, q in zip(ours, theirs, strict=True):
             p.grad = torch.randn(p.shape, generator=generator)
             q.grad = p.grad.clone()
-        ours[1].grad = theirs[1].grad = None  # one of three alike has none
+        ours[1].grad = theirs[1].grad = None  # one of three of this shape has none
         one.step()
         other.step()
     assert torch.equal(ours[1], first[1])

@@ -1,4 +1,4 @@
-"""A run that was cut off anywhere goes on as if it had not been: parameters, metrics, best model, to the bit.
+"""A run that was interrupted anywhere goes on as if nothing had happened: parameters, metrics, best model, to the bit.
 
 Bits may be asked for, as both runs do the same operations in the same order, on tensors of the same shapes, on one
 processor with one number of threads. That is also what training promises.
@@ -38,7 +38,7 @@ class Cut(Exception):
 
 
 class Failing(ToySource):
-    """A source that fails, at once and without saying goodbye, when a certain batch is asked for."""
+    """A source that fails at once, without any clean-up, when a certain batch is asked for."""
 
     def __init__(self, at: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Failing(ToySource):
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, except times."""
+    """All files of a run, without times."""
     last = saved_states(folder / "run")[-1]
     found: dict[str, Any] = {"metrics": records(folder), "last": last.name}
     for path in (*last.glob("*.safetensors"), *(folder / "run").glob("*/model.safetensors")):
@@ -63,7 +63,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     ("changes", "cuts"),
     [
         ({}, [5]),
-        ({}, [1, 3]),  # before the first state; and once more
+        ({}, [1, 3]),  # before the first state, and a second time
         ({"accumulate": 2, "optimizer": {"lr": 3e-3, "name": "muon", "weight_decay": 0.1}}, [9]),
         ({"optimizer": {"lr": 3e-3, "name": "adafactor"}, "log_every": 3}, [4, 5]),
         ({"dtype": "bfloat16", "loss": {"keep_k": 1, "gold_in_reader": 0.5, "distill_direction": "rank||lm"}}, [3]),
@@ -80,7 +80,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, changes: dict[str, Any], c
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_stopping_for_the_time_is_not_a_cut(tmp_path: Path) -> None:
+def test_stopping_after_minutes_loses_no_step(tmp_path: Path) -> None:
     train(config(tmp_path / "whole", dev={"every_steps": 0}), source=ToySource())
     calls = 0
     finished = False
@@ -94,7 +94,7 @@ def test_stopping_for_the_time_is_not_a_cut(tmp_path: Path) -> None:
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_stopping_when_asked_is_not_a_cut(tmp_path: Path) -> None:
+def test_stopping_when_asked_loses_no_step(tmp_path: Path) -> None:
     train(config(tmp_path / "whole"), source=ToySource())
     asked = iter([False, True])
     report = train(config(tmp_path / "cut"), source=ToySource(), stopping=lambda: next(asked))
@@ -103,7 +103,7 @@ def test_stopping_when_asked_is_not_a_cut(tmp_path: Path) -> None:
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_the_command_hears_the_first_signal_and_restores_what_was(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_command_stops_at_the_first_signal_and_restores_the_handlers(tmp_path: Path, monkeypatch: Any) -> None:
     before = signal.getsignal(signal.SIGTERM)
     heard = []
 
@@ -154,7 +154,7 @@ def test_processes_that_load_batches_do_not_say_that_training_stops(monkeypatch:
     assert said == [True, False]
 
 
-def test_of_several_processes_only_the_first_tells(tmp_path: Path, monkeypatch: Any) -> None:
+def test_of_several_processes_only_the_first_prints(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(loop, "train", lambda settings, *_, stopping: train(settings, source=ToySource()))
     monkeypatch.setattr(TrainConfig, "from_file", lambda _: config(tmp_path, steps=1))
@@ -176,7 +176,7 @@ assert report.step == (2 if sys.argv[2] == "stop" else 4), report.step
 
 
 @pytest.mark.slow
-def test_several_processes_stop_together_when_one_is_asked_and_go_on_as_if_they_had_not(tmp_path: Path) -> None:
+def test_several_processes_stop_together_when_one_is_asked_and_go_on_without_loss(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="several processes need accelerate")
     script = tmp_path / "run.py"
     script.write_text(SEVERAL)
@@ -214,7 +214,7 @@ train(config(Path(sys.argv[1]), prefetch=1), source=Killed())
 """
 
 
-def test_a_killed_process_leaves_whole_states(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_complete_states(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )
@@ -290,7 +290,7 @@ def test_a_run_goes_on_with_the_same_cache_elsewhere_but_not_with_another(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_broken_state_is_told(tmp_path: Path, name: str) -> None:
+def test_a_broken_state_is_reported(tmp_path: Path, name: str) -> None:
     train(config(tmp_path), source=ToySource())
     path = saved_states(tmp_path / "run")[-1] / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -317,7 +317,7 @@ def test_a_state_that_cannot_be_read_is_not_called_broken(tmp_path: Path, monkey
     ],
     ids=["system", "safetensors"],
 )
-def test_a_full_disk_is_told_and_costs_no_more_than_the_steps_since_the_last_state(
+def test_a_full_disk_is_reported_and_costs_no_more_than_the_steps_since_the_last_state(
     tmp_path: Path, monkeypatch: Any, refusal: Exception
 ) -> None:
     train(config(tmp_path / "whole"), source=ToySource())
@@ -338,7 +338,7 @@ def test_a_full_disk_is_told_and_costs_no_more_than_the_steps_since_the_last_sta
     assert outcome(folder) == outcome(tmp_path / "whole")
 
 
-def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(OutputUnwritable, match=r"run cannot be written: .*; name another `out`"):
         train(config(tmp_path), source=ToySource())

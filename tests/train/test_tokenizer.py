@@ -1,4 +1,4 @@
-"""Tokenizers trained from text: the same pieces for a word wherever it stands, any script, special ids."""
+"""Tokenizers trained from text: the same pieces for a word everywhere, any script, special ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def words(tokenizer: Tokenizer, text: str) -> list[str]:
         ("WARSAW,", "warsaw"),
     ],
 )
-def test_a_word_has_the_same_pieces_wherever_it_stands(folded: Tokenizer, text: str, word: str) -> None:
+def test_a_word_has_the_same_pieces_everywhere(folded: Tokenizer, text: str, word: str) -> None:
     alone, within = words(folded, word), words(folded, text)
     assert any(within[i : i + len(alone)] == alone for i in range(len(within))), (alone, within)
 
@@ -82,7 +82,7 @@ def test_special_ids(folded: Tokenizer) -> None:
     assert folded.token_to_id(f"<extra_id_{SENTINELS}>") is None
 
 
-def test_a_corpus_without_passages_teaches_nothing(tmp_path: Path) -> None:
+def test_a_corpus_without_passages_is_refused(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": " "}\n', encoding="utf-8")
     result = CliRunner().invoke(
         app, ["tokenizer", "--corpus", str(tmp_path / "corpus.jsonl"), "--out", str(tmp_path / "out")]

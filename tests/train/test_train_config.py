@@ -1,4 +1,4 @@
-"""What a run starts from and by which settings: the config file, and the `[model]` table made a model."""
+"""The config file of a run, and the model that its `[model]` table describes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_cut_may_move(tmp_path: Path, config: dict[str, object], from_live: 
     assert torch.equal(model.live.bias.table.weight, was.get_submodule(bias).bias.table.weight)  # type: ignore[union-attr]
 
 
-def test_layers_put_in_between_change_nothing_and_learn(tmp_path: Path) -> None:
+def test_added_layers_change_nothing_and_learn(tmp_path: Path) -> None:
     """4 + 1 + 1 layers become 4 + 2 + 2: scores and reading stay, and the new layers get a gradient.
 
     Not to the bit: where weights begin in memory decides, on some processors, in which order a product is summed.
@@ -95,7 +95,7 @@ def test_layers_put_in_between_change_nothing_and_learn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "deepen", "says"), [("glimmer", (1, 6), "layer 6, but the encoder's are 0 to 5"), ("lumen", (1,), "nor")]
 )
-def test_layers_that_cannot_be_put_in(tmp_path: Path, system: str, deepen: tuple[int, ...], says: str) -> None:
+def test_layers_that_cannot_be_added(tmp_path: Path, system: str, deepen: tuple[int, ...], says: str) -> None:
     folder = tiny.save_checkpoint(tmp_path / "model", system=system)
     with pytest.raises(ConfigError, match=says):
         open_model(ModelTable(source="checkpoint", path=str(folder), deepen=deepen), seed=0)
@@ -109,7 +109,7 @@ def test_parts_that_begin_again(tmp_path: Path) -> None:
         assert torch.equal(p, was.get_parameter(name)) == (name != "scorer.weight"), name
 
 
-def test_a_store_stays_good_where_memories_are_frozen(tmp_path: Path) -> None:
+def test_a_store_still_fits_where_memories_are_frozen(tmp_path: Path) -> None:
     folder = tiny.save_checkpoint(tmp_path / "model")
     model, tokens = open_model(ModelTable(source="checkpoint", path=str(folder), frozen_memories=True), seed=0)
     still = {n.partition(".")[0] for n, p in model.named_parameters() if not p.requires_grad}
@@ -147,7 +147,7 @@ def test_a_decoder_of_fewer_layers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layers", "says"), [((0, 2), "layer 2, but the decoder's are 0 to 1"), ((1, 0), "ascend")])
-def test_decoder_layers_that_are_not_there(tmp_path: Path, layers: tuple[int, ...], says: str) -> None:
+def test_decoder_layers_that_do_not_exist(tmp_path: Path, layers: tuple[int, ...], says: str) -> None:
     folder = tiny.save_checkpoint(tmp_path / "model")
     with pytest.raises(ConfigError, match=says):
         open_model(ModelTable(source="checkpoint", path=str(folder), decoder_layers=layers), seed=0)

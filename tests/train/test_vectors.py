@@ -1,4 +1,4 @@
-"""Token vectors from co-occurrence: counts by hand, likeness by company, and what a model does with them."""
+"""Token vectors from co-occurrence: counts by hand, like vectors for like neighbours, and models that use them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_counts_by_hand() -> None:
     np.testing.assert_allclose(got, want)
 
 
-def test_like_company_makes_like_vectors_of_unit_size() -> None:
+def test_like_neighbours_make_like_vectors_of_unit_size() -> None:
     rng = np.random.default_rng(0)
     years, towns = [10, 11, 12], [20, 21, 22]
     rows = [[1, int(rng.choice(years)), 2] for _ in range(300)] + [[3, int(rng.choice(towns)), 4] for _ in range(300)]
@@ -60,7 +60,7 @@ def test_a_model_from_scratch_begins_with_them(tmp_path: Path) -> None:
         open_model(table, seed=0)
 
 
-def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path) -> None:
+def test_other_files_than_vectors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFound, match="memstore vectors"):
         read_vectors(tmp_path / "none.npy")
     (tmp_path / "bad.npy").write_bytes(b"nothing of the kind")
@@ -73,7 +73,7 @@ def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path) -> None:
         ModelTable(source="checkpoint", path="p", vectors="v.npy")
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
