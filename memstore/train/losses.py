@@ -235,8 +235,8 @@ def contrast(similarities: Tensor, batch: Batch) -> Tensor:
 
     Args:
         similarities: `(B, R)`.
-        batch: says which passages are gold. A twin of a gold passage has the same tokens, but is another question's
-            candidate. It is as right as the gold one, so it is left out of the softmax.
+        batch: says which passages are gold. A twin of a gold passage has the same tokens, but is not marked for this
+            question. It is as right as the gold one, so it is left out of the softmax.
     """
     device = similarities.device
     asking = batch.question_of[batch.gold]  # of each gold passage, its question
