@@ -71,8 +71,8 @@ def show_build(report: Values) -> None:
     """`memstore build`."""
     if report["already_built"]:
         PlainConsole().print(f"{report['out']} is built already: {report['passages']:,} passages. Nothing to do.")
-        for _, told in _too_long(report, report["max_passage_tokens"]):
-            PlainConsole().print(f"too long: {told}")
+        for _, line in _too_long(report, report["max_passage_tokens"]):
+            PlainConsole().print(f"too long: {line}")
         return
     rows = [
         ("documents", f"{report['documents']:,}"),

@@ -90,7 +90,7 @@ def create_array(path: Path, layout: ArrayLayout) -> Any:
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": name},
         "metadata": layout.metadata(),
-        # A passage of zeros must be written, or it could not be told from one that was lost.
+        # A passage of zeros must be written, or it would look like one that was lost.
         "store_data_equal_to_fill_value": True,
     }
     with system_errors():
