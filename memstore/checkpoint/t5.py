@@ -198,6 +198,8 @@ def _stock_names(name: str, config: ModelConfig) -> tuple[str, ...]:
 
 
 def _new(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    if name == "match_embedding.weight":  # so that a converted model begins as it was
+        return torch.zeros(shape)
     if name.endswith("norm.weight"):
         return torch.ones(shape)
     if name == "copy_head.gate.bias":

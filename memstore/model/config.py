@@ -33,6 +33,8 @@ class ModelConfig:
             token just written: a span is copied to its end.
         match_embedding: rows `[question; memory]` get a learned vector by side and by whether the token is on
             the other side too (as the exact-match feature of arXiv 1704.00051, section 3.2).
+        match_scale: what these vectors are multiplied by. Where the stream's values are in the hundreds, as those of a
+            pretrained T5 are, vectors of a learning rate's size change nothing. Other than 1, they begin at zero.
         head_norms: an RMS norm of its own before what reads the residual stream: the scorer, and the projection for
             dense retrieval. A pretrained T5's stream has values in the thousands, from which neither learns without.
         embedding_dim: width of the passage vectors for dense retrieval from the model's own memory
@@ -65,6 +67,7 @@ class ModelConfig:
     copy_head: bool = False
     copy_previous: bool = False
     match_embedding: bool = False
+    match_scale: float = 1.0
     head_norms: bool = False
     embedding_dim: int = 0
     retrieval_prior: float = 0.0
@@ -123,7 +126,7 @@ class ModelConfig:
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:
                 raise ConfigError(f"{name} must be in [0, {self.vocab_size}), not {getattr(self, name)}")
-        for name in ("embedding_dim", "layer_norm_epsilon", "retrieval_prior"):
+        for name in ("embedding_dim", "layer_norm_epsilon", "retrieval_prior", "match_scale"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.dropout_rate <= 1:

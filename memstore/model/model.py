@@ -216,7 +216,8 @@ class MemoryModel(nn.Module):
         rows = join(questions, memories, question_of)
         if self.match_embedding is not None:
             kinds = 2 * rows.from_passage + matches(rows, self.config.vocab_size)  # (T,)
-            rows = rows.with_states(rows.states + self.match_embedding(kinds).to(rows.states.dtype))
+            vectors = self.config.match_scale * self.match_embedding(kinds)
+            rows = rows.with_states(rows.states + vectors.to(rows.states.dtype))
         return rows
 
     def score(self, rows: Rows) -> Tensor:
@@ -311,7 +312,8 @@ class MemoryModel(nn.Module):
         c = self.config
         deviation = {"qkv": c.d_model**-0.5, "q": (c.d_model * c.d_kv) ** -0.5, "kv": c.d_model**-0.5,
                      "o": (c.num_heads * c.d_kv) ** -0.5, "wi": c.d_model**-0.5, "wo": c.d_ff**-0.5,
-                     "embedding": 1.0, "memory_embedding": 1.0, "match_embedding": 1.0}  # fmt: skip
+                     "embedding": 1.0, "memory_embedding": 1.0,
+                     "match_embedding": float(c.match_scale == 1)}  # fmt: skip
         for name, p in self.named_parameters():
             if name.endswith("norm.weight"):
                 p.fill_(1.0)

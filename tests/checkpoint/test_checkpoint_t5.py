@@ -370,3 +370,12 @@ def test_a_broken_sentencepiece_model_is_told(pieces: Path) -> None:
     (pieces / "spiece.model").write_bytes(b"\x00" * 50)
     with pytest.raises(CheckpointError, match=r"spiece.model is broken"):
         from_t5(pieces)
+
+
+@torch.no_grad()
+def test_match_vectors_change_nothing_until_they_have_learned(folder: Path) -> None:
+    plain, _ = from_t5(folder)
+    matching, _ = from_t5(folder, match_embedding=True, match_scale=256.0)
+    assert matching.match_embedding is not None
+    assert not matching.match_embedding.weight.any()
+    assert all(torch.equal(p, matching.get_parameter(n)) for n, p in plain.named_parameters())

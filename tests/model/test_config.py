@@ -92,7 +92,7 @@ def test_settings_that_a_config_does_not_name_stay_what_they_were() -> None:
     assert ModelConfig.from_dict(dict.fromkeys(required, 8)).to_dict() == dict.fromkeys(required, 8) | {
         "system": "glimmer", "alpha": 1 / 3, "beta": 1 / 4, "feed_forward": "gated-gelu",
         "tie_word_embeddings": False, "scale_head": False, "copy_head": False, "copy_previous": False,
-        "match_embedding": False, "head_norms": False, "embedding_dim": 0, "retrieval_prior": 0.0,
+        "match_embedding": False, "match_scale": 1.0, "head_norms": False, "embedding_dim": 0, "retrieval_prior": 0.0,
         "extractive": False, "num_beams": 1,
         "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6,
         "dropout_rate": 0.1, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,

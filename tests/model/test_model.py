@@ -178,12 +178,17 @@ def test_memories_through_a_store_are_memories() -> None:
 
 
 @torch.no_grad()
-def test_a_row_has_a_vector_by_side_and_match_before_the_live_layers() -> None:
-    model = make("glimmer", match_embedding=True)
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_a_row_has_a_vector_by_side_and_match_before_the_live_layers(scale: float) -> None:
+    model = make("glimmer", match_embedding=True, match_scale=scale)
+    if scale != 1:
+        assert model.match_embedding is not None
+        assert not model.match_embedding.weight.any()
+        torch.nn.init.normal_(model.match_embedding.weight, generator=torch.Generator().manual_seed(0))
     assert model.match_embedding is not None
     encoded, memories = (model.encode_question(Tokens.of(ids)) for ids in ([[5, 6]], [[6, 8]]))
     kinds = torch.tensor([0, 1, 3, 2])  # 5 and 6 of the question, the second one in the passage too; then 6 and 8
-    want = torch.cat([encoded.states, memories.states]) + model.match_embedding.weight[kinds]
+    want = torch.cat([encoded.states, memories.states]) + scale * model.match_embedding.weight[kinds]
     close(model.join(encoded, memories, torch.tensor([0])).states, want)
 
 
