@@ -141,6 +141,7 @@ def show_store(store: Values) -> None:
         ("model", f"{settings.get('model')} {settings.get('model_name', '')}{trained}"),
         *((f"  {name}", str(value)) for name, value in fingerprint.items()),
         ("corpus", ", ".join(f"{c['name']}" for c in settings.get("corpus", []))),
+        *((f"  {name}", str(value)) for name, value in (store["source"].get("content") or {}).items()),
         ("settings", ", ".join(f"{k}={v}" for k, v in settings.items() if k in _SHOWN)),
         *_too_long(store["source"], fingerprint["max_passage_tokens"]),
         ("made by", ", ".join(f"{name} {version}" for name, version in store["made_by"].items())),
