@@ -43,11 +43,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("batches")
     tiny.save_checkpoint(folder / "model")
     corpus = cases.write_corpus(folder / "corpus.jsonl")
-    build(BuildOptions(corpus=(corpus,), out=folder / "store", model=str(folder / "model"), dtype="float32"))
+    store, model = folder / "store", str(folder / "model")
+    # "cut": passages stay as they were written, though the store's model reads fewer tokens than the cache keeps.
+    build(BuildOptions(corpus=(corpus,), out=store, model=model, dtype="float32", on_long="cut"))
     tasks = cases.write_questions(folder, SETS)
-    options = PrepareOptions(
-        out=folder / "cache", store=folder / "store", tasks=tasks, k=4, neighbours=3, max_sentence_tokens=110
-    )
+    options = PrepareOptions(out=folder / "cache", store=store, tasks=tasks, k=4, neighbours=3, max_sentence_tokens=110)
     prepare(options, cases.tokenizer())
     return options.out
 
