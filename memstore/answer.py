@@ -287,7 +287,7 @@ class Answerer:
             "store": {
                 "path": str(self.store.path),
                 "generation": generation.number,
-                "passages": len(self.store),
+                "passages": self.store.live,
                 "codec": generation.codec,
                 "retriever": generation.retriever,
             },

@@ -9,6 +9,7 @@ import errno
 import gzip
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -176,6 +177,20 @@ def system_errors() -> Iterator[None]:
         if number is None:
             raise
         raise OSError(number, os.strerror(number)) from error
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A file that never changes, under a second name: a hard link, or a copy where the system makes none.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.copyfile(source, target)
 
 
 def sync(path: Path) -> None:

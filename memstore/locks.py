@@ -37,3 +37,24 @@ def lock(file: IO[Any], *, inherited: bool) -> bool:
             raise NoLocks(error.errno, error.strerror) from error
         raise
     return True
+
+
+def share(file: IO[Any]) -> bool:
+    """Lock an open file together with others who share it, until it is closed. It may be open for reading only.
+
+    Returns:
+        False if a process has it for itself, by `lock` with `inherited`.
+
+    Raises:
+        NoLocks: the file system has none.
+        OSError: the system refuses for another reason.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD[True]:
+            return False
+        if error.errno in _NO_LOCKS:
+            raise NoLocks(error.errno, error.strerror) from error
+        raise
+    return True

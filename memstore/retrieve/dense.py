@@ -9,6 +9,9 @@ clusters (IVF) and stored in 8 bits per dimension (SQ8); a search looks into the
 - `nprobe`: the smallest power of two, from `MIN_PROBES` on, with which `PROBE_QUERIES` passages find `RECALL`
   of the `PROBE_DEPTH` passages that are nearest to them by the float32 vectors.
 
+An index that was changed (`dense_change`) has flat parts beside the first one, for the rows that came later. Dead
+rows stay in it; a search passes over them, and looks into more clusters until it has its passages.
+
 Measured on 350,000 made-up vectors of width 128 around 3,000 centres, on one core: built in 20 s, 49 MB;
 200 other vectors found 0.988 of their exact top 10 and 0.991 of their top 40, in 0.42 ms each (`nprobe` 8).
 
@@ -18,6 +21,7 @@ Torch and faiss each bring an OpenMP library of their own; both import orders wo
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,10 +59,17 @@ MIN_PROBES = 8
 PROBE_QUERIES = 200
 PROBE_DEPTH = 20
 RECALL = 0.95
+DEPTH = 100
+"""Live passages that a search finds at least before it stops looking into clusters, where some are dead."""
+
 CHUNK_ROWS = 16_384
 """Vectors handled at a time: with the training sample, all that is in memory beside the index."""
 
-_INDEX = "index.faiss"
+INDEX = "index.faiss"
+# faiss gives these classes other constructors when it is imported than its types say.
+_PARAMETERS: Any = faiss.SearchParameters
+_IVF_PARAMETERS: Any = faiss.SearchParametersIVF
+_BITMAP: Any = faiss.IDSelectorBitmap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +77,10 @@ class DenseSettings:
     """What `settings.json` of a dense index says.
 
     Attributes:
+        passages: rows, those of `more` and dead ones included.
         nlist, nprobe: clusters, and clusters looked into; 0 for a flat index.
         recall: measured when `nprobe` was chosen; 1.0 for a flat index.
+        more: rows of each flat part that follows the first, in their order.
     """
 
     format_version: int = FORMAT_VERSION
@@ -78,6 +91,14 @@ class DenseSettings:
     nlist: int = 0
     nprobe: int = 0
     recall: float = 1.0
+    more: tuple[int, ...] = ()
+
+    def parts(self) -> list[tuple[str, int, int]]:
+        """File, first row, and number of rows of each part."""
+        counts = [self.passages - sum(self.more), *self.more]
+        firsts = [0, *itertools.accumulate(counts[:-1])]
+        names = [INDEX, *(f"more-{first:09d}.faiss" for first in firsts[1:])]
+        return list(zip(names, firsts, counts, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -91,7 +112,8 @@ class DenseSettings:
             ConfigError: a key is unknown or missing, or a value is none that we write.
         """
         try:
-            settings = cls(**{**values, "encoder": EncoderRef(**values["encoder"])})
+            more = tuple(values.get("more", ()))
+            settings = cls(**{**values, "encoder": EncoderRef(**values["encoder"]), "more": more})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"settings of a dense index: {error}") from error
         if settings.format_version != FORMAT_VERSION or settings.kind not in ("flat", "ivf"):
@@ -130,14 +152,14 @@ def build_dense(
     with new_index_folder(folder) as part, system_errors():
         if count <= FLAT_LIMIT:
             index = faiss.IndexFlatIP(dim)
-            for chunk in _unit_chunks(vectors, count=count, dim=dim):
+            for chunk in unit_chunks(vectors, count=count, dim=dim):
                 index.add(chunk)
             settings = DenseSettings(encoder=encoder, dim=dim, passages=count, kind="flat")
         else:
             index, settings = _build_ivf(
-                part, _unit_chunks(vectors, count=count, dim=dim), count=count, dim=dim, encoder=encoder
+                part, unit_chunks(vectors, count=count, dim=dim), count=count, dim=dim, encoder=encoder
             )
-        name, _handle = accepted(part / _INDEX)
+        name, _handle = accepted(part / INDEX)
         faiss.write_index(index, name)
         write_settings(part, settings.to_dict())
     return settings
@@ -155,7 +177,7 @@ def unit(vectors: npt.NDArray[Any]) -> Vectors:
     return np.ascontiguousarray(rows / np.where(lengths > 0, lengths, 1), dtype=np.float32)
 
 
-def _unit_chunks(vectors: Iterable[npt.NDArray[Any]], *, count: int, dim: int) -> Iterator[Vectors]:
+def unit_chunks(vectors: Iterable[npt.NDArray[Any]], *, count: int, dim: int) -> Iterator[Vectors]:
     seen = 0
     for array in vectors:
         if array.ndim != 2 or array.shape[1] != dim:
@@ -231,18 +253,59 @@ def _choose_nprobe(index: Any, rows: npt.NDArray[np.float32]) -> tuple[int, floa
 # --- searching -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One faiss index, of rows from `first` on. `alive` chooses its live rows; None if all are."""
+
+    index: Any
+    first: int
+    live: int
+    alive: Any
+
+    def nearest(self, vector: Vectors, wanted: int) -> list[tuple[int, float]]:
+        """Up to `wanted` of the `(row, score)` nearest to a `(1, dim)` vector.
+
+        Where rows are dead, it looks into more clusters until `DEPTH` live ones are found, or `wanted` if that is
+        more: up to it, a smaller number gives a prefix of a larger one.
+        """
+        at_least = 0 if self.alive is None else min(max(wanted, DEPTH), self.live)
+        wanted = min(max(wanted, at_least), self.live)
+        nprobe, nlist = getattr(self.index, "nprobe", 0), getattr(self.index, "nlist", 0)
+        while wanted:
+            if self.alive is None and not nlist:
+                scores, rows = self.index.search(vector, wanted)
+            elif nlist:
+                params = _IVF_PARAMETERS(sel=self.alive, nprobe=nprobe)
+                scores, rows = self.index.search(vector, wanted, params=params)
+            else:
+                scores, rows = self.index.search(vector, wanted, params=_PARAMETERS(sel=self.alive))
+            found = [(self.first + int(r), float(s)) for r, s in zip(rows[0], scores[0], strict=True) if r >= 0]
+            if len(found) >= at_least or nprobe >= nlist:
+                return found
+            nprobe = min(2 * nprobe, nlist)  # the nearest clusters hold too few that are alive
+        return []
+
+
 class DenseRetriever:
-    """Searches an index that `build_dense` made, with the encoder that made its vectors."""
+    """Searches an index that `build_dense` or `change_dense` made, with the encoder that made its vectors."""
 
     kind = "dense"
 
-    def __init__(self, folder: Path, encoder: QuestionEncoder, hits: HitsOf) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encoder: QuestionEncoder,
+        hits: HitsOf,
+        *,
+        dead: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         """Opens the index; an IVF index's vectors stay on disk, mapped into memory.
 
         Args:
-            folder: what `build_dense` wrote.
+            folder: what `build_dense` or `change_dense` wrote.
             encoder: what `read_dense_settings(folder).encoder` names.
             hits: names the passages of rows.
+            dead: rows never to be found, ascending; none by default.
 
         Raises:
             IndexCorrupt: the folder is absent or incomplete, or faiss cannot read it.
@@ -255,9 +318,16 @@ class DenseRetriever:
                 f"the dense index at {folder} holds vectors of width {self.settings.dim} and the encoder's "
                 f"are {encoder.dim} wide; open it with the encoder that it was built with"
             )
-        self._index = _read_index(folder, self.settings)
+        dead = np.empty(0, np.int64) if dead is None else dead
+        self._live = self.settings.passages - len(dead)
+        self._parts = []
+        for name, first, count in self.settings.parts():
+            index = read_part(folder / name, count=count, dim=self.settings.dim, mapped=self.settings.kind == "ivf")
+            gone = dead[np.searchsorted(dead, first) : np.searchsorted(dead, first + count)] - first
+            self._parts.append(_Part(index, first, count - len(gone), _selector(gone, count) if len(gone) else None))
 
     def __len__(self) -> int:
+        """Rows that the index covers, dead ones included."""
         return self.settings.passages
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
@@ -267,7 +337,7 @@ class DenseRetriever:
     def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
         """See `RowSearch.search_rows`."""
         check_k(k)
-        if not questions or not len(self):
+        if not questions or not self._live:
             return [[] for _ in questions]
         vectors = unit(self._encoder.encode_questions([searchable(question) for question in questions]))
         # One by one: in a batch faiss takes other routines, whose sums round differently.
@@ -275,14 +345,21 @@ class DenseRetriever:
 
     def _search_one(self, vector: Vectors, k: int) -> list[FoundRow]:
         """Rows for one `(1, dim)` vector. faiss cuts ties in an order of its own, so we look past them."""
-        limit = min(k + 8, len(self))
+        limit = min(k + 8, self._live)
         while True:
-            scores, rows = self._index.search(vector, limit)
-            scored = [(int(r), float(s)) for r, s in zip(rows[0], scores[0], strict=True) if r >= 0]
-            if len(scored) < limit or limit == len(self) or scored[-1][1] < scored[k - 1][1]:
+            found = [part.nearest(vector, limit) for part in self._parts]
+            scored = sorted(itertools.chain(*found), key=lambda pair: (-pair[1], pair[0]))[:limit]
+            if len(scored) < limit or limit == self._live or scored[-1][1] < scored[k - 1][1]:
                 break
-            limit = min(4 * limit, len(self))
-        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
+            limit = min(4 * limit, self._live)
+        return scored[:k]
+
+
+def _selector(dead: npt.NDArray[np.int64], count: int) -> Any:
+    """Chooses all rows but the dead ones, by a bit for each."""
+    alive = np.ones(count, dtype=bool)
+    alive[dead] = False
+    return _BITMAP(np.packbits(alive, bitorder="little"))
 
 
 def read_dense_settings(folder: Path) -> DenseSettings:
@@ -297,16 +374,19 @@ def read_dense_settings(folder: Path) -> DenseSettings:
         raise IndexCorrupt(f"the dense index at {folder} cannot be opened: {error}; build it anew") from error
 
 
-def _read_index(folder: Path, settings: DenseSettings) -> Any:
-    flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if settings.kind == "ivf" else 0
+def read_part(path: Path, *, count: int, dim: int, mapped: bool) -> Any:
+    """The faiss index in a file; `mapped` leaves the vectors of an IVF index on the disk.
+
+    Raises:
+        IndexCorrupt: faiss cannot read it, or it is not of so many vectors of this width.
+    """
     try:
-        name, _handle = accepted(folder / _INDEX)
-        index = faiss.read_index(name, flags)
+        name, _handle = accepted(path)
+        index = faiss.read_index(name, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
     except RuntimeError as error:
-        raise IndexCorrupt(f"{folder / _INDEX} cannot be read ({error}); build the index anew") from error
-    if (index.ntotal, index.d) != (settings.passages, settings.dim):
+        raise IndexCorrupt(f"{path} cannot be read ({error}); build the index anew") from error
+    if (index.ntotal, index.d) != (count, dim):
         raise IndexCorrupt(
-            f"{folder / _INDEX} holds {index.ntotal} vectors of width {index.d}, not {settings.passages} of "
-            f"width {settings.dim}; build the index anew"
+            f"{path} holds {index.ntotal} vectors of width {index.d}, not {count} of width {dim}; build the index anew"
         )
     return index

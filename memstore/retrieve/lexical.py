@@ -82,13 +82,13 @@ MAX_QUESTION_TERMS = 64
 TITLE_BOOST = 0.25
 """Weight of the title's score against the text's; see the module's measurement."""
 
-_ANALYZER = "memstore_english"
-_KNOWN = {"format_version": FORMAT_VERSION, "analyzer": _ANALYZER}  # what settings say besides the count
+ANALYZER = "memstore_english"
+_OURS = {"format_version": FORMAT_VERSION, "analyzer": ANALYZER}  # what settings say besides the count
 _DROPPED_FROM_BYTES = 40  # older indexes hold no longer terms: Tantivy's default analyzers drop them
 
 
 @dataclass(frozen=True, slots=True)
-class _Texts:
+class Texts:
     """How texts become terms, as an index's settings record it. A question is cut as the passages of its index were."""
 
     spaced: bool
@@ -115,15 +115,19 @@ class _Texts:
         word = {} if self.max_word is None else {"max_word": self.max_word}
         return word | ({"spaced": True} if self.spaced else {})
 
+    def known(self) -> dict[str, Any]:
+        """What the settings of an index of such texts hold besides its counts."""
+        return _OURS | self.to_dict()
 
-_TEXTS = _Texts(spaced=True, max_word=MAX_WORD_CHARACTERS)
+
+_TEXTS = Texts(spaced=True, max_word=MAX_WORD_CHARACTERS)
 
 
 def _schema() -> Any:
     builder = tantivy.SchemaBuilder()
-    builder.add_text_field("title", tokenizer_name=_ANALYZER, index_option="freq")
-    builder.add_text_field("text", tokenizer_name=_ANALYZER, index_option="freq")
-    builder.add_unsigned_field("row", fast=True)
+    builder.add_text_field("title", tokenizer_name=ANALYZER, index_option="freq")
+    builder.add_text_field("text", tokenizer_name=ANALYZER, index_option="freq")
+    builder.add_unsigned_field("row", fast=True, indexed=True)  # a column to read, and terms to delete by
     return builder.build()
 
 
@@ -149,7 +153,7 @@ def build_bm25(folder: Path, passages: Iterable[Passage]) -> int:
     with new_index_folder(folder) as part, system_errors():
         count = _write_segments(part, passages)
         _name_segments_by_order(part)
-        write_settings(part, {"passages": count} | _KNOWN | _TEXTS.to_dict())
+        write_settings(part, {"passages": count} | _TEXTS.known())
     return count
 
 
@@ -161,7 +165,7 @@ def _write_segments(folder: Path, passages: Iterable[Passage]) -> int:
     """
     name, _handle = accepted(folder)  # referred to until this returns
     index = tantivy.Index(_schema(), name, sort_by_field="row")
-    index.register_tokenizer(_ANALYZER, _TEXTS.analyzer())
+    index.register_tokenizer(ANALYZER, _TEXTS.analyzer())
     count = 0
     for documents in _segments(passages):
         writer = index.writer(WRITER_HEAP_BYTES, 1)
@@ -183,17 +187,23 @@ def _segments(passages: Iterable[Passage]) -> Iterator[Iterator[Any]]:
     def segment(first: Passage) -> Iterator[Any]:
         rows, characters = 0, 0
         for passage in itertools.chain([first], source):
-            title, text = (_TEXTS.prepared(encodable(part)) for part in (passage.title, passage.text))
-            document = tantivy.Document()
-            document.add_text("title", title)
-            document.add_text("text", text)
+            document, length = document_of(passage, _TEXTS)
             yield document
-            rows, characters = rows + 1, characters + len(title) + len(text)
+            rows, characters = rows + 1, characters + length
             if rows >= SEGMENT_PASSAGES or characters >= SEGMENT_CHARACTERS:
                 return
 
     for first in source:
         yield segment(first)
+
+
+def document_of(passage: Passage, texts: Texts) -> tuple[Any, int]:
+    """What Tantivy indexes of a passage, but for its row; and how many characters that is."""
+    title, text = (texts.prepared(encodable(part)) for part in (passage.title, passage.text))
+    document = tantivy.Document()
+    document.add_text("title", title)
+    document.add_text("text", text)
+    return document, len(title) + len(text)
 
 
 def _name_segments_by_order(folder: Path) -> None:
@@ -229,7 +239,7 @@ class Bm25Retriever:
         """Opens the index.
 
         Args:
-            folder: what `build_bm25` wrote.
+            folder: what `build_bm25` or `change_bm25` wrote.
             hits: names the passages of rows.
 
         Raises:
@@ -237,15 +247,16 @@ class Bm25Retriever:
         """
         self._hits = hits
         self._folder = folder
-        self.passages, self._texts = _settings_of(folder)
+        self.passages, self.deleted, self._texts = read_bm25_settings(folder)
         self._schema = _schema()
         self._analyzers = (self._texts.analyzer(tantivy.Filter.stopword("english")), self._texts.analyzer())
         self._searcher = _open_searcher(folder)
-        found = self._searcher.num_docs
-        if found != self.passages:
-            raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self.passages}; build it anew")
+        found, self._live = self._searcher.num_docs, self.passages - self.deleted
+        if found != self._live:
+            raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self._live}; build it anew")
 
     def __len__(self) -> int:
+        """Rows that the index covers, dead ones included."""
         return self.passages
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
@@ -282,7 +293,7 @@ class Bm25Retriever:
 
     def _frequency(self, term: str) -> int:
         """Passages that hold the term in their text, plus those that hold it in their title."""
-        with _corruption_named(self._folder):
+        with corruption_named(self._folder):
             return int(self._searcher.doc_freq("text", term) + self._searcher.doc_freq("title", term))
 
     def _query(self, terms: Sequence[str]) -> Any:
@@ -295,17 +306,17 @@ class Bm25Retriever:
 
     def _search_one(self, question: str, k: int) -> list[FoundRow]:
         terms = self.terms(question)
-        return self._best_rows(self._query(terms), k) if terms else []
+        return self._best_rows(self._query(terms), k) if terms and self._live else []
 
     def _best_rows(self, query: Any, k: int) -> list[FoundRow]:
         """The k best `(row, score)`. Tantivy cuts ties at k by an order of its own, so we look past them."""
-        limit = min(k + 8, self.passages)
-        with _corruption_named(self._folder):
+        limit = min(k + 8, self._live)
+        with corruption_named(self._folder):
             while True:
                 hits = self._searcher.search(query, limit=limit, count=False).hits
-                if len(hits) < limit or limit == self.passages or hits[-1][0] < hits[k - 1][0]:
+                if len(hits) < limit or limit == self._live or hits[-1][0] < hits[k - 1][0]:
                     break
-                limit = min(4 * limit, self.passages)
+                limit = min(4 * limit, self._live)
             rows = self._searcher.fast_field_values("row", [address for _, address in hits])
         if any(row is None or row >= self.passages for row in rows):
             raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it anew")
@@ -313,15 +324,19 @@ class Bm25Retriever:
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
-def _settings_of(folder: Path) -> tuple[int, _Texts]:
-    """The number of passages that the folder's settings name, and how their texts became terms."""
+def read_bm25_settings(folder: Path) -> tuple[int, int, Texts]:
+    """Rows that the index in a folder covers, how many of them are dead, and how their texts became terms.
+
+    Raises:
+        IndexCorrupt: the folder is absent or incomplete, or its settings are not ours.
+    """
     settings = read_settings(folder)
-    passages, max_word = settings.pop("passages", None), settings.get("max_word")
-    texts = _Texts(spaced="spaced" in settings, max_word=max_word)
-    is_ours = settings == _KNOWN | texts.to_dict() and (max_word is None or (type(max_word) is int and max_word > 0))
-    if not is_ours or not isinstance(passages, int):
+    passages, deleted, max_word = settings.pop("passages", None), settings.pop("deleted", 0), settings.get("max_word")
+    texts = Texts(spaced="spaced" in settings, max_word=max_word)
+    is_ours = settings == texts.known() and (max_word is None or (type(max_word) is int and max_word > 0))
+    if not is_ours or type(passages) is not int or type(deleted) is not int or not 0 <= deleted <= passages:
         raise IndexCorrupt(f"the BM25 index at {folder} is not of this version of memstore; build it anew")
-    return passages, texts
+    return passages, deleted, texts
 
 
 def _open_searcher(folder: Path) -> Any:
@@ -360,7 +375,7 @@ def _open_in(place: Path, files: Sequence[Path], folder: Path) -> Any:
         except (OSError, ConfigError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             raise _PlaceRefused(getattr(cause, "strerror", None) or cause) from error
-        with _corruption_named(folder):
+        with corruption_named(folder):
             index = _opened(links)
             index.config_reader("manual")
             return index.searcher()
@@ -377,7 +392,7 @@ def _opened(links: Path) -> Any:
 
 
 @contextmanager
-def _corruption_named(folder: Path) -> Iterator[None]:
+def corruption_named(folder: Path) -> Iterator[None]:
     """Turns what Tantivy raises on broken files, its panics among them, into `IndexCorrupt`."""
     try:
         yield

@@ -59,6 +59,10 @@ def _open_lexical(store: Store, folder: Path) -> Bm25Retriever:
     _check_stores(store, folder)
     retriever = Bm25Retriever(folder, hits_of(store))
     _require_whole(store, folder, len(retriever))
+    if retriever.deleted != (dead := len(store.dead_rows())):
+        raise IndexCorrupt(
+            f"the index at {folder} leaves out {retriever.deleted} passages and its generation {dead}; build it anew"
+        )
     return retriever
 
 
@@ -89,7 +93,7 @@ def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | No
         )
     if (found := encoder.ref()) != made_by:
         raise FingerprintMismatch({f"{made_by.kind} encoder of the dense index": (made_by.sha256, found.sha256)})
-    retriever = DenseRetriever(folder, encoder, hits_of(store))
+    retriever = DenseRetriever(folder, encoder, hits_of(store), dead=store.dead_rows())
     _require_whole(store, folder, len(retriever))
     return retriever
 

@@ -4,6 +4,7 @@ from memstore.fingerprint import Fingerprint
 from memstore.store.check import Fault, check_generation
 from memstore.store.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
 from memstore.store.codec_tables import find_codec, write_tables
+from memstore.store.current import read_generation
 from memstore.store.foreign import foreign_files, is_foreign
 from memstore.store.format import (
     FORMAT_VERSION,
@@ -18,8 +19,9 @@ from memstore.store.format import (
     index_path,
     segment_path,
 )
+from memstore.store.memories import Memories
 from memstore.store.publish import publish, remove_leftovers, remove_other_generations, sealed_segment, sync_tree
-from memstore.store.reader import Memories, Store, read_generation
+from memstore.store.reader import Store
 from memstore.store.writer import SegmentWriter
 
 __all__ = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from memstore.errors import StoreUnreadable
 from memstore.store import index_path, read_generation
+from memstore.store.history import dead_bytes, numbers
 
 
 def inspect(store: Path) -> dict[str, Any]:
@@ -25,8 +26,11 @@ def inspect(store: Path) -> dict[str, Any]:
         "store": str(store),
         "format_version": generation.format_version,
         "generation": generation.number,
-        "passages": generation.passages,
-        "deleted": len(generation.deleted),
+        "passages": generation.live,
+        "deleted": generation.dead,
+        "dead_bytes": dead_bytes(generation),
+        "generations": numbers(store),
+        "change": dict(generation.change),
         "tokens": generation.tokens,
         "codec": generation.codec,
         "retriever": generation.retriever,

@@ -31,17 +31,20 @@ from memstore.store.foreign import is_foreign
 FORMAT_VERSION = 1
 SEALED = "SEALED"
 CURRENT = "CURRENT"
-FOLDERS = ("segments", "generations", "index", "codecs")
+LOCK = ".lock"  # held by who changes the store
+FOLDERS = ("segments", "generations", "index", "codecs", "deletions", "lookups")
 PARTS = (CURRENT, *FOLDERS)  # all that a finished store is made of
 MEMORY = "memory.zarr"
 PASSAGES = "passages.jsonl"
 OFFSETS = "passages.offsets.npy"  # (P + 1,) uint64: where each line of PASSAGES begins
 CHECKSUMS = "passages.crc32.npy"  # (P,) uint32: crc32 of each line, so that a read can tell a flipped byte
+DUPLICATES = "duplicates.jsonl"  # passages left out of the segment, if there are any; see `duplicates`
 HASHES = "passages.hashes.npy"  # (P,) uint64: `ids.hash_id` of each passage id, in row order
 TEMPORARY = ".tmp-"  # names that begin so are unfinished work of a killed process
 _SEGMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BLOCK = 1 << 20  # bytes hashed at a time
 _REPAIR = "Restore it from a copy, or build the store again."
+_ABSENT_IF_EMPTY = ("tables", "change", "ids_passages")  # of a generation: without them, earlier versions read it
 _SCALARS: dict[str, type] = {"int": int, "str": str}  # annotations whose values are checked as they are read
 _T = TypeVar("_T")
 
@@ -76,6 +79,16 @@ def codec_path(store: Path, name: str) -> Path:
     if not _SEGMENT_ID.fullmatch(name):
         raise ConfigError(f"the name of a codec's tables must be letters, digits, '.', '_' and '-' only, not {name!r}")
     return store / "codecs" / f"{name}.safetensors"
+
+
+def deletions_path(store: Path, segment_id: str, number: int) -> Path:
+    """`deletions/<segment>.000007.npy`: rows of a segment that are dead from that generation on."""
+    return store / "deletions" / f"{segment_id}.{number:06d}.npy"
+
+
+def lookups_path(store: Path, segment_id: str) -> Path:
+    """`lookups/<segment>.npy`: from documents and words to rows, derived from the segment."""
+    return store / "lookups" / f"{segment_id}.npy"
 
 
 def index_path(store: Path, number: int) -> Path:
@@ -230,14 +243,36 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadRef:
+    """The dead rows of a segment: a file in `deletions/`, of the generation that wrote it.
+
+    Attributes:
+        number: the generation whose change wrote the file.
+        passages, tokens: dead ones.
+        duplicates: dead ones of the segment's duplicates, whose places in the file come after all rows.
+        sha256: of the file.
+    """
+
+    number: int
+    passages: int
+    tokens: int
+    duplicates: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRef:
-    """A sealed segment as a generation names it: `seal` is SEALED's sha256, `bytes` all its files'."""
+    """A sealed segment as a generation names it: `seal` is SEALED's sha256, `bytes` all its files'.
+
+    `dead` names its rows that are no longer in the collection; None if all are.
+    """
 
     id: str
     passages: int
     tokens: int
     bytes: int
     seal: str
+    dead: DeadRef | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,12 +300,15 @@ class Generation:
         source: what the corpus was when it was read: how many documents, passages that were split or cut, and a hash of
             what it said. Empty in stores of earlier versions.
         segments: in row order: row r of the generation is in the first segment whose rows reach it.
-        deleted: ids of passages that are still in the segments but no longer in the collection.
+        deleted: ids of passages that are still in the segments but no longer in the collection. What changes a
+            store names them by row instead (`SegmentRef.dead`), as a replaced passage's id is its successor's too.
         passages, tokens: totals over the segments, deleted passages included.
         retriever: what searches it, "bm25", "dense" or "hybrid".
         made_by: versions of what wrote it (memstore, torch).
         ids: the id index beside the generation file; `publish` fills it in.
-        tables: what the segments' codecs learned, each once; `publish` fills it in. The file has no such key without.
+        tables: what the segments' codecs learned, each once; `publish` fills it in.
+        ids_passages: rows that the id index covers, from the first on; None for all. The rest are few.
+        change: what made it of an earlier generation: "kind", "of", and counts; empty for a build.
     """
 
     format_version: int = FORMAT_VERSION
@@ -289,11 +327,29 @@ class Generation:
     made_by: Mapping[str, str] = field(default_factory=dict)
     ids: FileRef | None = None
     tables: tuple[TablesRef, ...] = ()
+    ids_passages: int | None = None
+    change: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dead(self) -> int:
+        """Passages that are in the segments but no longer in the collection."""
+        return len(self.deleted) + sum(s.dead.passages for s in self.segments if s.dead is not None)
+
+    @property
+    def live(self) -> int:
+        """Passages in the collection."""
+        return self.passages - self.dead
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
         values = dataclasses.asdict(self)
-        return render({name: value for name, value in values.items() if value or name != "tables"})
+        for name in _ABSENT_IF_EMPTY:
+            if not values[name]:
+                del values[name]
+        for segment in values["segments"]:
+            if segment["dead"] is None:
+                del segment["dead"]
+        return render(values)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, path: Path) -> Self:
@@ -309,11 +365,16 @@ class Generation:
         return dataclasses.replace(
             raw,
             fingerprint=_build(Fingerprint, raw.fingerprint, path),
-            segments=tuple(_build(SegmentRef, s, path) for s in raw.segments),
+            segments=tuple(_segment_ref(s, path) for s in raw.segments),
             index=None if raw.index is None else _build(IndexRef, raw.index, path),
             ids=None if raw.ids is None else _build(FileRef, raw.ids, path),
             tables=tuple(tables_ref(t, path) for t in raw.tables),
         )
+
+
+def _segment_ref(values: Any, path: Path) -> SegmentRef:
+    ref = _build(SegmentRef, values, path)
+    return ref if ref.dead is None else dataclasses.replace(ref, dead=_build(DeadRef, ref.dead, path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, MemstoreError, SegmentNotSealed
-from memstore.files import sync
+from memstore.files import link_or_copy, sync
 from memstore.store.codec_tables import read_tables, segment_codec
 from memstore.store.format import (
     CURRENT,
@@ -17,22 +17,31 @@ from memstore.store.format import (
     SEALED,
     TEMPORARY,
     Current,
+    FileRef,
     Generation,
     Seal,
     SegmentRef,
     TablesRef,
     codec_path,
+    deletions_path,
     file_ref,
     generation_path,
     hash_file,
     ids_path,
     index_path,
+    lookups_path,
     read_bytes,
     segment_path,
     segment_ref,
 )
-from memstore.store.ids import save_npy, sort_hashes
+from memstore.store.holding import unheld
+from memstore.store.ids import Uint64, save_npy, sort_hashes
+from memstore.store.lookups import ensure_lookup
 from memstore.store.texts import PassageReader, repeated_id
+
+# Rows that an id index may leave to be sorted when a store is opened, so that small changes do not write it again.
+_UNSORTED_ROWS = 16_384
+_UNSORTED_SHARE = 8  # an eighth of the rows that it covers, where that is more
 
 
 def sealed_segment(store: Path, segment_id: str) -> SegmentRef | None:
@@ -71,19 +80,76 @@ def publish(store: Path, generation: Generation) -> Generation:
     _check_totals(generation)
     _check_alike(generation, seals)
     _check_unpublished(store, generation)
-    tables = _tables(store, generation, seals)
+    tables = _tables(store, seals)
+    for ref, reader in zip(generation.segments, readers, strict=True):
+        ensure_lookup(store, ref.id, reader)
     hashes = sort_hashes([reader.hashes for reader in readers])
     if (twice := repeated_id(hashes, readers)) is not None:
         raise CountMismatch(f"passage id {twice!r} is in more than one row of generation {generation.number}")
-    path, index = generation_path(store, generation.number), ids_path(store, generation.number)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    generation_path(store, generation.number).parent.mkdir(parents=True, exist_ok=True)
+    ids = _write_ids(store, generation.number, hashes)
+    return _put_in_force(store, dataclasses.replace(generation, ids=ids, ids_passages=None, tables=tables))
+
+
+def publish_change(store: Path, generation: Generation, *, of: Generation) -> Generation:
+    """`publish` for a generation whose rows begin with all those of another one, at the cost of what was added.
+
+    The caller holds the writer's lock, and has seen that no live passage's id comes twice.
+
+    Raises:
+        ConfigError: another generation of its number is there, or its segments keep memories in different ways.
+        CountMismatch: its totals are not those of its segments, or its rows do not begin with those of `of`.
+        SegmentNotSealed, ChecksumMismatch: a new segment is not the sealed one that it names.
+    """
+    known = {s.id for s in of.segments}
+    added = [_sealed(store, ref) for ref in generation.segments if ref.id not in known]
+    _check_totals(generation)
+    first = segment_path(store, generation.segments[0].id) / SEALED
+    _check_alike(generation, [Seal.from_bytes(read_bytes(first), path=first), *(seal for seal, _ in added)])
+    if generation_path(store, generation.number).exists():
+        raise ConfigError(f"generation {generation.number} of {store} was published and never changes")
+    if generation.passages < of.passages:
+        raise CountMismatch(f"generation {generation.number} has fewer rows than generation {of.number}")
+    for seal, reader in added:
+        ensure_lookup(store, seal.segment, reader)
+        if not set(_tables(store, [seal])) <= set(of.tables):
+            raise ConfigError(f"segment {seal.segment!r} decodes by tables that generation {of.number} does not name")
+    return _put_in_force(store, _with_ids(store, generation, of))
+
+
+def _with_ids(store: Path, generation: Generation, of: Generation) -> Generation:
+    """The generation with its id index: that of the earlier one, unless too many rows are not in it."""
+    covered = of.passages if of.ids_passages is None else of.ids_passages
+    if of.ids is not None and generation.passages - covered <= max(_UNSORTED_ROWS, covered // _UNSORTED_SHARE):
+        index = ids_path(store, generation.number)
+        index.unlink(missing_ok=True)  # a killed change's
+        link_or_copy(ids_path(store, of.number), index)
+        sync(index.parent)
+        return dataclasses.replace(generation, ids=of.ids, ids_passages=covered)
+    readers = [PassageReader(segment_path(store, s.id), count=s.passages) for s in generation.segments]
+    ids = _write_ids(store, generation.number, sort_hashes([reader.hashes for reader in readers]))
+    return dataclasses.replace(generation, ids=ids, ids_passages=None)
+
+
+def _write_ids(store: Path, number: int, hashes: Uint64) -> FileRef:
+    index = ids_path(store, number)
     temporary = index.with_name(TEMPORARY + index.name)
     save_npy(temporary, hashes)
     _rename(temporary, index)
-    generation = dataclasses.replace(generation, ids=file_ref(index), tables=tables)
+    return file_ref(index)
+
+
+def _put_in_force(store: Path, generation: Generation) -> Generation:
+    path = generation_path(store, generation.number)
     _write(path, generation.to_bytes())
-    _write(store / CURRENT, Current(generation=generation.number, sha256=hash_file(path)).to_bytes())
+    set_current(store, generation.number)
     return generation
+
+
+def set_current(store: Path, number: int) -> None:
+    """Put a generation in force whose files are all there: the one step that readers see."""
+    sha256 = hash_file(generation_path(store, number))
+    _write(store / CURRENT, Current(generation=number, sha256=sha256).to_bytes())
 
 
 def remove_leftovers(store: Path) -> list[str]:
@@ -101,10 +167,11 @@ def remove_leftovers(store: Path) -> list[str]:
 
 
 def remove_other_generations(store: Path, generation: Generation) -> None:
-    """Remove what only other generations than this one, which is in force, are made of. Only while nothing else writes
-    to the store. A process that reads another generation may miss what it has not yet opened.
+    """Remove what only other generations than this one, which is in force, are made of, but those that a reader holds.
+    Only while nothing else writes to the store.
     """
-    kept = _parts(store, generation)
+    kept = parts_of(store, generation)
+    others: list[tuple[Path, Generation]] = []
     for path in sorted((store / "generations").glob("*.json")):
         if path in kept:
             continue
@@ -112,21 +179,29 @@ def remove_other_generations(store: Path, generation: Generation) -> None:
             other = Generation.from_bytes(read_bytes(path), path=path)
         except MemstoreError:
             continue  # what it is made of is not known
-        for part in [*sorted(_parts(store, other) - kept - {path}), path]:  # the manifest last: it names the others
+        with unheld(store, other.number) as free:
+            if free:
+                others.append((path, other))
+            else:
+                kept |= parts_of(store, other)
+    for path, other in others:
+        for part in [*sorted(parts_of(store, other) - kept - {path}), path]:  # the manifest last: it names the others
             if part.is_dir():
                 shutil.rmtree(part)
             else:
                 part.unlink(missing_ok=True)
 
 
-def _parts(store: Path, generation: Generation) -> set[Path]:
+def parts_of(store: Path, generation: Generation) -> set[Path]:
     """The files and folders that a generation is made of."""
     return {
         generation_path(store, generation.number),
         ids_path(store, generation.number),
         index_path(store, generation.number),
-        *(segment_path(store, ref.id) for ref in generation.segments),
         *(codec_path(store, ref.file) for ref in generation.tables),
+        *(segment_path(store, ref.id) for ref in generation.segments),
+        *(lookups_path(store, ref.id) for ref in generation.segments),
+        *(deletions_path(store, ref.id, ref.dead.number) for ref in generation.segments if ref.dead is not None),
     }
 
 
@@ -142,7 +217,7 @@ def _sealed(store: Path, ref: SegmentRef) -> tuple[Seal, PassageReader]:
     found = sealed_segment(store, ref.id)
     if found is None:
         raise SegmentNotSealed(f"segment {ref.id!r} is not in {store}; build it before it is published")
-    if found != ref:
+    if found != dataclasses.replace(ref, dead=None):
         raise ChecksumMismatch(f"segment {ref.id!r} on disk is {found}, not {ref}")
     folder = segment_path(store, ref.id)
     seal = Seal.from_bytes(read_bytes(folder / SEALED), path=folder / SEALED)
@@ -196,10 +271,9 @@ def _check_alike(generation: Generation, seals: Sequence[Seal]) -> None:
             )
 
 
-def _tables(store: Path, generation: Generation, seals: Sequence[Seal]) -> tuple[TablesRef, ...]:
+def _tables(store: Path, seals: Sequence[Seal]) -> tuple[TablesRef, ...]:
     """The tables that the segments' codecs decode by, each once, by name; all of them are there."""
-    folders = [segment_path(store, ref.id) for ref in generation.segments]
-    named = [segment_codec(folder, seal)[1] for folder, seal in zip(folders, seals, strict=True)]
+    named = [segment_codec(segment_path(store, seal.segment), seal)[1] for seal in seals]
     found = sorted({ref for ref in named if ref is not None}, key=lambda ref: (ref.file, ref.sha256))
     for ref in found:
         read_tables(store, ref)

@@ -22,44 +22,22 @@ from memstore.errors import (
     ChecksumMismatch,
     ConfigError,
     IndexCorrupt,
-    MissingData,
     PassageNotFound,
-    StoreFormatError,
-    StoreNotFound,
 )
 from memstore.fingerprint import Fingerprint
 from memstore.passage import Passage, StoredPassage
 from memstore.store.codec import ArraySpec, Codec
+from memstore.store.current import read_held
+from memstore.store.deletions import Rows, read_dead
 from memstore.store.format import (
-    CURRENT,
-    Current,
     Generation,
-    generation_path,
-    hash_bytes,
     hash_file,
     ids_path,
-    is_folder,
-    read_bytes,
 )
+from memstore.store.holding import Held
 from memstore.store.ids import Uint64, candidates, open_npy, sort_hashes
+from memstore.store.memories import Memories, in_order
 from memstore.store.segment import Readers, Segment, ShardReader, open_segment
-
-
-@dataclass(frozen=True, slots=True)
-class Memories:
-    """Memories of N passages, packed: passages one after another, no padding.
-
-    Attributes:
-        states: (T, D), bfloat16 or float32.
-        lengths: (N,) int64, tokens per passage; they sum to T.
-        token_ids: (T,) int64.
-        bytes_read: bytes of encoded memory fetched, before compression, token ids included.
-    """
-
-    states: torch.Tensor
-    lengths: torch.Tensor
-    token_ids: torch.Tensor
-    bytes_read: int
 
 
 class Store:
@@ -67,7 +45,9 @@ class Store:
 
     Segments are opened when a read first touches them. Memory: 4 bytes per passage of opened segments
     (lengths), the indexes of the shards used last, and a cache of `arrays.CACHE_BYTES`; passages and id
-    index are memory-mapped.
+    index are memory-mapped. Of a store that was changed, a byte per passage too, and the id index of its newest ones.
+
+    While it is open, its generation is not removed by `memstore forget` and `compact`; see `close`.
     """
 
     def __init__(self, path: Path, generation: Generation, *, shard_reader: ShardReader = "direct") -> None:
@@ -78,10 +58,11 @@ class Store:
         self.path, self.generation = path, generation
         self._bounds = [0, *itertools.accumulate(s.passages for s in generation.segments)]
         self._starts = np.asarray(self._bounds, dtype=np.int64)
-        self._deleted = frozenset(generation.deleted)
+        self._held: Held | None = None
+        self._dead: npt.NDArray[np.bool_] | None = None
         self._readers = Readers(shard_reader=shard_reader)
         self._segments: dict[int, Segment] = {}
-        self._ids: Uint64 | None = None
+        self._ids: tuple[Uint64, ...] | None = None
         self._ids_verified = False
         self._lock = threading.RLock()
 
@@ -95,9 +76,17 @@ class Store:
             StoreNotFound: no store is at `path`, or it has no such generation.
             ChecksumMismatch, MissingData, StoreFormatError: a manifest is damaged, absent, or not understood.
         """
-        store = cls(Path(path), read_generation(Path(path), generation), shard_reader=shard_reader)
+        found, held = read_held(Path(path), generation)
+        store = cls(Path(path), found, shard_reader=shard_reader)
+        store._held = held
         store._index()
         return store
+
+    def close(self) -> None:
+        """Let the generation be removed. Reads may fail from then on. A store nobody refers to is closed, too."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -121,6 +110,19 @@ class Store:
     def __len__(self) -> int:
         """Rows, deleted passages included."""
         return self._bounds[-1]
+
+    @property
+    def live(self) -> int:
+        """Passages in the collection: rows without the dead ones."""
+        return self.generation.live
+
+    def dead_rows(self) -> Rows:
+        """Rows whose passages are no longer in the collection, ascending.
+
+        Raises:
+            StoreCorrupt: a list of them is damaged or missing.
+        """
+        return np.flatnonzero(self._dead_mask())
 
     def contains(self, passage_id: str) -> bool:
         """Whether the generation holds a passage of that id."""
@@ -152,10 +154,10 @@ class Store:
             StoreCorrupt: data are damaged or missing; the subclass says how.
         """
         found = [StoredPassage(self._passage(row), row) for row in self._checked(rows)]
-        if self._deleted:
-            for stored in found:
-                if stored.passage.id in self._deleted:
-                    raise IndexCorrupt(f"the index finds the deleted passage {stored.passage.id!r}; rebuild the index")
+        dead = self._dead_mask()
+        for stored in found:
+            if dead[stored.row]:
+                raise IndexCorrupt(f"the index finds the deleted passage {stored.passage.id!r}; rebuild the index")
         return found
 
     def load(
@@ -179,14 +181,14 @@ class Store:
         names = [w for w in wanted if isinstance(w, str)]
         named = iter(self.find(names) if names else ())
         found = [next(named) if isinstance(w, str) else w for w in wanted]
-        segments, locals_ = self._locate(np.asarray([f.row for f in found], dtype=np.int64))
+        segments, locals_ = self.locate(np.asarray([f.row for f in found], dtype=np.int64))
         lengths = np.zeros(len(found), dtype=np.int64)
         for number in np.unique(segments).tolist():
             places = np.flatnonzero(segments == number)
             lengths[places] = self._segment(number).lengths[locals_[places]]
         groups = self._by_codec(segments)
         parts = [self._decoded(segments[p], locals_[p], lengths[p], dtype=dtype, device=device) for p in groups]
-        return parts[0] if len(parts) == 1 else _in_order(groups, parts)
+        return parts[0] if len(parts) == 1 else in_order(groups, parts)
 
     def _by_codec(self, segments: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Positions in `segments`, by the codec that reads them: one group, unless codecs learned different tables."""
@@ -222,25 +224,44 @@ class Store:
         """
         return [self._passage(row).id for row in self._checked(rows)]
 
-    def iter_passages(self) -> Iterator[Passage]:
-        """All passages in row order, deleted ones included, so that position is row."""
-        for number in range(len(self.generation.segments)):
-            yield from self._segment(number).passages
+    def iter_passages(self, start: int = 0) -> Iterator[Passage]:
+        """All passages from a row on in row order, deleted ones included, so that position is row."""
+        return (self._passage(row) for row in range(start, len(self)))
 
-    def iter_embeddings(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Vectors (n, dim) in row order, a shard at a time.
+    def iter_embeddings(self, start: int = 0) -> Iterator[npt.NDArray[np.float32]]:
+        """Vectors (n, dim) from a row on in row order, a shard at a time.
 
         Raises:
             ConfigError: the store was built without them.
         """
-        for number in range(len(self.generation.segments)):
+        for number, begin in enumerate(self._bounds[:-1]):
+            if self._bounds[number + 1] <= start:
+                continue
             segment = self._segment(number)
             if not segment.seal.embedding_dim:
                 raise ConfigError(f"{self.path} has no passage vectors; build it with a dense or hybrid retriever")
             step = segment.seal.shard_passages
             for first in range(0, segment.seal.passages, step):
                 last = min(first + step, segment.seal.passages)
-                yield segment.read_embeddings(first, last)
+                if begin + last > start:
+                    yield segment.read_embeddings(max(first, start - begin), last)
+
+    def passage_at(self, row: int) -> Passage:
+        """The passage of a row, dead or not; for what changes stores."""
+        return self._passage(row)
+
+    def rows_of_ids(self, ids: Sequence[str]) -> list[list[int]]:
+        """Rows of each passage id, dead ones included; for what changes stores."""
+        return [[row for row in rows if self._passage(row).id == passage_id]
+                for passage_id, rows in zip(ids, self._candidates(ids), strict=True)]  # fmt: skip
+
+    def segment(self, number: int) -> Segment:
+        """A segment of the generation, opened; for what changes stores.
+
+        Raises:
+            StoreCorrupt: it is damaged or missing; the subclass says how.
+        """
+        return self._segment(number)
 
     def _segment(self, number: int) -> Segment:
         with self._lock:
@@ -249,7 +270,7 @@ class Store:
                 self._segments[number] = open_segment(self.path, ref, self._readers)
             return self._segments[number]
 
-    def _locate(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def locate(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Rows to (segment numbers, rows within them)."""
         segments = np.searchsorted(self._starts, rows, side="right").astype(np.int64) - 1
         return segments, rows - self._starts[segments]
@@ -267,24 +288,53 @@ class Store:
     def _find(self, ids: Sequence[str]) -> list[StoredPassage | None]:
         """Each passage, or None. Before one is called absent, the id index is held to its checksum."""
         found: list[StoredPassage | None] = []
-        for passage_id, rows in zip(ids, candidates(self._index(), ids), strict=True):
+        dead = self._dead_mask()
+        for passage_id, rows in zip(ids, self._candidates(ids), strict=True):
             read = (StoredPassage(self._passage(row), row) for row in rows if row < len(self))
-            stored = next((s for s in read if s.passage.id == passage_id), None)  # hashes may meet: the id decides
-            if stored is None:
+            matches = [s for s in read if s.passage.id == passage_id]  # hashes may meet: the id decides
+            if not matches:
                 self._verify_index()
-            found.append(None if passage_id in self._deleted else stored)
+            found.append(next((s for s in matches if not dead[s.row]), None))
         return found
 
-    def _index(self) -> Uint64:
-        """The id index: memory-mapped, or made from the segments of an unpublished generation."""
+    def _candidates(self, ids: Sequence[str]) -> list[list[int]]:
+        parts = [candidates(index, ids) for index in self._index()]
+        return [list(itertools.chain(*rows)) for rows in zip(*parts, strict=True)]
+
+    def _dead_mask(self) -> npt.NDArray[np.bool_]:
+        """(rows,): whether each is dead."""
+        with self._lock:
+            if self._dead is None:
+                dead = np.zeros(len(self), dtype=bool)
+                for first, ref in zip(self._bounds, self.generation.segments, strict=False):
+                    rows = read_dead(self.path, ref)
+                    dead[first + rows[rows < ref.passages]] = True
+                for passage_id, rows_of in zip(
+                    self.generation.deleted, self._candidates(self.generation.deleted), strict=True
+                ):
+                    for row in rows_of:
+                        dead[row] |= self._passage(row).id == passage_id
+                self._dead = dead
+            return self._dead
+
+    def _index(self) -> tuple[Uint64, ...]:
+        """The id index: memory-mapped, then what is made here of the rows that it does not cover."""
         with self._lock:
             if self._ids is None:
-                if self.generation.ids is None:
-                    counts = range(len(self.generation.segments))
-                    self._ids = sort_hashes([self._segment(n).passages.hashes for n in counts])
-                else:
+                covered, parts = 0, []
+                if self.generation.ids is not None:
+                    covered = len(self) if self.generation.ids_passages is None else self.generation.ids_passages
                     path = ids_path(self.path, self.generation.number)
-                    self._ids = open_npy(path, dtype="uint64", shape=(2, len(self)))
+                    parts.append(open_npy(path, dtype="uint64", shape=(2, covered)))
+                if covered < len(self):
+                    hashes = np.concatenate([
+                        self._segment(n).passages.hashes[max(0, covered - self._bounds[n]) :]
+                        for n in range(len(self.generation.segments)) if self._bounds[n + 1] > covered
+                    ])  # fmt: skip
+                    rest = sort_hashes([hashes])
+                    rest[1] += np.uint64(covered)
+                    parts.append(rest)
+                self._ids = tuple(parts)
             return self._ids
 
     def _verify_index(self) -> None:
@@ -344,50 +394,3 @@ class _Read:
     segment: Segment
     places: npt.NDArray[np.int64]
     begun: dict[str, Any]
-
-
-def _in_order(groups: Sequence[npt.NDArray[np.int64]], parts: Sequence[Memories]) -> Memories:
-    """Memories that were read apart, at the positions that each group names."""
-    order = np.argsort(np.concatenate(groups))
-    lengths = torch.cat([part.lengths for part in parts])
-    ends = lengths.cumsum(0).tolist()
-    rows = [slice(ends[i] - int(lengths[i]), ends[i]) for i in order.tolist()]  # in the parts, one after another
-    states, token_ids = torch.cat([part.states for part in parts]), torch.cat([part.token_ids for part in parts])
-    return Memories(
-        states=torch.cat([states[r] for r in rows]),
-        lengths=lengths[torch.from_numpy(order).to(lengths.device)],
-        token_ids=torch.cat([token_ids[r] for r in rows]),
-        bytes_read=sum(part.bytes_read for part in parts),
-    )
-
-
-def read_generation(store: Path, number: int | None = None) -> Generation:
-    """The generation in force, or a numbered one, held against CURRENT's checksum where that names it.
-
-    Raises:
-        StoreNotFound: no store is at the path, or it has no such generation.
-        StoreUnreadable: the system does not let us.
-        MissingData: CURRENT names a generation whose file is absent.
-        ChecksumMismatch, StoreFormatError: a manifest is damaged, or not understood.
-    """
-    path = store / CURRENT
-    if not is_folder(store):
-        raise StoreNotFound(f"there is no store at {store}; `memstore build` makes one")
-    try:
-        current = Current.from_bytes(read_bytes(path), path=path)
-    except FileNotFoundError:
-        raise StoreNotFound(f"{store} has no {CURRENT} file: it is no store, or its build has not finished") from None
-    wanted = current.generation if number is None else number
-    path = generation_path(store, wanted)
-    try:
-        data = read_bytes(path)
-    except FileNotFoundError:
-        if wanted == current.generation:
-            raise MissingData(f"{path} is missing, though {CURRENT} names it") from None
-        raise StoreNotFound(f"{store} has no generation {wanted}; {current.generation} is in force") from None
-    generation = Generation.from_bytes(data, path=path)
-    if wanted == current.generation and hash_bytes(data) != current.sha256:
-        raise ChecksumMismatch(f"{path} is not the generation that {CURRENT} names")
-    if generation.number != wanted:
-        raise StoreFormatError(f"{path} holds generation {generation.number}")
-    return generation

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from memstore.errors import ChecksumMismatch, MissingData, StoreUnreadable
 from memstore.passage import Passage
@@ -105,12 +106,16 @@ class PassageReader:
         return (self.passage(row) for row in range(len(self)))
 
 
-def repeated_id(index: Uint64, readers: Sequence[PassageReader]) -> str | None:
-    """A passage id that is in more than one row, if there is one.
+def repeated_id(
+    index: Uint64, readers: Sequence[PassageReader], dead: npt.NDArray[np.bool_] | None = None
+) -> str | None:
+    """A passage id that is in more than one row, dead rows aside, if there is one.
 
     `index` is what `ids.sort_hashes` makes of the readers. Equal hashes are neighbours in it, so that only
     passages whose hashes meet are read.
     """
+    if dead is not None:
+        index = index[:, ~dead[index[1].astype(np.int64)]]
     starts = np.cumsum([0, *(len(r) for r in readers)])
     owner: dict[str, int] = {}
     for place in np.flatnonzero(index[0, 1:] == index[0, :-1]).tolist():

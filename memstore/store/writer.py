@@ -6,7 +6,7 @@ The same input gives the same bytes. Knows shapes and codecs; what made the stat
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from memstore.store import arrays
 from memstore.store.arrays import ArrayLayout
 from memstore.store.codec import Codec
 from memstore.store.codec_tables import group_attributes
+from memstore.store.duplicates import Duplicate, write_duplicates
 from memstore.store.format import (
     MEMORY,
     SEALED,
@@ -136,18 +137,45 @@ class SegmentWriter:
             CountMismatch: not exactly the next shard, or the arguments differ in length.
             InvalidMemory: a passage's arrays are misshapen, too long, not finite, or outside the vocabulary.
         """
-        count = self._check_counts(passages, token_ids, states, embeddings)
+        self._check_counts(passages, token_ids, states, embeddings)
         for passage, ids, memory in zip(passages, token_ids, states, strict=True):
             self._check_passage(passage, ids, memory)
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int32)
         values = {"token_ids": _pad(token_ids, dtype=self._token_dtype, length=self._max_tokens)}
-        values |= self._encode(states, token_ids, passages) | {"lengths": lengths}
+        values |= self._encode(states, token_ids, passages)
         if embeddings is not None:
             values["embeddings"] = np.ascontiguousarray(embeddings, dtype=np.float32)
-        pending = [arrays.write(self._arrays[k], start=self._rows, values=v) for k, v in values.items()]
+        self._write(passages, lengths, values)
+
+    def copy_shard(
+        self, passages: Sequence[Passage], lengths: npt.NDArray[np.int32], values: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        """Write the next shard from what another segment of the same kind holds.
+
+        Args:
+            passages: n of them, in row order.
+            lengths: (n,) tokens of each.
+            values: all other arrays as they are on disk, (n, ...) each.
+
+        Raises:
+            CountMismatch: not exactly the next shard.
+            InvalidMemory: not exactly the arrays of this segment.
+        """
+        expected = min(self._shard_passages, self._num_passages - self._rows)
+        if {len(passages), len(lengths), *map(len, values.values())} != {expected}:
+            raise CountMismatch(f"the next shard has {expected} passages, but {len(passages)} were given")
+        if values.keys() != self._arrays.keys() - {"lengths"}:
+            raise InvalidMemory(f"arrays {sorted(values)} were given for those of {sorted(self._arrays)}")
+        self._write(passages, lengths, values)
+
+    def _write(
+        self, passages: Sequence[Passage], lengths: npt.NDArray[np.int32], values: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        named = {**values, "lengths": lengths}
+        pending = [arrays.write(self._arrays[k], start=self._rows, values=v) for k, v in named.items()]
         arrays.written(pending)
         self._passages.extend(passages)
-        self._rows += count
+        self._rows += len(passages)
         self._tokens += int(lengths.sum())
 
     def _check_counts(
@@ -156,7 +184,7 @@ class SegmentWriter:
         token_ids: Sequence[npt.NDArray[Any]],
         states: Sequence[torch.Tensor],
         embeddings: npt.NDArray[np.float32] | None,
-    ) -> int:
+    ) -> None:
         expected = min(self._shard_passages, self._num_passages - self._rows)
         counts = {"passages": len(passages), "token_ids": len(token_ids), "states": len(states)}
         if embeddings is not None:
@@ -170,7 +198,6 @@ class SegmentWriter:
             raise InvalidMemory(f"embeddings must have shape {shape}, not {given}")
         if embeddings is not None and not np.isfinite(embeddings).all():
             raise InvalidMemory("embeddings are not finite")
-        return expected
 
     def _check_passage(self, passage: Passage, ids: npt.NDArray[Any], memory: torch.Tensor) -> None:
         if len(ids) > self._max_tokens:
@@ -203,8 +230,10 @@ class SegmentWriter:
                     padded[name][first + row, : len(part)] = part
         return padded
 
-    def seal(self) -> SegmentRef:
+    def seal(self, duplicates: Sequence[Duplicate] = ()) -> SegmentRef:
         """Checksum and fsync every file, write SEALED, and give the folder its name.
+
+        `duplicates` are records of passages that the segment leaves out.
 
         Raises:
             CountMismatch: fewer passages were written than announced.
@@ -212,6 +241,7 @@ class SegmentWriter:
         if self._rows != self._num_passages:
             raise CountMismatch(f"the segment has {self._rows} of {self._num_passages} passages; write the rest first")
         self._passages.close()
+        write_duplicates(self._folder, duplicates)
         names = list_files(self._folder)
         seal = Seal(
             segment=self._final.name,

@@ -157,10 +157,11 @@ def test_segments_of_one_fit_share_one_codec(tmp_path: Path) -> None:
 def test_a_store_without_tables_has_the_bytes_it_always_had(tiny: TinyStore) -> None:
     """What published codecs write is what earlier versions wrote and read: no key, no file, no folder more."""
     generation = json.loads((tiny.path / "generations" / "000001.json").read_text())
-    assert "tables" not in generation
+    assert not {"tables", "change", "ids_passages"} & generation.keys()
+    assert all("dead" not in segment for segment in generation["segments"])
     group = json.loads((tiny.path / "segments" / "000000" / "memory.zarr" / "zarr.json").read_text())
     assert group["attributes"] == {"codec": {"name": "int8", "version": 1}}
-    assert sorted(p.name for p in tiny.path.iterdir()) == ["CURRENT", "generations", "segments"]
+    assert sorted(p.name for p in tiny.path.iterdir()) == ["CURRENT", "generations", "lookups", "segments"]
     assert write_tables(tiny.path, "none", get_codec("bf16")) is None
     assert inspect(tiny.path)["codec_bytes"] == 0
 

@@ -51,7 +51,7 @@ def test_a_store_of_any_name_is_written_and_read(
         "../store": tmp_path / "store",
         "a/../../store": tmp_path / "store",
     }
-    assert sorted(p.name for p in meant.get(name, path).iterdir()) == ["CURRENT", "generations", "segments"]
+    assert sorted(p.name for p in meant.get(name, path).iterdir()) == ["CURRENT", "generations", "lookups", "segments"]
     assert list(check_generation(path)) == []
     for shard_reader in SHARD_READERS:
         store = Store.open(path, shard_reader=shard_reader)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def write_segment(store: Path, **options):
 def test_the_same_input_gives_the_same_bytes(make_store):
     first, second = make_store("a"), make_store("b")
     assert hash_folder(first.path) == hash_folder(second.path)
-    assert len(hash_folder(first.path)) == 50
+    assert len(hash_folder(first.path)) == 52
 
 
 def test_seal_counts(tmp_path):
@@ -258,4 +258,4 @@ def test_what_is_renamed_is_on_the_disk_before(make_store, monkeypatch):
     monkeypatch.setattr(Path, "rename", lambda path, target: note(path, target) or rename(path, target))
     monkeypatch.setattr(Path, "replace", lambda path, target: note(path, target) or replace(path, target))
     make_store()
-    assert renamed == ["000000", "000001", "000001.ids.npy", "000001.json", "CURRENT"]
+    assert renamed == ["000000", "000001", "000000.npy", "000001.npy", "000001.ids.npy", "000001.json", "CURRENT"]

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from memstore.errors import CorpusError, PassageNotFound
 from memstore.model.tokens import TextTokenizer
-from memstore.passage import Passage
+from memstore.passage import Passage, StoredPassage
 from memstore.questions.answers import holds, normalise, same_title, searchable_answers
 from memstore.questions.files import GoldQuestion
 from memstore.retrieve import Retriever, numbered
@@ -51,12 +52,12 @@ class SpreadSource(PassageSource, Protocol):
         """The number of passages, deleted ones included."""
         ...
 
-    def ids(self, rows: Sequence[int]) -> list[str]:
-        """The ids of the passages with these numbers, deleted ones included."""
+    def dead_rows(self) -> npt.NDArray[np.int64]:
+        """The numbers of the passages that are deleted, ascending."""
         ...
 
-    def contains(self, passage_id: str) -> bool:
-        """Whether there is a passage with this id that is not deleted."""
+    def at(self, rows: Sequence[int]) -> list[StoredPassage]:
+        """The passages with these numbers, none of them deleted."""
         ...
 
 
@@ -309,8 +310,9 @@ def word_rarity(store: SpreadSource, *, passages: int) -> Rarity:
 
 def spread_passages(store: SpreadSource, wanted: int) -> Iterator[tuple[Sequence[int], list[Passage]]]:
     """Passages evenly spread over a store, some at a time: the numbers looked at, and the passages not deleted."""
+    gone = set(store.dead_rows().tolist())
     for rows in chunks(spread(len(store), wanted), CHUNK):
-        yield rows, store.passages([i for i in store.ids(rows) if store.contains(i)])
+        yield rows, [found.passage for found in store.at([row for row in rows if row not in gone])]
 
 
 def spread(total: int, wanted: int) -> list[int]:

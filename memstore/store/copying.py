@@ -1,0 +1,94 @@
+"""New segments from passages that are in a store already: their memories are copied as they are encoded.
+
+Knows arrays and lists of duplicates; neither the model nor what decoding would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memstore.errors import ConfigError
+from memstore.passage import Passage
+from memstore.store.codec_tables import segment_codec
+from memstore.store.duplicates import Duplicate
+from memstore.store.format import SegmentRef
+from memstore.store.reader import Store
+from memstore.store.writer import SegmentWriter
+
+
+def copy_passages(
+    store: Store,
+    rows: Sequence[int],
+    *,
+    segment_id: str,
+    shard_passages: int,
+    passages: Sequence[Passage] | None = None,
+    duplicates: Sequence[Duplicate] = (),
+) -> SegmentRef:
+    """Write a sealed segment of the memories of rows, in the order given. Memory: one encoded shard, a few times.
+
+    Args:
+        store: where they are now, and where the segment goes.
+        rows: rows of its generation, dead ones too.
+        segment_id: name of the segment.
+        shard_passages: passages per shard.
+        passages: what is said of each; by default what is said of the row.
+        duplicates: records of what is left out of the segment.
+
+    Raises:
+        ConfigError: not all are of one codec, with the same tables; `one_codec` finds rows that are.
+    """
+    if one_codec(store, rows, len(rows)) != len(rows):
+        raise ConfigError(f"memories of different codecs cannot be in one segment, {segment_id!r}")
+    first = store.segment(int(store.locate(np.asarray(rows[:1], dtype=np.int64))[0][0]))
+    writer = SegmentWriter(
+        store.path,
+        segment_id=segment_id,
+        codec=first.codec,
+        d_model=first.seal.d_model,
+        max_tokens=first.seal.max_tokens,
+        vocab_size=store.generation.vocab_size,
+        num_passages=len(rows),
+        shard_passages=shard_passages,
+        embedding_dim=first.seal.embedding_dim,
+        tables=segment_codec(first.path, first.seal)[1],
+    )
+    with writer:
+        for begin in range(0, len(rows), min(shard_passages, len(rows))):
+            part = rows[begin : begin + shard_passages]
+            said = [store.passage_at(row) for row in part] if passages is None else passages[begin : begin + len(part)]
+            writer.copy_shard(said, *_encoded(store, part))
+        return writer.seal(duplicates)
+
+
+def one_codec(store: Store, rows: Sequence[int], most: int) -> int:
+    """How many of the first rows, at most so many, have memories of one codec with the same tables."""
+    numbers, _ = store.locate(np.asarray(rows[:most], dtype=np.int64))
+    codecs = {number: store.segment(number).codec for number in np.unique(numbers).tolist()}
+    first = codecs[int(numbers[0])]
+    return next((i for i, number in enumerate(numbers.tolist()) if codecs[number] is not first), len(numbers))
+
+
+def _encoded(store: Store, rows: Sequence[int]) -> tuple[npt.NDArray[np.int32], dict[str, npt.NDArray[Any]]]:
+    """Lengths of some rows, and what their segments' arrays hold of them: (n, max_tokens, ...) each."""
+    numbers, locals_ = store.locate(np.asarray(rows, dtype=np.int64))
+    first = store.segment(int(numbers[0]))
+    values = {name: np.zeros((len(rows), *spec.shape), dtype=spec.dtype) for name, spec in first.specs.items()}
+    if first.seal.embedding_dim:
+        values["embeddings"] = np.zeros((len(rows), first.seal.embedding_dim), dtype=np.float32)
+    lengths = np.zeros(len(rows), dtype=np.int32)
+    for number in np.unique(numbers).tolist():
+        segment, places = store.segment(number), np.flatnonzero(numbers == number)
+        local = locals_[places]
+        lengths[places] = segment.lengths[local]
+        for name, source in segment.memory.items():
+            for place, chunk in zip(places.tolist(), source.finish(source.begin(local)), strict=True):
+                values[name][place] = chunk
+        if "embeddings" in values:
+            low, high = int(local.min()), int(local.max()) + 1
+            values["embeddings"][places] = segment.read_embeddings(low, high)[local - low]
+    return lengths, values
