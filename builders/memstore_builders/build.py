@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ from memstore.store import (
     sync_tree,
 )
 from memstore.store.format import CURRENT, codec_path
+from memstore.store.history import numbers
+from memstore.store.holding import only_writer
 from memstore_builders.content import Content
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.fit import fitted
@@ -112,8 +115,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         generation = read_generation(options.out)
         if not options.rebuild:
             return _already_built(job, generation, progress)
-        job = replace(job, replaces=generation)
-    with lock(job.work), writing(options.out):
+        job = replace(job, replaces=generation, others=tuple(_others(options.out)), last=numbers(options.out)[-1])
+    with lock(job.work), only_writer(options.out) if finished else nullcontext(), writing(options.out):
         same_job(job.work, job.identity, in_force=job.kept, rebuild=options.rebuild)
         remove_leftovers(options.out)
         seconds: dict[str, float] = {}
@@ -145,6 +148,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     report = _report(job, spool, segments, resumed, seconds, expected)
     shutil.rmtree(job.work, ignore_errors=True)  # what stays is removed by the next build
     return report
+
+
+def _others(store: Path) -> Iterator[Generation]:
+    """All generations whose manifests can be read."""
+    for number in numbers(store):
+        with suppress(MemstoreError):
+            yield read_generation(store, number)
 
 
 # --- steps ------------------------------------------------------------------------------------------------------
@@ -227,11 +237,12 @@ def _already_built(job: Job, generation: Generation, progress: Progress) -> Buil
     if job.work.exists():  # killed between publishing and cleaning up; or another process builds it again
         with suppress(MemstoreError), lock(job.work):
             if unfinished_number(job.work) <= generation.number:
-                remove_other_generations(job.options.out, generation)
+                if not generation.change:  # those before a change are to go back to
+                    remove_other_generations(job.options.out, generation)
                 shutil.rmtree(job.work, ignore_errors=True)
     return BuildReport(
         out=str(job.options.out),
-        passages=generation.passages,
+        passages=generation.live,
         tokens=generation.tokens,
         documents=0,
         duplicates=0,

@@ -7,7 +7,7 @@ them has to tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -56,11 +56,13 @@ class Corpus:
     Attributes:
         formats: the format of each file, in reading order.
         counts: of the latest iteration; reset when one starts.
+        on_empty: hears the id of each document, or document of a passage, that has no text.
     """
 
     def __init__(self, formats: dict[Path, str], *, on_error: OnError, max_words: int, limit: int | None) -> None:
         self.formats = formats
         self.counts = CorpusCounts()
+        self.on_empty: Callable[[str], None] = lambda _: None
         self._on_error, self._max_words, self._limit = on_error, max_words, limit
 
     def __iter__(self) -> Iterator[Passage]:
@@ -82,6 +84,7 @@ class Corpus:
             previous = row.document_id if isinstance(row, Passage) else None
             if not row.text or row.text.isspace():
                 counts.documents_empty += 1
+                self.on_empty(row.id if isinstance(row, Document) else row.document_id)
             elif isinstance(row, Passage):
                 counts.passages += 1
                 yield row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,8 @@ class Job:
     Attributes:
         codec: before it is fitted, if it learns anything; `memstore_builders.fit` gives a job with the fitted one.
         tables: what names what it learned, in the store.
-        replaces: the generation in force, where a finished store is built again.
+        replaces: the generation in force, where a finished store is built again; `others` are all that are there and
+            can be read, and `last` the highest number of one.
     """
 
     options: BuildOptions
@@ -78,6 +80,8 @@ class Job:
     settings: dict[str, Any]
     tables: TablesRef | None = None
     replaces: Generation | None = None
+    others: tuple[Generation, ...] = ()
+    last: int = 0
 
     @property
     def work(self) -> Path:
@@ -87,14 +91,13 @@ class Job:
     @property
     def number(self) -> int:
         """Of the generation to publish."""
-        return 1 if self.replaces is None else self.replaces.number + 1
+        return self.last + 1
 
     @property
     def kept(self) -> frozenset[str]:
-        """Names of the segments and tables of the generation in force."""
-        if self.replaces is None:
-            return frozenset()
-        return frozenset([*(ref.id for ref in self.replaces.segments), *(ref.file for ref in self.replaces.tables)])
+        """Names of the segments and tables of all generations that are there."""
+        names = ([*(ref.id for ref in one.segments), *(ref.file for ref in one.tables)] for one in self.others)
+        return frozenset(chain.from_iterable(names))
 
     @property
     def identity(self) -> dict[str, dict[str, Any]]:

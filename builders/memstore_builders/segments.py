@@ -5,12 +5,19 @@ A segment under its final name is complete: a build that is run again makes only
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from memstore.passage import Passage
+from memstore.retrieve.sentence import SentenceEncoder
 from memstore.store import Codec, SegmentRef, SegmentWriter, sealed_segment
+from memstore.store.duplicates import Duplicate
+from memstore.store.format import TablesRef
+from memstore_builders.encode import PassageEncoder
 from memstore_builders.fit import check_tables
 from memstore_builders.job import Job
 from memstore_builders.progress import Progress
@@ -48,46 +55,98 @@ def make_segments(job: Job, spool: Spool, progress: Progress) -> tuple[list[Segm
     done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
     progress.begin("encode", len(spool), done=done)
     references = [
-        ref or _encode_segment(job, spool, name, rows, shard, progress.advance)
+        ref
+        or encode_segment(
+            job.options.out,
+            job,
+            spool.read,
+            name=name,
+            rows=rows,
+            shard=shard,
+            advance=progress.advance,
+            duplicates=spool.duplicates(rows),
+        )
         for name, rows, ref in zip(names, plans, sealed, strict=True)
     ]
     progress.end()
     return references, sum(ref is not None for ref in sealed)
 
 
-def _encode_segment(
-    job: Job, spool: Spool, name: str, rows: range, shard: int, advance: Callable[[int], None]
+class Encoding(Protocol):
+    """How passages become memories: a build's job, or what a change found in its store."""
+
+    @property
+    def encoder(self) -> PassageEncoder:
+        """The memory encoder."""
+
+    @property
+    def codec(self) -> Codec:
+        """How memories are kept."""
+
+    @property
+    def tables(self) -> TablesRef | None:
+        """What the codec learned, as it is in the store."""
+
+    @property
+    def sentence(self) -> SentenceEncoder | None:
+        """What makes the vectors, if it is not the memory encoder."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the vectors; 0 for none."""
+
+
+def encode_segment(
+    out: Path,
+    how: Encoding,
+    read: Callable[[int, int], Iterable[Passage]],
+    *,
+    name: str,
+    rows: range,
+    shard: int,
+    advance: Callable[[int], None],
+    duplicates: Sequence[Duplicate] = (),
 ) -> SegmentRef:
     """Encode one segment shard by shard. A GPU encodes the next shard while one is written; a CPU does not: there the
     writer's threads and the encoder's would take the cores from each other. Nor does another thread write while this
     one waits: torch would keep a team of threads for each, more than there are cores, and OpenMP then puts threads to
     sleep at every barrier, which slowed the encoder by 10 to 20%.
+
+    Args:
+        out: the store.
+        how: what encodes.
+        read: gives the passages of some rows, first to last (exclusive).
+        name: id of the segment.
+        rows: its rows.
+        shard: passages per shard.
+        advance: hears of passages encoded.
+        duplicates: records of what the segment leaves out.
     """
-    config = job.encoder.model.config
+    config = how.encoder.model.config
     with (
         SegmentWriter(
-            job.options.out,
+            out,
             segment_id=name,
-            codec=job.codec,
+            codec=how.codec,
             d_model=config.d_model,
             max_tokens=config.max_passage_tokens,
             vocab_size=config.vocab_size,
             num_passages=len(rows),
             shard_passages=shard,
-            embedding_dim=job.embedding_dim,
-            tables=job.tables,
+            embedding_dim=how.embedding_dim,
+            tables=how.tables,
         ) as writer,
         ThreadPoolExecutor(1) as pool,
     ):
         pending: Future[None] | None = None
         for first in range(rows.start, rows.stop, shard):
-            passages = list(spool.read(first, min(first + shard, rows.stop)))
-            encoded = job.encoder.encode(passages)
+            passages = list(read(first, min(first + shard, rows.stop)))
+            encoded = how.encoder.encode(passages)
             embeddings = encoded.embeddings
-            if job.sentence is not None:
-                embeddings = np.asarray(job.sentence.encode_passages(passages), dtype=np.float32)
+            if how.sentence is not None:
+                embeddings = np.asarray(how.sentence.encode_passages(passages), dtype=np.float32)
             done = (passages, encoded.token_ids, encoded.states, embeddings)
-            if job.encoder.model.device.type == "cpu":
+            if how.encoder.model.device.type == "cpu":
                 writer.write_shard(*done)
             else:
                 if pending is not None:
@@ -96,4 +155,4 @@ def _encode_segment(
             advance(len(passages))
         if pending is not None:
             pending.result()
-        return writer.seal()
+        return writer.seal(duplicates)

@@ -23,6 +23,7 @@ import numpy as np
 from memstore.errors import ConfigError, StoreFormatError
 from memstore.files import replacing, sync
 from memstore.passage import Passage
+from memstore.store.duplicates import Duplicate
 from memstore_builders.content import Content
 from memstore_builders.corpus import Corpus
 from memstore_builders.corpus_files import stamp
@@ -76,6 +77,8 @@ class Spool:
         self.counts = SpoolCounts(**values | lists | {"content": Content(**values["content"])})
         self._path = folder / "spool.jsonl"
         self._offsets = np.load(folder / "spool.offsets.npy", mmap_mode="r")  # (kept,) where each kept line begins
+        recorded = folder / "spool.duplicates.npy"  # absent from what an earlier version left
+        self._recorded = np.load(recorded, mmap_mode="r") if recorded.exists() else np.empty((2, 0), np.uint64)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -87,6 +90,32 @@ class Spool:
                 offset = int(self._offsets[row])
                 if file.tell() != offset:  # a duplicate was skipped
                     file.seek(offset)
+                yield _passage(file.readline())[0]
+
+    def duplicates(self, rows: range) -> list[Duplicate]:
+        """Records of the passages left out among kept rows, or after the last one if that is among them."""
+        last = rows.stop + (rows.stop == len(self))
+        begin, end = np.searchsorted(self._recorded[1], [rows.start, last])
+        found = []
+        with self._path.open("rb") as file:
+            for offset, before in self._recorded[:, begin:end].T.tolist():
+                file.seek(offset)
+                found.append(Duplicate.of(_passage(file.readline())[0], before=before - rows.start))
+        return found
+
+    def read_all(self) -> Iterator[tuple[int, Passage]]:
+        """All passages in order, duplicates too, each with what `read_at` finds it by."""
+        offset = 0
+        with self._path.open("rb") as file:
+            for line in file:
+                yield offset, _passage(line)[0]
+                offset += len(line)
+
+    def read_at(self, offsets: Sequence[int]) -> Iterator[Passage]:
+        """The passages at some places of the file."""
+        with self._path.open("rb") as file:
+            for offset in offsets:
+                file.seek(offset)
                 yield _passage(file.readline())[0]
 
     def sample(self, count: int) -> list[Passage]:
@@ -123,9 +152,9 @@ def write_spool(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         read = _read(islice(fit(corpus), limit), folder, tick)
-        dropped = _duplicates(folder)
+        dropped, repeated = _duplicates(folder)
         kept = read - _totals(_lines_at(folder, dropped))
-        _keep(folder, dropped)
+        _keep(folder, dropped, repeated)
         counts = corpus.counts
         summary = SpoolCounts(
             documents=counts.documents,
@@ -141,7 +170,7 @@ def write_spool(
             errors=tuple(counts.errors),
             formats=tuple(sorted(set(corpus.formats.values()))),
         )
-        for name in ("spool.jsonl", "spool.offsets.npy"):
+        for name in ("spool.jsonl", "spool.offsets.npy", "spool.duplicates.npy"):
             sync(folder / name)
         with replacing(folder / "spool.json") as part:  # written last: its existence means complete
             part.write_text(json.dumps(asdict(summary)), encoding="utf-8")
@@ -201,8 +230,10 @@ def _record(partitions: Sequence[BinaryIO], passage: Passage, row: int) -> None:
     partitions[name[0] % _PARTITIONS].write(b"\0" * 16 + name + row_bytes)
 
 
-def _duplicates(folder: Path) -> np.ndarray:
-    """Rows whose title and text stood before, ascending. Passages of one id but other words are an error."""
+def _duplicates(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose title and text stood before, ascending; and those whose id did. Passages of one id but other words
+    are an error.
+    """
     dropped: list[np.ndarray] = []
     same_id: list[np.ndarray] = []  # (n, 2): rows of one id
     for i in range(_PARTITIONS):
@@ -217,7 +248,7 @@ def _duplicates(folder: Path) -> np.ndarray:
     clashes = pairs[~np.isin(pairs[:, 1], rows)]
     if len(clashes):
         raise ConfigError(_same_id(folder, *(int(row) for row in clashes[0])))
-    return rows
+    return rows, pairs[:, 1]
 
 
 def _repeats(records: np.ndarray, key: str) -> np.ndarray:
@@ -248,9 +279,14 @@ def _same_id(folder: Path, first: int, second: int) -> str:
     )
 
 
-def _keep(folder: Path, dropped: np.ndarray) -> None:
-    """Write the offsets of the rows that stay."""
+def _keep(folder: Path, dropped: np.ndarray, repeated: np.ndarray) -> None:
+    """Write the offsets of the rows that stay; and of the others, but those whose id is another row's too, with the
+    number of rows that stay before each.
+    """
     raw = folder / "offsets.raw"
     offsets = np.fromfile(raw, dtype="<u8")  # 8 bytes a passage: 176 MB for 22 M
+    before = dropped - np.arange(len(dropped))
+    recorded = ~np.isin(dropped, repeated)
+    np.save(folder / "spool.duplicates.npy", np.stack([offsets[dropped], before.astype("<u8")])[:, recorded])
     np.save(folder / "spool.offsets.npy", np.delete(offsets, dropped))
     raw.unlink()

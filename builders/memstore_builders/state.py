@@ -22,7 +22,7 @@ from memstore_builders.corpus_files import find_files
 
 WORK, LOCK, JOB = ".build", "lock", "job.json"
 _WORK_FILE = re.compile(
-    r"lock|\.?(job|estimate|spool)\.(json|part|json\.part)|spool\.(jsonl|offsets\.npy)|offsets\.raw|hashes\.\d\d"
+    r"lock|\.?(job|estimate|spool)\.(json|part|json\.part)|spool\.(jsonl|(offsets|duplicates)\.npy)|offsets\.raw|hashes\.\d\d"
 )
 
 

@@ -6,7 +6,9 @@ Checksums and counts come from the store itself; the sample is encoded anew. Kno
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +17,22 @@ import torch
 
 from memstore import checkpoint
 from memstore.checkpoint.loading import model_of
-from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, MemstoreError, StoreCorrupt
+from memstore.errors import (
+    CheckpointError,
+    CheckpointNotFound,
+    ConfigError,
+    MemstoreError,
+    StoreCorrupt,
+    StoreFormatError,
+    StoreUnreadable,
+)
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.open import open_retriever
-from memstore.store import Store
+from memstore.store import Generation, Store, read_generation
 from memstore.store.check import Fault, check_generation
+from memstore.store.check_kept import check_kept, find_present
 from memstore.store.foreign import foreign_files
+from memstore.store.history import dead_bytes, numbers
 from memstore_builders.encode import PassageEncoder
 
 TOLERANCE = {"bfloat16": 0.03, "float32": 1e-3}
@@ -39,6 +51,10 @@ class Verification:
     Of passages longer than the model reads, `split` were split, and `cut` have a memory without their end: no fault,
     but worth knowing. Stores of earlier versions do not know their number (None). `sampled_cut` were found in the
     sample.
+
+    `generations` are those that are kept; `dead_passages` and `dead_bytes` of the one in force are what `memstore
+    compact` frees. `absent` are ids of which nothing was found on the disk, of those asked for; what was found is
+    among the problems.
     """
 
     problems: tuple[Fault, ...]
@@ -49,6 +65,10 @@ class Verification:
     split: int | None = None
     cut: int | None = None
     sampled_cut: int = 0
+    generations: tuple[int, ...] = ()
+    dead_passages: int = 0
+    dead_bytes: int = 0
+    absent: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -56,7 +76,9 @@ class Verification:
         return not self.problems
 
 
-def verify(path: Path, *, sample: int = 64, model: str | None = None, device: str = "cpu") -> Verification:
+def verify(
+    path: Path, *, sample: int = 64, model: str | None = None, device: str = "cpu", absent: Sequence[str] = ()
+) -> Verification:
     """Check every file against its checksum and every count; then encode `sample` passages anew and compare.
 
     Args:
@@ -64,6 +86,7 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
         sample: passages to encode; 0 for none.
         model: the checkpoint, if it is no longer where the store was built from.
         device: where to encode.
+        absent: ids of documents, or passages, of which nothing may be left in any file.
 
     Raises:
         StoreNotFound: there is no store.
@@ -72,13 +95,37 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
         ConfigError: the retriever needs what is not installed, or is none that we know.
         FingerprintMismatch: the model given did not make the store.
     """
+    found = _verify_in_force(path, sample=sample, model=model, device=device)
+    kept: list[int] = []
+    generation: Generation | None = None
+    problems = list(found.problems)
+    with suppress(StoreCorrupt, StoreUnreadable, StoreFormatError):  # has been told by now
+        kept, generation = numbers(path), read_generation(path)
+        problems += check_kept(path)
+    present: list[Fault] = []
+    if absent and problems:
+        present = [Fault("StillPresent", "", f"{absent[0]!r} was not looked for, as the store is damaged")]
+    elif absent:
+        present = list(find_present(path, absent))
+    return replace(
+        found,
+        problems=(*problems, *present),
+        generations=tuple(kept),
+        dead_passages=0 if generation is None else generation.dead,
+        dead_bytes=0 if generation is None else dead_bytes(generation),
+        absent=() if present else tuple(absent),
+    )
+
+
+def _verify_in_force(path: Path, *, sample: int, model: str | None, device: str) -> Verification:
+    """The generation in force, and a sample of its memories."""
     problems, foreign = list(check_generation(path)), tuple(foreign_files(path))
     if problems:
         return Verification(problems=tuple(problems), passages=0, sampled=0, largest_difference=0.0, foreign=foreign)
     store = Store.open(path)
     found = partial(
         Verification,
-        passages=len(store),
+        passages=store.live,
         split=store.generation.source.get("split"),
         cut=store.generation.source.get("cut"),
         foreign=foreign,
@@ -90,7 +137,7 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
     encoder = PassageEncoder(loaded, tokenizer)
     own = MemoryTextEncoder(loaded, tokenizer) if loaded.projection is not None else None
     problems += _check_retriever(store, own)
-    rows = sorted(random.Random(0).sample(range(len(store)), min(sample, len(store))))  # noqa: S311 - no secret
+    rows = _live_rows(store, sample)
     largest, cut = 0.0, 0
     for first in range(0, len(rows), _BATCH):
         some = rows[first : first + _BATCH]
@@ -102,12 +149,18 @@ def verify(path: Path, *, sample: int = 64, model: str | None = None, device: st
     return found(problems=tuple(problems), sampled=len(rows), largest_difference=largest, sampled_cut=cut)
 
 
+def _live_rows(store: Store, most: int) -> list[int]:
+    """Some rows whose passages are in the collection, ascending, the same every time."""
+    live = np.setdiff1d(np.arange(len(store)), store.dead_rows())
+    return sorted(random.Random(0).sample(live.tolist(), min(most, len(live))))  # noqa: S311 - no secret
+
+
 def _check_retriever(store: Store, own: MemoryTextEncoder | None) -> list[Fault]:
     """The index opens, holds exactly the generation's passages, and answers."""
     try:
         retriever = open_retriever(store, memory_encoder=own)
-        if len(store):
-            retriever.search([store.passages(store.ids([0]))[0].text], 1)
+        if rows := _live_rows(store, 1):
+            retriever.search([store.at(rows)[0].passage.text], 1)
     except (CheckpointNotFound, CheckpointError, ConfigError):  # what the store needs, not what it holds
         raise
     except MemstoreError as error:

@@ -132,8 +132,13 @@ def show_store(store: Values) -> None:
     trained = "" if settings.get("trained", True) else " (UNTRAINED)"
     tables = f", {size(store['codec_bytes'])} learned by the codec" if store["codec_bytes"] else ""
     rows = [
-        ("generation", f"{store['generation']} (format {store['format_version']})"),
+        ("generation", f"{store['generation']} (format {store['format_version']}), {len(store['generations'])} kept"),
         ("passages", f"{store['passages']:,} in {store['segments']} segments"),
+        *(
+            [("deleted", f"{store['deleted']:,} passages, {size(store['dead_bytes'])}: `memstore compact` frees them")]
+            if store["deleted"]
+            else []
+        ),
         ("tokens", f"{store['tokens']:,}"),
         ("codec", f"{store['codec']}, {store['bytes_per_token']:.1f} bytes per token with texts"),
         ("size", f"{size(store['segment_bytes'])} segments, {size(store['index_bytes'])} index{tables}"),
@@ -166,6 +171,13 @@ def show_verification(found: Values) -> None:
         elif found["sampled_cut"]:
             cut, sampled = found["sampled_cut"], found["sampled"]
             console.print(f"{cut:,} of the {sampled:,} sampled passages {_UNSEEN.format(most='')}")
+        if found["dead_passages"] or len(found["generations"]) > 1:
+            console.print(
+                f"{len(found['generations'])} generations are kept; {found['dead_passages']:,} passages are dead, "
+                f"{size(found['dead_bytes'])}: `memstore compact` frees them"
+            )
+        if found["absent"]:
+            console.print(f"nothing is left of: {', '.join(found['absent'])}")
     else:
         console.print(f"NOT sound: {len(found['problems'])} problem(s)")
 

@@ -164,17 +164,23 @@ def inspect(store: StoreDir, as_json: Json = False) -> None:
 def verify(
     store: StoreDir,
     sample: Annotated[int, typer.Option(min=0, help="Passages to encode again and compare.")] = 64,
+    absent: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of a document of which nothing may be left in any file; repeat for several."),
+    ] = None,
     model: Model = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Check every checksum, count and index of a store, and a sample of memories. Exit code 1 if anything is wrong."""
+    """Check every checksum, count and index of a store, its earlier generations, and a sample of memories. Exit code 1
+    if anything is wrong.
+    """
     from memstore.cli.show import show_verification
     from memstore.machine import tune_allocator
     from memstore_builders.verify import verify as run
 
     tune_allocator()
-    found = run(store, sample=sample, model=model, device=device)
+    found = run(store, sample=sample, model=model, device=device, absent=absent or ())
     print_result(asdict(found) | {"sound": found.sound}, as_json, show_verification)
     if not found.sound:
         raise typer.Exit(1)

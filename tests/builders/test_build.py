@@ -185,7 +185,7 @@ def test_before_a_segment_is_sealed_other_settings_start_again(
         with pytest.raises(Killed):
             build(options)
     assert build(replace(options, limit=5)).passages == 5
-    assert {p.name for p in options.out.iterdir()} == {"CURRENT", "generations", "index", "segments"}
+    assert {p.name for p in options.out.iterdir()} == {"CURRENT", "generations", "index", "lookups", "segments"}
     assert len(list((options.out / "segments").iterdir())) == 1
 
 

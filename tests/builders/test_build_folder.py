@@ -249,10 +249,11 @@ def test_what_a_resumed_build_believes_is_on_the_disk(options: BuildOptions, mon
     monkeypatch.setattr(os, "fsync", note)
     build(options)
     names = [name for name in flushed if name.endswith(".part") or name.startswith("spool")]
-    assert names[:5] == [
+    assert names[:6] == [
         ".job.json.part",
         "spool.jsonl",
         "spool.offsets.npy",
+        "spool.duplicates.npy",
         ".spool.json.part",
         ".estimate.json.part",
     ]

@@ -87,7 +87,9 @@ def test_rebuild_makes_what_a_new_build_makes_and_leaves_nothing_of_the_old(opti
     assert not report.already_built
     assert (YEAR[0] in texts(options.out), YEAR[1] in texts(options.out)) == (False, True)
     assert (Store.open(options.out).generation.number, set(names(options.out)) & set(old)) == (2, set())
-    assert sorted(p.name for p in options.out.iterdir()) == ["CURRENT", "generations", "index", "segments"]
+    assert sorted(p.name for p in options.out.iterdir()) == [
+        ".lock", "CURRENT", "generations", "index", "lookups", "segments",
+    ]  # fmt: skip
     assert verify(options.out).sound
     fresh = replace(options, out=options.out.with_name("fresh"))
     build(fresh)
@@ -280,6 +282,9 @@ def test_what_generations_share_and_what_cannot_be_read_stays(options: BuildOpti
     second = publish(options.out, replace(store.generation, number=2, index=None, ids=None))
     (options.out / "generations/000009.json").write_text("{}")
     (options.out / "segments/mine").mkdir()
+    remove_other_generations(options.out, second)
+    assert (options.out / "generations/000001.json").exists()  # a reader has it
+    store.close()
     remove_other_generations(options.out, second)
     assert isinstance(second, Generation)
     assert sorted(p.name for p in (options.out / "generations").iterdir()) == [

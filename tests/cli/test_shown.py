@@ -119,7 +119,7 @@ def build_report(out: str, **changes: Any) -> dict[str, Any]:
 def store_report(name: str) -> dict[str, Any]:
     settings = {"model": name, "corpus": [{"name": f"corpus {name}"}]}
     texts = {"codec": "int8", "retriever": "bm25", "settings": settings, "fingerprint": ones(model=name)}
-    return ones(**texts, source={}, store=f"/tmp/{name}/store", made_by={})
+    return ones(**texts, source={}, store=f"/tmp/{name}/store", made_by={}, generations=[1])
 
 
 def show_everything_else(odd: str) -> None:

@@ -59,7 +59,7 @@ def test_each_flip_is_told(store: Path) -> None:
         finally:
             path.write_bytes(good)
         hit.add(path.relative_to(store).parts[0])
-    assert hit == {"CURRENT", "generations", "segments", "index"}
+    assert hit == {"CURRENT", "generations", "segments", "index", "lookups"}
     assert verify(store, sample=60).sound
 
 

@@ -109,12 +109,27 @@ def test_the_blocks_run(pages: list[str], tmp_path: Path) -> None:
 
 def test_no_block_goes_unnoticed() -> None:
     """A page's blocks are run by one of the tests here, or `OUTSIDE`; the README's are explained in docs/."""
-    assert {Path(page).stem for page in PAGES} == {"README", "corpora", "evaluating", "serving", "training"}
+    assert {Path(page).stem for page in PAGES} == {"README", "changing", "corpora", "evaluating", "serving", "training"}
     assert set(runnable("README.md")) <= set(runnable("docs/evaluating.md", "docs/training.md"))
     assert runnable("docs/corpora.md", "docs/serving.md") == []
-    assert blocks("bash|python", "docs/evaluating.md", "docs/training.md") == []
+    assert blocks("bash|python", "docs/changing.md", "docs/evaluating.md", "docs/training.md") == []
     fences = [line for page in PAGES for line in (ROOT / page).read_text().splitlines() if line.startswith("```")]
     assert set(fences) <= {"```", *(f"```{language}" for language in ("bash", "python", "sh", "toml"))}
+
+
+def test_the_block_of_changing_stores_runs(tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    lines = sample_corpus().read_text().splitlines(keepends=True)
+    (tmp_path / "more.jsonl").write_text("".join(lines[38:42]))
+    (tmp_path / "gone.txt").write_text("sample-005\n")
+    (changing,) = runnable("docs/changing.md")
+    done = run(f"memstore build --corpus wiki.jsonl --out store/\n{changing}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "documents: 2 added, 2 unchanged", "documents: 2 deleted", "documents: 1 deleted", "* 4", "add of 1: 2 added",
+        "generation 3 is in force", "generation 5, ", "nothing is left of: sample-001",
+    ):  # fmt: skip
+        assert expected in done.stdout, (expected, done.stdout)
 
 
 @pytest.mark.slow
