@@ -50,7 +50,7 @@ def test_why_a_device_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch
     assert why_unusable("cuda") == line
 
 
-def test_the_allocator_is_told_to_keep_blocks_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_allocator_is_reported_to_keep_blocks_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[int, int] = {}
 
     def mallopt(setting: int, value: int) -> int:

@@ -85,7 +85,7 @@ def test_what_a_link_leads_to_is_written(tmp_path: Path, there: bool) -> None:
     assert [p.read_text() for p in (tmp_path / "data").iterdir()] == ["new"]
 
 
-def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_reported(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(OutputUnwritable, match="cannot be written: Too many levels"):
         check_outputs([tmp_path / "circle" / "out"], inputs=[])
@@ -113,7 +113,7 @@ def test_an_evaluation_does_not_write_over_its_store_or_its_model(tmp_path: Path
 
 
 @pytest.mark.usefixtures("full")
-def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("old")
     with pytest.raises(OutputUnwritable, match="out cannot be written: No space left on device"):
@@ -145,14 +145,14 @@ def test_questions_tell_a_full_disk(refused: Run, corpus: Path, out: str) -> Non
 
 
 @pytest.mark.usefixtures("full")
-def test_a_tokenizer_tells_a_full_disk(refused: Run, corpus: Path) -> None:
+def test_a_tokenizer_says_a_full_disk(refused: Run, corpus: Path) -> None:
     said = refused("tokenizer", "--corpus", corpus, "--vocab-size", 512, "--out", corpus.parent / "new")
     assert "tokenizer.json cannot be written: No space left on device" in said
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_result_that_cannot_be_printed_is_told(tmp_path: Path, form: list[str]) -> None:
+def test_a_result_that_cannot_be_printed_is_reported(tmp_path: Path, form: list[str]) -> None:
     (tmp_path / "gold.jsonl").write_text('{"id": "1", "input": "who", "output": [{"answer": "x"}]}\n')
     command = [sys.executable, "-m", "memstore", "score", "gold.jsonl", "gold.jsonl", *form]
     with Path("/dev/full").open("w") as full:
@@ -162,7 +162,7 @@ def test_a_result_that_cannot_be_printed_is_told(tmp_path: Path, form: list[str]
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_tokenizer_in_a_closed_folder_is_told(
+def test_a_tokenizer_in_a_closed_folder_is_reported(
     refused: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it can be written is seen first: of what is in it, the system tells nothing."""

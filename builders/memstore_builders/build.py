@@ -8,7 +8,7 @@
     6. publish   the generation, then CURRENT                                 out/generations/, out/CURRENT
 
 What exists under its final name is complete, so resuming is: skip what exists. What is
-fixed before the first step stands in `job.py`, step 4 in `segments.py`. Knows no HTTP and answers nothing.
+fixed before the first step is in `job.py`, step 4 in `segments.py`. Knows no HTTP and answers nothing.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _generation(job: Job, segments: list[SegmentRef], **more: Any) -> Generation
     )
 
 
-# --- what is told -------------------------------------------------------------------------------------------------
+# --- what is reported -------------------------------------------------------------------------------------------------
 
 
 def _already_built(job: Job, generation: Generation, progress: Progress) -> BuildReport:

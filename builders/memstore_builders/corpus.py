@@ -51,7 +51,7 @@ class CorpusCounts:
 
 
 class Corpus:
-    """An opened corpus. Iterating yields its passages in file order; iterating again starts anew.
+    """An opened corpus. Iterating yields its passages in file order; iterating again starts again.
 
     Attributes:
         formats: the format of each file, in reading order.
@@ -195,7 +195,7 @@ def detect_format(path: Path) -> str:
 
 
 def _refuse_other_files(path: Path, line: str | RowError) -> None:
-    """Files whose first row tells that no row of them can be read, however many are skipped."""
+    """Files whose first row shows that no row of them can be read, however many are skipped."""
     if isinstance(line, str) and line.lstrip().startswith("["):
         raise CorpusFormatError(
             f"{path}: is one JSON array; write each of its objects on a line of its own (jq -c '.[]')"

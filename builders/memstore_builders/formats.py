@@ -1,7 +1,7 @@
 """The formats of a corpus: how the lines of a file become documents or ready passages.
 
 Each format is a generator over numbered lines. In the place of a row that cannot be used it yields a
-`RowError` and goes on with the next one, so that a bad row never shifts the rows behind it; it raises one if
+`RowError` and goes on with the next one, so that a bad row never shifts the rows after it; it raises one if
 the whole file cannot be used. What happens to bad rows, and where the lines come from, is not known here.
 """
 

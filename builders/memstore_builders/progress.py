@@ -1,4 +1,4 @@
-"""How a long command tells what it is doing. Knows stages and counts; the command line decides where they go."""
+"""How a long command reports what it is doing. Knows stages and counts; the command line decides where they go."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ The rules, in order:
    its line breaks, and a line that is still longer between two words.
 3. A heading (a paragraph of one sentence of at most 8 words) goes with what follows it: up to two of them at
    the end of a passage move on to the next.
-4. Where the last passage would have less than a fifth of `max_words`, the last two are divided anew, as
+4. Where the last passage would have less than a fifth of `max_words`, the last two are divided again, as
    evenly as their sentences allow.
 """
 
@@ -201,7 +201,7 @@ def _headings_to_move(group: list[_Piece], room: int) -> int:
 
 
 def _even_end(groups: list[list[_Piece]], max_words: int) -> list[list[_Piece]]:
-    """Divides the last two groups anew where the last one is too short (rule 4)."""
+    """Divides the last two groups again where the last one is too short (rule 4)."""
     if len(groups) < 2 or sum(piece.words for piece in groups[-1]) * SHORT_LAST >= max_words:
         return groups
     both = groups[-2] + groups[-1]

@@ -108,10 +108,10 @@ def scratch() -> Iterator[Path]:
             with writing(Path(folder)):
                 yield Path(folder)
         except (DiskSpaceError, ConfigError) as error:
-            told = str(error)
-            if folder not in told or "TMPDIR" in told:
+            message = str(error)
+            if folder not in message or "TMPDIR" in message:
                 raise
-            raise type(error)(f"{told}; TMPDIR names another place") from error
+            raise type(error)(f"{message}; TMPDIR names another place") from error
 
 
 @contextmanager
@@ -161,16 +161,16 @@ def same_job(work: Path, mine: Mapping[str, Mapping[str, Any]], *, in_force: Col
     if path.exists():
         theirs = _read_job(path)
         if theirs is None:
-            told = f"an unfinished build, but {path.name}, which says of what, is damaged. Choose"
+            found = f"an unfinished build, but {path.name}, which says of what, is damaged. Choose"
         else:
             pairs = [(f"{part}.{key}", theirs.get(part, {}).get(key), mine[part][key])
                      for part in mine for key in mine[part]]  # fmt: skip
             differ = [f"{name}: was {old!r}, is {new!r}" for name, old, new in pairs if old != new]
             if not differ:
                 return
-            told = f"an unfinished build with other settings ({'; '.join(differ)}). Run it again with those, choose"
+            found = f"an unfinished build with other settings ({'; '.join(differ)}). Run it again with those, choose"
         if (sealed := unfinished_segments(work.parent, in_force)) and not rebuild:
-            raise ConfigError(f"{work.parent} holds {told} another --out, or --rebuild, which begins again.")
+            raise ConfigError(f"{work.parent} holds {found} another --out, or --rebuild, which begins again.")
         path.unlink()  # first: without it, nothing else here is believed
         for segment in sealed:
             shutil.rmtree(segment)

@@ -42,7 +42,7 @@ def numbered_lines(
 ) -> Generator[tuple[int, str | RowError], None, None]:
     """Yields `(line number from 1, line without its end)`; a line that is no text as its `RowError`.
 
-    Lines end at a line feed only, as JSON lines do. Plain, gzip and zstd are told apart by their first bytes. `seen`
+    Lines end at a line feed only, as JSON lines do. Plain, gzip and zstd are recognised by their first bytes. `seen`
     gets every byte of a line, decompressed, before the line is yielded.
 
     Raises:

@@ -1,6 +1,6 @@
 """`memstore verify`: is the store what was built, and are its memories what the model would make again?
 
-Checksums and counts come from the store itself; the sample is encoded anew. Knows the model; changes nothing.
+Checksums and counts come from the store itself; the sample is encoded again. Knows the model; changes nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was found. `sampled` passages were encoded anew; `largest_difference` is the relative error of the worst.
+    """What was found. `sampled` passages were encoded again; `largest_difference` is the relative error of the worst.
 
     `foreign` are files that a system or a file manager left in the store; they are no problem.
 
@@ -79,7 +79,7 @@ class Verification:
 def verify(
     path: Path, *, sample: int = 64, model: str | None = None, device: str = "cpu", absent: Sequence[str] = ()
 ) -> Verification:
-    """Check every file against its checksum and every count; then encode `sample` passages anew and compare.
+    """Check every file against its checksum and every count; then encode `sample` passages again and compare.
 
     Args:
         path: the store.
@@ -99,7 +99,7 @@ def verify(
     kept: list[int] = []
     generation: Generation | None = None
     problems = list(found.problems)
-    with suppress(StoreCorrupt, StoreUnreadable, StoreFormatError):  # has been told by now
+    with suppress(StoreCorrupt, StoreUnreadable, StoreFormatError):  # is reported already
         kept, generation = numbers(path), read_generation(path)
         problems += check_kept(path)
     present: list[Fault] = []
@@ -192,7 +192,7 @@ def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[fl
         difference = float((new - old).norm() / new.norm().clamp_min(1e-12))
         largest = max(largest, difference)
         if not difference <= TOLERANCE[store.fingerprint.dtype]:
-            message = f"its memory differs from one made anew by {difference:.1%} (relative norm)"
+            message = f"its memory differs from one made again by {difference:.1%} (relative norm)"
             problems.append(_mismatch(passage.id, message))
     return largest, problems
 

@@ -371,7 +371,7 @@ def read_dense_settings(folder: Path) -> DenseSettings:
     try:
         return DenseSettings.from_dict(read_settings(folder))
     except ConfigError as error:
-        raise IndexCorrupt(f"the dense index at {folder} cannot be opened: {error}; build it anew") from error
+        raise IndexCorrupt(f"the dense index at {folder} cannot be opened: {error}; build it again") from error
 
 
 def read_part(path: Path, *, count: int, dim: int, mapped: bool) -> Any:
@@ -384,9 +384,9 @@ def read_part(path: Path, *, count: int, dim: int, mapped: bool) -> Any:
         name, _handle = accepted(path)
         index = faiss.read_index(name, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
     except RuntimeError as error:
-        raise IndexCorrupt(f"{path} cannot be read ({error}); build the index anew") from error
+        raise IndexCorrupt(f"{path} cannot be read ({error}); build the index again") from error
     if (index.ntotal, index.d) != (count, dim):
         raise IndexCorrupt(
-            f"{path} holds {index.ntotal} vectors of width {index.d}, not {count} of width {dim}; build the index anew"
+            f"{path} holds {index.ntotal} vectors of width {index.d}, not {count} of width {dim}; build the index again"
         )
     return index

@@ -1,7 +1,7 @@
 """An index's folder on disk: made under another name, then renamed; its `settings.json` is written last.
 
 Knows files and their sizes; refuses to know what is in them. `settings.json` holds the size of every other
-file, so that opening tells an incomplete folder from a whole one (`memstore verify` compares checksums).
+file, so that opening sees whether a folder is complete (`memstore verify` compares checksums).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRIES, _PAUSE = 100, 0.01  # of removing a scratch folder; the pause in seconds
 def new_index_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty sibling `<name>.part` to write into, which then replaces `folder`, complete on disk.
 
-    The block must leave a `settings.json`, made by `write_settings`. If it raises, nothing stays behind and
+    The block must leave a `settings.json`, made by `write_settings`. If it raises, nothing is left and
     an older `folder` stays as it was. A sibling that a killed process left is discarded.
     """
     part = folder.with_name(folder.name + ".part")
@@ -112,17 +112,17 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise IndexCorrupt(f"there is no index at {folder}: {SETTINGS} is absent; build it anew") from error
+        raise IndexCorrupt(f"there is no index at {folder}: {SETTINGS} is absent; build it again") from error
     except ValueError as error:
-        raise IndexCorrupt(f"{folder / SETTINGS} cannot be read ({error}); build the index anew") from error
+        raise IndexCorrupt(f"{folder / SETTINGS} cannot be read ({error}); build the index again") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("files"), dict):
-        raise IndexCorrupt(f"{folder / SETTINGS} does not list the index's files; build the index anew")
+        raise IndexCorrupt(f"{folder / SETTINGS} does not list the index's files; build the index again")
     for name, size in settings.pop("files").items():
         path = folder / name
         if not path.is_file():
-            raise IndexCorrupt(f"the index at {folder} lacks {name}; build it anew")
+            raise IndexCorrupt(f"the index at {folder} lacks {name}; build it again")
         if path.stat().st_size != size:
-            raise IndexCorrupt(f"{path} has {path.stat().st_size} bytes, not {size}; build the index anew")
+            raise IndexCorrupt(f"{path} has {path.stat().st_size} bytes, not {size}; build the index again")
         if not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     with os.scandir(folder):  # it is listed to be opened

@@ -28,7 +28,7 @@ task:
         English stems, title boost 1                  0.333  0.807
         English stems, title boost 2                  0.303  0.637
 
-One standard error is 0.018 and 0.012: only the boosts of 1 and 2 are told apart from the rest; among the
+One standard error is 0.018 and 0.012: only the boosts of 1 and 2 differ from the rest by more than that; among the
 rest the choice, stems too, is a convention. Without stop words, in index and question, the shares at boosts
 0.5 and 1 moved by at most 0.003, and a question took 1.2 ms instead of 4.0. They stay in the index, for
 questions of nothing else.
@@ -221,7 +221,9 @@ def _name_segments_by_order(folder: Path) -> None:
             path.rename(folder / (new.hex + path.suffix))
         segment["segment_id"] = str(new)
     meta["segments"] = [segment for _, segment in by_row]
-    (folder / "meta.json").unlink()  # Tantivy's own only its owner may read; a new one, whom the umask lets
+    (
+        folder / "meta.json"
+    ).unlink()  # only its owner may read Tantivy's own; whoever may read other new files may read this one
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     for path in [*folder.glob(".tantivy-*.lock"), folder / ".managed.json"]:
         path.unlink(missing_ok=True)
@@ -253,7 +255,7 @@ class Bm25Retriever:
         self._searcher = _open_searcher(folder)
         found, self._live = self._searcher.num_docs, self.passages - self.deleted
         if found != self._live:
-            raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self._live}; build it anew")
+            raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self._live}; build it again")
 
     def __len__(self) -> int:
         """Rows that the index covers, dead ones included."""
@@ -319,7 +321,7 @@ class Bm25Retriever:
                 limit = min(4 * limit, self._live)
             rows = self._searcher.fast_field_values("row", [address for _, address in hits])
         if any(row is None or row >= self.passages for row in rows):
-            raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it anew")
+            raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it again")
         scored = [(row, score) for row, (score, _) in zip(rows, hits, strict=True)]
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
@@ -335,7 +337,7 @@ def read_bm25_settings(folder: Path) -> tuple[int, int, Texts]:
     texts = Texts(spaced="spaced" in settings, max_word=max_word)
     is_ours = settings == texts.known() and (max_word is None or (type(max_word) is int and max_word > 0))
     if not is_ours or type(passages) is not int or type(deleted) is not int or not 0 <= deleted <= passages:
-        raise IndexCorrupt(f"the BM25 index at {folder} is not of this version of memstore; build it anew")
+        raise IndexCorrupt(f"the BM25 index at {folder} is not of this version of memstore; build it again")
     return passages, deleted, texts
 
 
@@ -400,4 +402,4 @@ def corruption_named(folder: Path) -> Iterator[None]:
         # A panic of the Rust code arrives as a BaseException whose class cannot be imported.
         if not isinstance(error, ValueError | OSError) and type(error).__name__ != "PanicException":
             raise
-        raise IndexCorrupt(f"the BM25 index at {folder} cannot be read ({error}); build it anew") from error
+        raise IndexCorrupt(f"the BM25 index at {folder} cannot be read ({error}); build it again") from error

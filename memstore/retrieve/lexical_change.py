@@ -53,7 +53,7 @@ def change_bm25(
     """
     rows, gone, texts = read_bm25_settings(old)
     if rows != start:
-        raise IndexCorrupt(f"the BM25 index at {old} covers {rows} passages, not {start}; build it anew")
+        raise IndexCorrupt(f"the BM25 index at {old} covers {rows} passages, not {start}; build it again")
     with new_index_folder(folder) as part, system_errors():
         for path in old.iterdir():
             if path.name != SETTINGS:
@@ -116,5 +116,5 @@ def _tidy(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()
-    meta.unlink()  # Tantivy's own only its owner may read; a new one, whom the umask lets
+    meta.unlink()  # only its owner may read Tantivy's own; whoever may read other new files may read this one
     meta.write_text(text, encoding="utf-8")

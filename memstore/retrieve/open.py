@@ -61,7 +61,7 @@ def _open_lexical(store: Store, folder: Path) -> Bm25Retriever:
     _require_whole(store, folder, len(retriever))
     if retriever.deleted != (dead := len(store.dead_rows())):
         raise IndexCorrupt(
-            f"the index at {folder} leaves out {retriever.deleted} passages and its generation {dead}; build it anew"
+            f"the index at {folder} leaves out {retriever.deleted} passages and its generation {dead}; build it again"
         )
     return retriever
 
@@ -78,9 +78,9 @@ def _check_stores(store: Store, folder: Path) -> None:
         try:
             found = hash_file(path)
         except FileNotFoundError:
-            continue  # told with whatever else the folder lacks
+            continue  # reported with whatever else the folder lacks
         if found != known:
-            raise IndexCorrupt(f"{path} is not what was written: its sha256 is another; build the index anew")
+            raise IndexCorrupt(f"{path} is not what was written: its sha256 is another; build the index again")
 
 
 def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | None) -> DenseRetriever:
@@ -101,5 +101,5 @@ def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | No
 def _require_whole(store: Store, folder: Path, indexed: int) -> None:
     if indexed != len(store):
         raise IndexCorrupt(
-            f"the index at {folder} holds {indexed} passages and its generation {len(store)}; build it anew"
+            f"the index at {folder} holds {indexed} passages and its generation {len(store)}; build it again"
         )

@@ -78,7 +78,7 @@ def find_present(store: Path, ids: Sequence[str]) -> Iterator[Fault]:
 
     Raises:
         StoreNotFound: no store is at the path.
-        StoreCorrupt: a manifest is damaged: `verify` has told.
+        StoreCorrupt: a manifest is damaged, which `verify` has reported.
     """
     wanted = set(ids)
     for path in sorted(store.rglob("*.jsonl")):
@@ -103,7 +103,7 @@ _ADVICE = "`memstore compact` removes it, `memstore forget` what readers held th
 
 
 def _ids_in(line: bytes) -> set[str]:
-    """Ids that a line names: its passage's and its document's. A damaged line names none; `check` tells."""
+    """Ids that a line names: its passage's and its document's. A damaged line names none; `check` reports it."""
     text = line[line.index(b"] ") + 2 :] if line.startswith(b"[") and b"] {" in line else line
     try:
         values = json.loads(text)

@@ -48,7 +48,7 @@ def inspect(store: Path) -> dict[str, Any]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 if it is lost, which `verify` tells."""
+    """Bytes of a file; 0 if it is lost, which `verify` reports."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

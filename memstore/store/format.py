@@ -1,7 +1,7 @@
 """What a store is on disk: names of files, and its manifests as typed values. Knows no arrays and no model.
 
 A manifest (CURRENT, a generation, a SEALED file) is JSON in exactly one rendering that carries a sha256 of
-itself, so that any flipped byte in it is told when it is read. They refer to each other downwards: CURRENT
+itself, so that any flipped byte in it is noticed when it is read. They refer to each other downwards: CURRENT
 holds the sha256 of a generation, a generation that of each SEALED file and index file, and SEALED that of
 every file in its segment.
 """

@@ -267,7 +267,7 @@ def _check_alike(generation: Generation, seals: Sequence[Seal]) -> None:
         if found != wanted:
             raise ConfigError(
                 f"codec, d_model, max_tokens and embedding_dim of segment {seal.segment!r} are {found}, those of "
-                f"generation {generation.number} {wanted}; write the segment anew, as the others are"
+                f"generation {generation.number} {wanted}; write the segment again, as the others are"
             )
 
 

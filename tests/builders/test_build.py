@@ -327,7 +327,7 @@ def test_encoding_keeps_the_order_whatever_the_batches() -> None:
 # --- verify -----------------------------------------------------------------------------------------------------
 
 
-def test_verify_tells_a_memory_that_the_model_would_not_make(options: BuildOptions, tmp_path: Path) -> None:
+def test_verify_says_a_memory_that_the_model_would_not_make(options: BuildOptions, tmp_path: Path) -> None:
     """A store whose checksums hold but whose memories belong to other texts: only encoding again can show it."""
     build(options)
     honest = PassageEncoder.encode

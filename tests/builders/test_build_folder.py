@@ -157,7 +157,7 @@ def file_sizes_as_before() -> Iterator[int]:
     ],
 )
 @pytest.mark.parametrize("retriever", ["bm25", "dense"])
-def test_no_room_at_any_stage_is_told_and_the_build_goes_on_where_there_is(
+def test_no_room_at_any_stage_is_reported_and_the_build_goes_on_where_there_is(
     dense_options: BuildOptions, when: str, room: int, retriever: Any
 ) -> None:
     options = replace(dense_options, retriever=retriever)
@@ -171,7 +171,7 @@ def test_no_room_at_any_stage_is_told_and_the_build_goes_on_where_there_is(
 
 
 @pytest.mark.parametrize("when", ["end read", "begin encode", "begin index"])
-def test_a_folder_that_is_removed_while_it_is_built_is_told(options: BuildOptions, when: str) -> None:
+def test_a_folder_that_is_removed_while_it_is_built_is_reported(options: BuildOptions, when: str) -> None:
     with pytest.raises(MemstoreError, match=r"store cannot be written \(No such file|segment .* is missing"):
         build(options, At(when, lambda: shutil.rmtree(options.out)))
     assert build(options).passages == 6
@@ -260,7 +260,7 @@ def test_what_a_resumed_build_believes_is_on_the_disk(options: BuildOptions, mon
 
 
 @pytest.mark.parametrize("run", [plan, build])
-def test_a_temporary_folder_that_is_full_or_missing_is_told_with_what_names_another(
+def test_a_temporary_folder_that_is_full_or_missing_is_reported_with_what_names_another(
     options: BuildOptions, run: Callable[[BuildOptions], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:

@@ -271,7 +271,7 @@ def test_nothing_is_left_of_what_was_deleted_once_it_is_compacted(bench: Bench) 
 
 
 @pytest.mark.parametrize("damaged", ["deletions", "lookups", "generations", "index", "segments"])
-def test_damage_to_what_only_an_earlier_generation_needs_is_told(plain: Bench, damaged: str) -> None:
+def test_damage_to_what_only_an_earlier_generation_needs_is_reported(plain: Bench, damaged: str) -> None:
     plain.add(texts(4, seed=3, prefix="n"))
     delete(plain.path, ["d1", "n1"])
     plain.add({"d2": ("x", "a lake.")})
@@ -297,7 +297,7 @@ def test_a_change_of_a_damaged_store_is_refused_and_changes_nothing(plain: Bench
         assert read_generation(plain.path).number == 3
 
 
-def test_damaged_lookups_are_told_and_can_be_removed(plain: Bench) -> None:
+def test_damaged_lookups_are_reported_and_can_be_removed(plain: Bench) -> None:
     path = sorted((plain.path / "lookups").iterdir())[0]
     good = path.read_bytes()
     path.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])

@@ -57,7 +57,7 @@ def test_limit_is_in_passages(path: Path, limit: int, expected: list[str], docum
         assert (corpus.counts.passages, corpus.counts.documents) == (len(expected), documents)
 
 
-def test_a_limit_stops_before_the_rows_behind_it(path: Path) -> None:
+def test_a_limit_stops_before_the_rows_after_it(path: Path) -> None:
     with path.open("a") as file:
         file.write("broken\n")
     assert len(list(open_corpus([path], max_words=3, limit=4))) == 4

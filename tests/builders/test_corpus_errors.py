@@ -112,7 +112,7 @@ def write(folder: Path, data: bytes, name: str = "c") -> Path:
         ),
     ],
 )
-def test_a_bad_row_is_told_by_file_and_line_and_shifts_nothing(
+def test_a_bad_row_is_reported_by_file_and_line_and_shifts_nothing(
     tmp_path: Path, format: str, row: bytes, message: str
 ) -> None:
     good = {"kilt": GOOD_KILT, "wikiextractor": GOOD_DOC}.get(format, GOOD)

@@ -216,7 +216,7 @@ def test_with_a_limit_what_lies_after_it_is_not_compared(options: BuildOptions) 
     refused(options, "before it changed")
 
 
-def test_a_store_that_does_not_know_what_it_read_is_told(options: BuildOptions) -> None:
+def test_a_store_that_does_not_know_what_it_read_is_reported(options: BuildOptions) -> None:
     build(options)
     store = Store.open(options.out)
     older = replace(store.generation, number=2, source={}, index=None, ids=None)

@@ -129,7 +129,7 @@ def test_a_short_end_that_cannot_be_evened_stays() -> None:
     assert texts(f"{ten} End.", 10) == [ten, "End."]
 
 
-def test_evening_does_not_leave_a_heading_behind() -> None:
+def test_evening_does_not_leave_a_heading_after() -> None:
     nine = "One two three four five six seven eight nine."
     assert texts(f"{nine}\n\nHead.\n\nZero {nine} End.", 20) == [nine, f"Head.\n\nZero {nine} End."]
 

@@ -87,7 +87,7 @@ def test_an_empty_corpus_gives_an_empty_spool(tmp_path: Path) -> None:
     assert made.sample(5) == []
 
 
-def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / "spool.jsonl").symlink_to("/dev/full")
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_a_short_write_of_numpy_is_a_full_disk_too(tmp_path: Path, monkeypatch: 
         spool(tmp_path, [row("a", "one")])
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "spool" / "spool.jsonl").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"spool cannot be written \(Is a directory\): choose another folder"):
         spool(tmp_path, [row("a", "one")])

@@ -54,13 +54,13 @@ def denied(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_pointer_of_git_lfs_is_told(folder: Path, name: str) -> None:
+def test_a_pointer_of_git_lfs_is_reported(folder: Path, name: str) -> None:
     (folder / name).write_text(POINTER)
     with pytest.raises(CheckpointError, match=rf"{name} is only Git LFS's pointer to the file: run `git lfs pull`"):
         checkpoint.load(folder)
 
 
-def test_a_pointer_in_place_of_a_sentencepiece_model_is_told(stock: Path) -> None:
+def test_a_pointer_in_place_of_a_sentencepiece_model_is_reported(stock: Path) -> None:
     (stock / "tokenizer.json").unlink()
     (stock / "spiece.model").write_text(POINTER)
     with pytest.raises(CheckpointError, match=r"spiece.model is only Git LFS's pointer"):
@@ -81,7 +81,7 @@ def test_a_file_without_permission_is_not_missing(folder: Path, name: str, monke
         checkpoint.load(folder)
 
 
-def test_a_folder_that_may_not_be_looked_for_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_looked_for_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_dir", denied)  # some versions of Python say no instead
     with pytest.raises(CheckpointError, match=r"model cannot be read: Permission denied$"):
         checkpoint.load(folder)
@@ -177,7 +177,7 @@ def test_a_folder_to_write_is_only_looked_at(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+def test_a_folder_that_cannot_be_written_is_reported_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for below in ("config.json", "config.json/model"):
@@ -255,7 +255,7 @@ def test_new_refuses_options_that_cannot_be(
     assert not (folder / "new").exists()
 
 
-def test_a_missing_config_is_missing_and_a_stock_one_is_told(folder: Path, stock: Path) -> None:
+def test_a_missing_config_is_missing_and_a_stock_one_is_reported(folder: Path, stock: Path) -> None:
     assert checkpoint.read_config(folder).name == "tiny"
     with pytest.raises(CheckpointError, match="is a stock checkpoint"):
         checkpoint.read_config(stock)

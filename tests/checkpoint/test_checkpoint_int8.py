@@ -96,7 +96,7 @@ def test_int8_without_its_scales_is_refused(folder: Path, scales: torch.Tensor |
         load(folder)
 
 
-def test_a_scale_that_is_no_number_is_told(folder: Path) -> None:
+def test_a_scale_that_is_no_number_is_reported(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors[f"head.weight{SCALES}"][1] = torch.nan
     save_file(tensors, folder / "model.safetensors")

@@ -366,7 +366,7 @@ def test_extra_ids_follow_a_sentencepiece_model_where_there_is_room(tmp_path: Pa
     assert told.encode_answers(["<extra_id_0>"], max_tokens=64)[0].tolist() == [size + 8, 1]
 
 
-def test_a_broken_sentencepiece_model_is_told(pieces: Path) -> None:
+def test_a_broken_sentencepiece_model_is_reported(pieces: Path) -> None:
     (pieces / "spiece.model").write_bytes(b"\x00" * 50)
     with pytest.raises(CheckpointError, match=r"spiece.model is broken"):
         from_t5(pieces)

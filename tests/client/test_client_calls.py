@@ -159,7 +159,7 @@ def test_a_wrong_request_is_not_sent(ask: Face, call, message: str) -> None:
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 @pytest.mark.parametrize("address", ["http://localhost:abc", "http://[::1", "http://é..x", "x" * 70_000])
-def test_an_address_that_is_none_is_told_at_once(client: type, address: str) -> None:
+def test_an_address_that_is_none_is_reported_at_once(client: type, address: str) -> None:
     with pytest.raises(BadRequest) as caught:
         client(address)
     assert str(caught.value).startswith(address[:200])
@@ -168,7 +168,7 @@ def test_an_address_that_is_none_is_told_at_once(client: type, address: str) -> 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 @pytest.mark.parametrize("address", ["127.0.0.1:8080", "localhost:8080", "", "ftp://m", "http:/m", "https://"])
-def test_an_address_without_its_protocol_is_told_at_once(client: type, address: str) -> None:
+def test_an_address_without_its_protocol_is_reported_at_once(client: type, address: str) -> None:
     with pytest.raises(BadRequest) as caught:
         client(address)
     said = "is no address that can be asked: base_url must begin with http:// or https:// and a host"
@@ -177,12 +177,12 @@ def test_an_address_without_its_protocol_is_told_at_once(client: type, address: 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 @pytest.mark.parametrize("address", ["http://m/docs?a=1", "http://m/docs#/questions"])
-def test_an_address_with_more_than_a_path_is_told_at_once(client: type, address: str) -> None:
+def test_an_address_with_more_than_a_path_is_reported_at_once(client: type, address: str) -> None:
     with pytest.raises(BadRequest, match=r"base_url must end before any \? and #"):
         client(address)
 
 
-def test_a_host_that_can_have_no_such_name_is_told() -> None:
+def test_a_host_that_can_have_no_such_name_is_reported() -> None:
     refused = pytest.raises(BadRequest, match=r"http://a\.\.b/health is no address that can be asked")
     with Client("http://a..b") as client, refused:
         client.health()

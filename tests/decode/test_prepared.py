@@ -110,7 +110,7 @@ def test_beams_find_the_same(changes):
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_tokens_of_no_probability_are_told_apart(num_beams):
+def test_tokens_of_no_probability_are_reported_apart(num_beams):
     """Where nothing else may come: below e^-103 a probability is zero in float32, its logarithm is not."""
     made = model()
     with torch.no_grad():

@@ -61,7 +61,7 @@ def test_serve_has_a_flag_for_every_setting() -> None:
     assert set(inspect.signature(serving.serve).parameters) == set(Settings.model_fields)
 
 
-def test_serve_tells_the_default_of_every_setting() -> None:
+def test_serve_says_the_default_of_every_setting() -> None:
     found = typer.main.get_command(cli.app).commands["serve"]  # type: ignore[attr-defined]
     for parameter in found.params:
         default = Settings.model_fields[parameter.name].default
@@ -85,7 +85,7 @@ def test_inspect_verify_and_ask(store: Path) -> None:
     assert "passages" in run("inspect", str(store)).stdout
 
 
-def test_an_answer_from_nothing_is_told_as_a_guess(store: Path) -> None:
+def test_an_answer_from_nothing_is_reported_as_a_guess(store: Path) -> None:
     shown = run("ask", "zzzzqqqq", "--store", str(store)).stdout
     assert NOTHING_FOUND == "no passage was found: this answer is a guess"
     assert f"\n{NOTHING_FOUND}\n" in shown

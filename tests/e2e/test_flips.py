@@ -40,7 +40,7 @@ def files(store: Path) -> list[Path]:
     return sorted(p for p in store.rglob("*") if p.is_file() and not p.name.endswith(".lock"))
 
 
-def test_each_flip_is_told(store: Path) -> None:
+def test_each_flip_is_reported(store: Path) -> None:
     """Half of them in files chosen evenly, so that small ones have their share; half in proportion to size."""
     rng = random.Random(0)
     everything = files(store)

@@ -223,7 +223,7 @@ def test_in_training_every_layer_drops_and_the_residual_stream_passes() -> None:
     assert (encoder(x, layout, bias) != x).any()
 
 
-def test_in_training_the_decoder_drops_embeddings_before_its_blocks_and_states_behind_its_norm() -> None:
+def test_in_training_the_decoder_drops_embeddings_before_its_blocks_and_states_after_its_norm() -> None:
     decoder, read = Decoder(tiny.config(dropout_rate=1.0)), []
 
     def something(norm: RMSNorm, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:

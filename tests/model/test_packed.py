@@ -72,7 +72,7 @@ def test_a_single_row_is_padded_to_its_rounded_width() -> None:
 
 
 @pytest.mark.parametrize("lengths", [[4], [2, 2], [3, 1]], ids=str)
-def test_padding_leaves_out_what_is_behind_the_tokens(lengths: list[int]) -> None:
+def test_padding_leaves_out_what_is_after_the_tokens(lengths: list[int]) -> None:
     assert torch.equal(Layout(lengths).pad(torch.arange(9)), Layout(lengths).pad(torch.arange(4)))
 
 
@@ -107,7 +107,7 @@ def joined() -> Rows:
     return join(questions, passages, torch.tensor([0, 0, 1, 2]))
 
 
-def test_join_puts_each_passage_behind_its_question(joined: Rows) -> None:
+def test_join_puts_each_passage_after_its_question(joined: Rows) -> None:
     assert rows_of(joined.token_ids, joined.layout) == [[10, 11, 1, 2], [10, 11, 3], [20], [4, 5, 6]]
     assert torch.equal(joined.states[:, 0], joined.token_ids.float())
     assert rows_of(joined.from_passage.int(), joined.layout) == [[0, 0, 1, 1], [0, 0, 1], [0], [1, 1, 1]]

@@ -58,7 +58,7 @@ def test_too_few_numbers_are_refused():
         select(torch.zeros(2), torch.tensor([0, 1]), [3])
 
 
-def test_the_retrievers_order_counts_as_much_as_it_is_told_to() -> None:
+def test_the_retrievers_order_counts_as_much_as_it_is_reported_to() -> None:
     scores, question_of = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]), torch.tensor([0, 0, 0, 1, 1])
     log = [math.log(n) for n in (1, 2, 3, 1, 2)]
     got = order(scores, question_of, 0.5)

@@ -87,7 +87,7 @@ def test_each_task_has_its_template() -> None:
     assert tokens.questions(["Paris"], "where {question}")[0].tolist() == ids("where Paris")
 
 
-def test_an_unknown_task_is_told() -> None:
+def test_an_unknown_task_is_reported() -> None:
     with pytest.raises(RequestError, match=r"no task 'x'; it knows: fact"):
         tiny.text_tokenizer(tasks={"fact": "is {question}"}).questions(["a"], tasks=["x"])
     with pytest.raises(RequestError, match=r"no task 'x'; it knows: none"):

@@ -260,7 +260,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("flat_limit", [100, 1_000])
-def test_a_broken_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, flat_limit: int) -> None:
+def test_a_broken_folder_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, flat_limit: int
+) -> None:
     monkeypatch.setattr(dense, "FLAT_LIMIT", flat_limit)
     breaking, message = BROKEN[name]
     build_dense(tmp_path / "ix", [random(200, 8)], count=200, dim=8, encoder=MEMORY)

@@ -276,7 +276,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("suffix", [".term", ".fast"])
-def test_a_flipped_bit_is_told_or_harmless(tmp_path: Path, suffix: str) -> None:
+def test_a_flipped_bit_is_reported_or_harmless(tmp_path: Path, suffix: str) -> None:
     """Tantivy panics at some of them, and what it then raises is no `Exception`."""
     build_bm25(tmp_path / "ix", RIVERS)
     file = one(tmp_path / "ix", suffix)
@@ -292,7 +292,7 @@ def test_a_flipped_bit_is_told_or_harmless(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_folder_is_told(tmp_path: Path, name: str) -> None:
+def test_a_broken_folder_is_reported(tmp_path: Path, name: str) -> None:
     breaking, message = BROKEN[name]
     build_bm25(tmp_path / "ix", RIVERS)
     breaking(tmp_path / "ix")

@@ -99,7 +99,7 @@ def test_an_index_of_other_passages(store: Store, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bm25", "hybrid"])
 @pytest.mark.parametrize("bit", range(8))
-def test_a_flipped_bit_in_what_tantivy_trusts_is_told_when_opening(store: Store, kind: str, bit: int) -> None:
+def test_a_flipped_bit_in_what_tantivy_trusts_is_reported_when_opening(store: Store, kind: str, bit: int) -> None:
     """It can end the process in Tantivy; most of these bits go unnoticed there."""
     index(store)
     folder = index_path(store.path, 1)

@@ -85,7 +85,7 @@ def test_every_kind_of_problem_is_named_where_it_may_occur(document: dict) -> No
         assert problems.STORE_DAMAGED.type in told(place)
 
 
-def test_headers_are_told_where_they_are_sent(document: dict) -> None:
+def test_headers_are_reported_where_they_are_sent(document: dict) -> None:
     for operation in operations(document).values():
         for status, reply in operation["responses"].items():
             waits = {"Retry-After"} if status in ("429", "503") else set()

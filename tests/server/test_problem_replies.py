@@ -183,14 +183,14 @@ async def test_the_most_that_can_be_read_is_what_info_says(serving) -> None:
     assert served.status_code == 200
 
 
-async def test_a_thousand_wrong_parts_are_not_all_told(serving) -> None:
+async def test_a_thousand_wrong_parts_are_not_all_reported(serving) -> None:
     async with serving() as http:
         told = (await http.post("/answer", json={"question": "a", **{f"k{i}": 0 for i in range(1_000)}})).json()
     assert len(told["errors"]) == 20
     assert told["detail"].endswith("; and 997 more")
 
 
-async def test_three_wrong_parts_are_all_told(serving) -> None:
+async def test_three_wrong_parts_are_all_reported(serving) -> None:
     async with serving() as http:
         told = (await http.post("/answer", json={"question": "a", "x": 0, "y": 0, "z": 0})).json()
     assert told["detail"] == "; ".join(f"{key}: this key is not known" for key in "xyz")

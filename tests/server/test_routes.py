@@ -59,7 +59,7 @@ async def test_answer(serving) -> None:
     }
 
 
-async def test_an_untrained_model_is_told_with_every_answer(serving, engine: FakeEngine) -> None:
+async def test_an_untrained_model_is_reported_with_every_answer(serving, engine: FakeEngine) -> None:
     engine.trained = False
     async with serving() as http:
         reply = (await http.post("/answer", json={"question": "why?"})).json()
@@ -142,7 +142,7 @@ async def test_retrieve(serving) -> None:
     assert nothing["passages"] == []
 
 
-async def test_times_are_told_in_milliseconds(serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_times_are_reported_in_milliseconds(serving, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as http:
         thread = http._transport.app.state.service._thread
 
@@ -238,7 +238,7 @@ async def test_below_a_path_of_a_proxy(engine: FakeEngine, below: str, root_path
     assert replies[-1].json().get("servers", []) == ([{"url": root_path}] if root_path else [])
 
 
-async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
+async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
     async with serving(max_retrieve_k=50, queue_size=7) as http:
         response = await http.get("/info")
     told = response.json()
@@ -258,7 +258,7 @@ async def test_info_tells_limits_and_not_where_the_store_is(serving) -> None:
 @pytest.mark.parametrize(
     ("server", "most", "model", "told"), [(None, 8, 3, 3), (2, 8, 3, 2), (None, 2, 4, 2), (None, 4, 4, 4)]
 )
-async def test_info_tells_whose_beams_are_the_default_and_they_are_served(
+async def test_info_says_whose_beams_are_the_default_and_they_are_served(
     serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, server: int | None, most: int, model: int, told: int
 ) -> None:
     info = engine.info()

@@ -143,7 +143,7 @@ def test_an_offer_to_upgrade_is_passed_over() -> None:
     )
 
 
-def test_stopped_while_the_model_computes_it_tells_the_client_and_ends_as_done() -> None:
+def test_stopped_while_the_model_computes_it_says_the_client_and_ends_as_done() -> None:
     with served(script=SERVE_HEAVY) as process, ThreadPoolExecutor(1) as asker:
         try:
             url = process.stdout.readline().split()[-1]
@@ -201,7 +201,7 @@ def test_a_host_that_is_none_is_a_mistake_of_the_user() -> None:
             bound_socket(host, 0).__enter__()
 
 
-def test_addresses_are_told_as_urls() -> None:
+def test_addresses_are_reported_as_urls() -> None:
     class Bound:
         def __init__(self, *name: object) -> None:
             self.getsockname = lambda: name

@@ -153,7 +153,7 @@ async def test_requests_that_wait_are_answered_together(serving, engine: FakeEng
     assert replies[1]["usage"]["milliseconds"]["queue"] > 0
 
 
-async def test_a_full_queue_is_told_at_once(serving, engine: FakeEngine) -> None:
+async def test_a_full_queue_is_reported_at_once(serving, engine: FakeEngine) -> None:
     async with serving(queue_size=2) as http:
         busy = await keep_busy(http, engine)
         waiting = await start_and_queue(http, "/answer", {"question": "waits"}, waiting=1)
@@ -195,7 +195,7 @@ async def test_a_deadline_that_passes_in_the_queue(serving, engine: FakeEngine, 
     ("error", "status", "name"),
     [(DeadlineExceeded("too late"), 504, "deadline-exceeded"), (EngineStopped("no more"), 503, "not-ready")],
 )
-async def test_what_ends_a_whole_batch_is_told_once(
+async def test_what_ends_a_whole_batch_is_reported_once(
     serving, monkeypatch, error: Exception, status: int, name: str
 ) -> None:
     """Also where the engine's thread says so before the waiting ends, and has answered other questions."""
@@ -245,7 +245,7 @@ async def test_nobody_waits_for_a_client_to_hang_up_once_it_has_its_reply(servin
         await until(lambda: asyncio.all_tasks() == before)
 
 
-async def test_a_request_that_the_server_cancels_is_told_so(serving, engine: FakeEngine, caplog) -> None:
+async def test_a_request_that_the_server_cancels_is_reported_so(serving, engine: FakeEngine, caplog) -> None:
     """As uvicorn does with what is in flight when its time to stop is over."""
     caplog.set_level("INFO")
     async with serving() as http:

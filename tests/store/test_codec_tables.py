@@ -223,7 +223,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[MemstoreError], str]] = {
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_tables_that_are_not_those_written_are_told_by_name(tmp_path: Path, how: str) -> None:
+def test_tables_that_are_not_those_written_are_reported_by_name(tmp_path: Path, how: str) -> None:
     damage, error, message = DAMAGE[how]
     published(tmp_path, {"fit": fitted(1)})
     path = codec_path(tmp_path, "fit")
@@ -237,7 +237,7 @@ def test_tables_that_are_not_those_written_are_told_by_name(tmp_path: Path, how:
     assert message in problem.message
 
 
-def test_any_flipped_bit_of_the_tables_is_told(tmp_path: Path) -> None:
+def test_any_flipped_bit_of_the_tables_is_reported(tmp_path: Path) -> None:
     published(tmp_path, {"fit": fitted(1)})
     path = codec_path(tmp_path, "fit")
     sound = path.read_bytes()
@@ -248,7 +248,7 @@ def test_any_flipped_bit_of_the_tables_is_told(tmp_path: Path) -> None:
         assert fault.kind in ("ChecksumMismatch", "CodecMismatch")
 
 
-def test_a_generation_that_does_not_name_a_segments_tables_is_told(tmp_path: Path) -> None:
+def test_a_generation_that_does_not_name_a_segments_tables_is_reported(tmp_path: Path) -> None:
     store = published(tmp_path, {"fit": fitted(1)})
     [problem] = check_segment(tmp_path, store.generation.segments[0], tables=())
     assert (problem.kind, problem.where) == ("CodecMismatch", "segments/s0")

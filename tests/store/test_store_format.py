@@ -62,7 +62,7 @@ def test_current_is_exactly_this():
 
 
 @pytest.mark.parametrize("kind", [Seal, Current])
-def test_every_flipped_bit_of_a_manifest_is_told(kind):
+def test_every_flipped_bit_of_a_manifest_is_reported(kind):
     data = (SEAL if kind is Seal else CURRENT).to_bytes()
     for place in range(len(data)):
         for bit in range(8):
@@ -73,7 +73,7 @@ def test_every_flipped_bit_of_a_manifest_is_told(kind):
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}\n", b"\xff", CURRENT.to_bytes()[:-1]])
-def test_cut_or_foreign_manifests_are_told(data):
+def test_cut_or_foreign_manifests_are_reported(data):
     with pytest.raises(ChecksumMismatch):
         Current.from_bytes(data, path=PATH)
 

@@ -226,7 +226,7 @@ def test_only_the_sealed_segments_are_published(tiny):
             publish(tiny.path, dataclasses.replace(tiny.generation, number=2, segments=segments))
 
 
-def test_damage_before_publishing_is_told(tiny):
+def test_damage_before_publishing_is_reported(tiny):
     path = tiny.path / "segments/000001/passages.hashes.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
