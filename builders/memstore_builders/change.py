@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 
 import memstore
+from memstore.errors import MemstoreError
 from memstore.passage import Passage
 from memstore.store import Generation, SegmentRef, Store, segment_path
 from memstore.store.codec_tables import segment_codec
@@ -33,7 +34,7 @@ from memstore.store.contents import Contents, DocumentPlaces
 from memstore.store.copying import copy_passages, one_codec
 from memstore.store.deletions import read_dead, write_dead
 from memstore.store.duplicates import Duplicate, read_duplicates
-from memstore.store.format import lookups_path
+from memstore.store.format import generation_path, lookups_path
 from memstore.store.history import dead_bytes, next_number, remove_unfinished
 from memstore.store.holding import only_writer, writing
 from memstore.store.publish import publish_change
@@ -257,6 +258,11 @@ class Change:
                 shutil.rmtree(segment_path(self.path, name), ignore_errors=True)
                 lookups_path(self.path, name).unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Remove what was written, unless it is a whole generation by now."""
+        if not generation_path(self.path, self.number).exists():
+            remove_unfinished(self.path, self.number)
+
     def report(self, kind: str, generation: Generation, **counts: Any) -> ChangeReport:
         """What was done."""
         return ChangeReport(
@@ -275,7 +281,7 @@ class Change:
 
 @contextmanager
 def opened_change(path: Path, progress: Progress | None) -> Iterator[Change]:
-    """A change of a store, under the writer's lock. What an error leaves is removed by the next change.
+    """A change of a store, under the writer's lock. An error discards it; what a killed process leaves, the next does.
 
     Raises:
         StoreNotFound: there is no finished store.
@@ -286,6 +292,10 @@ def opened_change(path: Path, progress: Progress | None) -> Iterator[Change]:
         change = Change(path, progress or Silent())
         try:
             yield change
+        except BaseException:
+            with suppress(OSError, MemstoreError):  # the next change would do it, too
+                change.discard()
+            raise
         finally:
             change.store.close()
 

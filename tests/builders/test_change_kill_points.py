@@ -6,6 +6,7 @@ tests/e2e/test_kill_changes.py kills processes.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from memstore.errors import DiskSpaceError
 from memstore.store import Store, read_generation
 from memstore.store.check import check_generation
 from memstore.store.history import forget
-from memstore_builders.change import delete
+from memstore_builders.change import Change, delete
 from memstore_builders.compact import compact
 from tests.builders.changing import Bench, Documents, require_holds, require_same_as_built, texts
 
@@ -39,6 +41,7 @@ def dies_at(step: int, work: Callable[[], object], monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", deadly)
+        patch.setattr(Change, "discard", lambda self: None)  # nor does it clean up
         try:
             work()
         except Killed:
@@ -111,3 +114,27 @@ def test_after_a_death_nothing_of_it_is_left(bench: Bench, monkeypatch: pytest.M
     generation = read_generation(bench.path)
     assert {p.name for p in (bench.path / "segments").iterdir()} == {s.id for s in generation.segments}
     assert {p.stem for p in (bench.path / "lookups").iterdir()} == {s.id for s in generation.segments}
+
+
+@pytest.mark.parametrize("step", [2, 5, 14, 25])
+def test_a_full_disk_is_told_and_nothing_is_left(bench: Bench, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    def files() -> set[str]:
+        return {str(p.relative_to(bench.path)) for p in bench.path.rglob("*") if p.is_file()}
+
+    before, calls, fsync = files(), 0, os.fsync
+
+    def full(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls >= step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    documents = bench.documents
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DiskSpaceError, match="no room is left"):
+            bench.add({"d2": ("Paris", "a river."), "z": ("z", "a lake.")})
+    bench.documents = documents
+    assert files() == before
+    require_holds(bench)
