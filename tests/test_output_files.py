@@ -1,4 +1,4 @@
-"""Files of results: what is no place to write is told before the work, and a full disk in one line."""
+"""Files of results: what is no place to write is reported before the work, and a full disk in one line."""
 
 from __future__ import annotations
 

@@ -277,5 +277,5 @@ def test_a_temporary_folder_that_is_full_or_missing_is_reported_with_what_names_
         patch.setattr(tempfile, "mkdtemp", missing)
         with pytest.raises(ConfigError, match=r"\(No usable temporary directory found\): name a place by the variable"):
             run(options)
-    with pytest.raises(CorpusNotFound):  # whatever else is not found is told as it is
+    with pytest.raises(CorpusNotFound):  # whatever else is not found is reported as it is
         run(replace(options, corpus=(options.out / "none.jsonl",)))

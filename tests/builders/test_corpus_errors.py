@@ -1,4 +1,4 @@
-"""Bad rows and bad files: each told with file and line, none of them shifting the rows behind it."""
+"""Bad rows and bad files: each reported with file and line, none of them shifting the rows after it."""
 
 import gzip
 import json

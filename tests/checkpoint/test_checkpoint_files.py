@@ -1,4 +1,4 @@
-"""The files of checkpoints: what cannot be read is told as what it is, and writing leaves all or what was there."""
+"""The files of checkpoints: what cannot be read is reported as what it is, and writing leaves all or what was there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights kept in int8: how near they stay, what they cost, and that broken ones are told."""
+"""Weights kept in int8: how near they stay, what they cost, and that broken ones are reported."""
 
 from __future__ import annotations
 

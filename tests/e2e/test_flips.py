@@ -1,4 +1,4 @@
-"""Random byte flips anywhere in a built store: each is told by `verify`, by its own error, and none is read as good.
+"""Random byte flips anywhere in a built store: each is reported by `verify`, by its own error, and never read as good.
 
 MEMSTORE_FLIPS sets their number (200 by default).
 """

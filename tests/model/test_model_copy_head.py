@@ -64,8 +64,8 @@ def test_a_token_that_goes_on_from_what_was_written_has_a_bonus() -> None:
     state.copy_before = torch.tensor([[0, 2, 3, 4]])
     made, hidden = head(-30.0, bonus=math.log(5)), torch.tensor([[[1.0, 0.0]] * 2])
     got = made(hidden, torch.zeros(1, 2, VOCAB), state, torch.tensor([[3, 1]])).exp()
-    torch.testing.assert_close(got[0, 0], torch.tensor([0.0, 0.0, 1 / 8, 2 / 8, 5 / 8]))  # behind 3 comes 4
-    torch.testing.assert_close(got[0, 1], torch.tensor([0.0, 0.0, 1 / 4, 2 / 4, 1 / 4]))  # behind 1 comes nothing
+    torch.testing.assert_close(got[0, 0], torch.tensor([0.0, 0.0, 1 / 8, 2 / 8, 5 / 8]))  # after 3 comes 4
+    torch.testing.assert_close(got[0, 1], torch.tensor([0.0, 0.0, 1 / 4, 2 / 4, 1 / 4]))  # after 1 comes nothing
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def stock_tail(stock: T5ForConditionalGeneration, first: int) -> nn.Module:
 
 
 def passages_alone(model: MemoryModel, rows: list[Tensor]) -> Tensor:
-    """Encoder output of rows of passage tokens only: memories behind empty questions."""
+    """Encoder output of rows of passage tokens only: memories after empty questions."""
     memories = model.encode_passages(Tokens.of(rows))
     nothing = model.encode_question(Tokens.of([NO_PASSAGE] * len(rows)))
     return model.live_b(model.live_a(nothing, memories, torch.arange(len(rows)))).states

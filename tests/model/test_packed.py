@@ -66,7 +66,7 @@ def test_rows_between_layers_hold_the_tokens_where_padding_would(lengths: list[i
 
 def test_a_single_row_is_padded_to_its_rounded_width() -> None:
     layout = Layout([37])
-    padded = layout.pad(torch.arange(1, 40))  # two tokens of filler behind it
+    padded = layout.pad(torch.arange(1, 40))  # two tokens of filler after it
     assert padded.tolist() == [[*range(1, 38), 0]]
     assert torch.equal(layout.from_rows(padded)[:37], torch.arange(1, 38))
 

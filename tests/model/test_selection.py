@@ -19,7 +19,7 @@ NAN, INF = float("nan"), float("inf")
         ([5.0, 1.0, 9.0, 2.0, 3.0], [0, 0, 1, 1, 1], 1, [0, 2]),  # never across questions
         ([5.0, 1.0, 2.0, 9.0, 3.0], [0, 0, 1, 1, 1], [2, 1], [0, 1, 3]),  # each its own number
         ([1.0, 2.0, 3.0], [0, 2, 2], [1, 1, 1], [0, 2]),  # a question without rows
-        ([1.0, 2.0], [0, 0], [1, 4, 4], [1]),  # questions behind the last row
+        ([1.0, 2.0], [0, 0], [1, 4, 4], [1]),  # questions after the last row
         ([NAN, -INF, 0.0, INF], [0, 0, 0, 0], 4, [3, 2, 0, 1]),  # NaN is worst, level with minus infinity
         ([], [], 3, []),
     ],

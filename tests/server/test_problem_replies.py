@@ -243,7 +243,7 @@ async def test_a_body_announced_as_too_large_is_not_read(serving) -> None:
 
 
 async def test_an_error_after_the_reply_has_begun_is_left_to_the_server() -> None:
-    """Which closes the connection: a second reply behind half of a first would only confuse."""
+    """Which closes the connection: a second reply after half of a first would only confuse."""
 
     async def half(scope, receive, send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

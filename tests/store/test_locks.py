@@ -1,4 +1,4 @@
-"""Only a lock that another process holds is told as that; a file system without locks has words of its own."""
+"""Only a lock that another process holds is reported as that; a file system without locks has words of its own."""
 
 from __future__ import annotations
 

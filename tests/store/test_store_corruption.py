@@ -1,4 +1,4 @@
-"""Every kind of damage is told by its own error: by the check, and by the read that touches it."""
+"""Every kind of damage is reported by its own error: by the check, and by the read that touches it."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_a_sound_store_has_no_problem(tiny):
 
 
 def test_random_flips_are_all_found(tiny, tmp_path):
-    """Whatever byte of a store flips, the check tells; and no read gives other values than were written."""
+    """Whatever byte of a store flips, the check reports it; and no read gives other values than were written."""
     chance = random.Random(0)
     expected = Store.open(tiny.path).load(tiny.ids).states.tolist()
     files = sorted(p for p in tiny.path.rglob("*") if p.is_file())

@@ -1,4 +1,4 @@
-"""What systems leave in any folder is told as foreign: it is no damage, and no build takes it for its own."""
+"""What systems leave in any folder is reported as foreign: it is no damage, and no build takes it for its own."""
 
 from __future__ import annotations
 
