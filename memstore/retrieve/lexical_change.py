@@ -23,7 +23,8 @@ from memstore.files import link_or_copy, system_errors
 from memstore.names import accepted
 from memstore.passage import Passage
 from memstore.retrieve.folder import SETTINGS, new_index_folder, write_settings
-from memstore.retrieve.lexical import ANALYZER, corruption_named, document_of, read_bm25_settings
+from memstore.retrieve.lexical import corruption_named, document_of, read_bm25_settings
+from memstore.retrieve.terms import ANALYZER
 
 HEAP_BYTES = 64 * 2**20
 """Tantivy's memory while a change is written; it closes a segment when that is full."""

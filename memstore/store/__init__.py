@@ -7,7 +7,6 @@ from memstore.store.codec_tables import find_codec, write_tables
 from memstore.store.current import read_generation
 from memstore.store.foreign import foreign_files, is_foreign
 from memstore.store.format import (
-    FORMAT_VERSION,
     FileRef,
     Generation,
     IndexRef,
@@ -19,6 +18,7 @@ from memstore.store.format import (
     index_path,
     segment_path,
 )
+from memstore.store.manifest import FORMAT_VERSION
 from memstore.store.memories import Memories
 from memstore.store.publish import publish, remove_leftovers, remove_other_generations, sealed_segment, sync_tree
 from memstore.store.reader import Store

@@ -10,25 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from memstore.errors import (
-    ChecksumMismatch,
-    ConfigError,
-    MissingData,
-    StoreFormatError,
-    StoreUnreadable,
-)
+from memstore.errors import ChecksumMismatch, ConfigError, MissingData, StoreUnreadable
 from memstore.fingerprint import Fingerprint
 from memstore.store.foreign import is_foreign
+from memstore.store.manifest import FORMAT_VERSION, build_value, parse, render, versioned
 
-FORMAT_VERSION = 1
 SEALED = "SEALED"
 CURRENT = "CURRENT"
 LOCK = ".lock"  # held by who changes the store
@@ -43,10 +36,7 @@ HASHES = "passages.hashes.npy"  # (P,) uint64: `ids.hash_id` of each passage id,
 TEMPORARY = ".tmp-"  # names that begin so are unfinished work of a killed process
 _SEGMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BLOCK = 1 << 20  # bytes hashed at a time
-_REPAIR = "Restore it from a copy, or build the store again."
 _ABSENT_IF_EMPTY = ("tables", "change", "ids_passages")  # of a generation: without them, earlier versions read it
-_SCALARS: dict[str, type] = {"int": int, "str": str}  # annotations whose values are checked as they are read
-_T = TypeVar("_T")
 
 
 def generation_path(store: Path, number: int) -> Path:
@@ -166,33 +156,6 @@ def is_folder(path: Path) -> bool:
         raise StoreUnreadable(f"{path} cannot be read: {error}") from error
 
 
-def render(values: Mapping[str, Any]) -> bytes:
-    """A manifest's bytes: sorted JSON whose `checksum` is the sha256 of the same rendering without it."""
-    body = {k: v for k, v in values.items() if k != "checksum"}
-    body["checksum"] = hash_bytes(_canonical(body))
-    return _canonical(body)
-
-
-def parse(data: bytes, *, path: Path) -> dict[str, Any]:
-    """Inverse of `render`; `path` is for the messages only.
-
-    Raises:
-        ChecksumMismatch: the bytes are not what `render` wrote.
-    """
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise ChecksumMismatch(f"{path} is damaged: not JSON ({error}). {_REPAIR}") from None
-    if not isinstance(values, dict) or render(values) != data:
-        raise ChecksumMismatch(f"{path} is damaged: its bytes do not match the checksum it carries. {_REPAIR}")
-    del values["checksum"]
-    return values
-
-
-def _canonical(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, sort_keys=True, indent=1) + "\n").encode()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRef:
     """A file as it was written: size in bytes and sha256."""
@@ -236,9 +199,9 @@ class Seal:
         Raises:
             ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
         """
-        values = _versioned(parse(data, path=path), path)
-        seal = _build(cls, values, path)
-        files = {name: _build(FileRef, ref, path) for name, ref in seal.files.items()}
+        values = versioned(parse(data, path=path), path)
+        seal = build_value(cls, values, path)
+        files = {name: build_value(FileRef, ref, path) for name, ref in seal.files.items()}
         return dataclasses.replace(seal, files=files)
 
 
@@ -358,23 +321,23 @@ class Generation:
         Raises:
             ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
         """
-        values = _versioned(parse(data, path=path), path)
-        raw = _build(
+        values = versioned(parse(data, path=path), path)
+        raw = build_value(
             cls, values | {name: tuple(values.get(name, ())) for name in ("segments", "deleted", "tables")}, path
         )
         return dataclasses.replace(
             raw,
-            fingerprint=_build(Fingerprint, raw.fingerprint, path),
+            fingerprint=build_value(Fingerprint, raw.fingerprint, path),
             segments=tuple(_segment_ref(s, path) for s in raw.segments),
-            index=None if raw.index is None else _build(IndexRef, raw.index, path),
-            ids=None if raw.ids is None else _build(FileRef, raw.ids, path),
+            index=None if raw.index is None else build_value(IndexRef, raw.index, path),
+            ids=None if raw.ids is None else build_value(FileRef, raw.ids, path),
             tables=tuple(tables_ref(t, path) for t in raw.tables),
         )
 
 
 def _segment_ref(values: Any, path: Path) -> SegmentRef:
-    ref = _build(SegmentRef, values, path)
-    return ref if ref.dead is None else dataclasses.replace(ref, dead=_build(DeadRef, ref.dead, path))
+    ref = build_value(SegmentRef, values, path)
+    return ref if ref.dead is None else dataclasses.replace(ref, dead=build_value(DeadRef, ref.dead, path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,7 +359,7 @@ class Current:
         Raises:
             ChecksumMismatch, StoreFormatError: damaged; or of another format version, or with other keys.
         """
-        return _build(cls, _versioned(parse(data, path=path), path), path)
+        return build_value(cls, versioned(parse(data, path=path), path), path)
 
 
 def tables_ref(values: Any, path: Path) -> TablesRef:
@@ -405,35 +368,7 @@ def tables_ref(values: Any, path: Path) -> TablesRef:
     Raises:
         StoreFormatError: other keys, or values of other types.
     """
-    return _build(TablesRef, values, path)
-
-
-def _versioned(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    version = values.get("format_version")
-    if version != FORMAT_VERSION:
-        raise StoreFormatError(
-            f"{path} is of store format {version!r}; this memstore reads format {FORMAT_VERSION}. "
-            "Use the memstore version that wrote it, or build the store again."
-        )
-    return values
-
-
-def _build(cls: type[_T], values: Any, path: Path) -> _T:
-    """A dataclass from a mapping: unknown, missing and mistyped keys are errors."""
-    if not isinstance(values, Mapping):
-        raise StoreFormatError(f"{path}: {cls.__name__} must be an object, not {type(values).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(fields)):
-        raise StoreFormatError(f"{path}: unknown key(s) {', '.join(unknown)} in {cls.__name__}")
-    required = {name for name, f in fields.items()
-                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}  # fmt: skip
-    if missing := sorted(required - set(values)):
-        raise StoreFormatError(f"{path}: missing key(s) {', '.join(missing)} in {cls.__name__}")
-    for name, value in values.items():
-        expected = _SCALARS.get(str(fields[name].type))
-        if expected is not None and type(value) is not expected:
-            raise StoreFormatError(f"{path}: {cls.__name__}.{name} must be {expected.__name__}, not {value!r}")
-    return cls(**values)
+    return build_value(TablesRef, values, path)
 
 
 def segment_ref(folder: Path, seal: Seal) -> SegmentRef:

@@ -17,6 +17,7 @@ from memstore.retrieve.dense_change import change_dense
 from memstore.retrieve.encoders import EncoderRef, Vectors
 from memstore.retrieve.lexical import Bm25Retriever, build_bm25
 from memstore.retrieve.lexical_change import change_bm25
+from memstore.retrieve.terms import ANALYZER
 from tests import tiny
 
 DIM = 8
@@ -60,7 +61,7 @@ def test_bm25_of_the_first_indexes_whose_rows_are_only_a_column(
     def schema() -> tantivy.Schema:
         builder = tantivy.SchemaBuilder()
         for name in ("title", "text"):
-            builder.add_text_field(name, tokenizer_name=lexical.ANALYZER, index_option="freq")
+            builder.add_text_field(name, tokenizer_name=ANALYZER, index_option="freq")
         builder.add_unsigned_field("row", fast=True)
         return builder.build()
 

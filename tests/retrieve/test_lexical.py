@@ -133,7 +133,7 @@ def test_words_are_found_in_scripts_without_spaces_and_in_any_spelling(tmp_path:
 def test_an_index_of_unspaced_texts_is_searched_as_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older version's: its settings say nothing of pairs, and there are none in it."""
     with monkeypatch.context() as patch:
-        patch.setattr(lexical, "spaced", lambda text: text)
+        patch.setattr("memstore.retrieve.terms.spaced", lambda text: text)
         build_bm25(tmp_path / "ix", [passage(0, "", "日本語 nile")])
     path = tmp_path / "ix" / "settings.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "spaced"}))

@@ -11,6 +11,7 @@ import tantivy
 from memstore.errors import IndexCorrupt
 from memstore.retrieve import lexical
 from memstore.retrieve.lexical import MAX_WORD_CHARACTERS, Bm25Retriever, build_bm25
+from memstore.retrieve.terms import Texts
 from memstore.retrieve.unspaced import cut_words
 from tests.retrieve.retrieve_cases import hits_of, passage
 
@@ -76,7 +77,7 @@ def old_index(folder: Path, monkeypatch: pytest.MonkeyPatch, *, settings: dict[s
     """An index as it was made when terms of 40 bytes or more were dropped."""
     passages = [passage(0, "", f"nile {LONG['SHA-1']}"), passage(1, "", "nile " + "x" * 39)]
     with monkeypatch.context() as patch:
-        patch.setattr(lexical, "_TEXTS", lexical.Texts(spaced=True, max_word=None))
+        patch.setattr(lexical, "_TEXTS", Texts(spaced=True, max_word=None))
         build_bm25(folder, passages)
     path = folder / "settings.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
@@ -89,7 +90,7 @@ def test_an_index_from_before_is_searched_as_it_was_made(tmp_path: Path, monkeyp
     assert found(retriever, "x" * 39) == ["p1"]
     assert found(retriever, LONG["SHA-1"]) == []
     assert len(found(retriever, "nile")) == 2
-    analyzer = lexical.Texts(spaced=True, max_word=None).analyzer()
+    analyzer = Texts(spaced=True, max_word=None).analyzer()
     assert analyzer.analyze("y" * 39 + " " + "y" * 40) == ["y" * 39]
 
 
@@ -102,7 +103,7 @@ def test_a_length_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_length_is_that_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later version may cut elsewhere: an index keeps its own length, and its questions are cut by it."""
     with monkeypatch.context() as patch:
-        patch.setattr(lexical, "_TEXTS", lexical.Texts(spaced=True, max_word=4))
+        patch.setattr(lexical, "_TEXTS", Texts(spaced=True, max_word=4))
         build_bm25(tmp_path / "ix", [passage(0, "", "abcdefgh")])
     retriever = Bm25Retriever(tmp_path / "ix", hits_of([passage(0, "", "")]))
     assert retriever.terms("abcdefgh") == ["abcd", "efgh"]

@@ -19,10 +19,9 @@ from memstore.store.format import (
     hash_folder,
     ids_path,
     index_path,
-    parse,
-    render,
     segment_path,
 )
+from memstore.store.manifest import parse, render
 
 PATH = Path("manifest")
 FILE = FileRef(size=3, sha256="aa")
