@@ -42,7 +42,7 @@ from memstore.store import (
     sync_tree,
 )
 from memstore.store.format import CURRENT, codec_path
-from memstore.store.history import numbers
+from memstore.store.history import next_number, numbers
 from memstore.store.holding import only_writer
 from memstore_builders.content import Content
 from memstore_builders.estimate import Estimate, check_disk, estimate
@@ -115,7 +115,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         generation = read_generation(options.out)
         if not options.rebuild:
             return _already_built(job, generation, progress)
-        job = replace(job, replaces=generation, others=tuple(_others(options.out)), last=numbers(options.out)[-1])
+        job = replace(job, replaces=generation, others=tuple(_others(options.out)), last=next_number(options.out) - 1)
     with lock(job.work), only_writer(options.out) if finished else nullcontext(), writing(options.out):
         same_job(job.work, job.identity, in_force=job.kept, rebuild=options.rebuild)
         remove_leftovers(options.out)

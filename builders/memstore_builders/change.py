@@ -32,9 +32,10 @@ from memstore.store import Generation, SegmentRef, Store, segment_path
 from memstore.store.codec_tables import segment_codec
 from memstore.store.contents import Contents, DocumentPlaces
 from memstore.store.copying import copy_passages, one_codec
+from memstore.store.current import read_current
 from memstore.store.deletions import read_dead, write_dead
 from memstore.store.duplicates import Duplicate, read_duplicates
-from memstore.store.format import generation_path, lookups_path
+from memstore.store.format import lookups_path
 from memstore.store.history import dead_bytes, next_number, remove_unfinished
 from memstore.store.holding import only_writer, writing
 from memstore.store.publish import publish_change
@@ -259,8 +260,8 @@ class Change:
                 lookups_path(self.path, name).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove what was written, unless it is a whole generation by now."""
-        if not generation_path(self.path, self.number).exists():
+        """Remove what was written, unless it was published by now."""
+        if read_current(self.path).last < self.number:
             remove_unfinished(self.path, self.number)
 
     def report(self, kind: str, generation: Generation, **counts: Any) -> ChangeReport:

@@ -342,15 +342,25 @@ def _segment_ref(values: Any, path: Path) -> SegmentRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
-    """The content of CURRENT: the generation in force, and the sha256 of its file."""
+    """The content of CURRENT: the generation in force, and the sha256 of its file.
+
+    `highest` is the last one that ever was, after going back; None if it is the same. Those above were never published.
+    """
 
     format_version: int = FORMAT_VERSION
     generation: int
     sha256: str
+    highest: int | None = None
+
+    @property
+    def last(self) -> int:
+        """The highest number of a generation that was ever in force."""
+        return self.generation if self.highest is None else self.highest
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
-        return render(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        return render({name: value for name, value in values.items() if value is not None})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, path: Path) -> Self:

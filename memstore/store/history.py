@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memstore.errors import ConfigError, MissingData
+from memstore.errors import ConfigError, MissingData, StoreNotFound
 from memstore.files import sync
 from memstore.store.current import read_current, read_generation
 from memstore.store.foreign import is_foreign
@@ -40,19 +40,19 @@ class Forgotten:
 
 
 def numbers(store: Path) -> list[int]:
-    """Numbers of all generations that are there, ascending.
+    """Numbers of all generations that are there, ascending; but what a killed change wrote and did not publish.
 
     Raises:
         StoreNotFound: there is no store.
     """
-    read_current(store)
+    last = read_current(store).last
     found = (_MANIFEST.fullmatch(path.name) for path in (store / "generations").iterdir())
-    return sorted(int(match[1]) for match in found if match)
+    return sorted(number for match in found if match and (number := int(match[1])) <= last)
 
 
 def next_number(store: Path) -> int:
-    """The number of the next change: above all that are there, also after going back."""
-    return numbers(store)[-1] + 1
+    """The number of the next change: above all that were ever in force, also after going back."""
+    return read_current(store).last + 1
 
 
 def generations(store: Path) -> list[dict[str, Any]]:
@@ -101,6 +101,8 @@ def rollback(store: Path, *, to: int | None = None) -> Generation:
             if not before:
                 raise ConfigError(f"generation {current} is the first that {store} has: there is none to go back to")
             to = before[-1]
+        if to not in numbers(store):
+            raise StoreNotFound(f"{store} has no generation {to}; `memstore generations` lists those that there are")
         generation = read_generation(store, to)
         _require_files(store, generation)
         if to != current:
@@ -169,6 +171,7 @@ def remove_unfinished(store: Path, number: int) -> None:
         *(store / "deletions").glob(f"*.{number:06d}.npy"),
         index_path(store, number),
         ids_path(store, number),
+        generation_path(store, number),
     ]
     for path in own:
         _remove(path)

@@ -148,8 +148,13 @@ def _put_in_force(store: Path, generation: Generation) -> Generation:
 
 def set_current(store: Path, number: int) -> None:
     """Put a generation in force whose files are all there: the one step that readers see."""
-    sha256 = hash_file(generation_path(store, number))
-    _write(store / CURRENT, Current(generation=number, sha256=sha256).to_bytes())
+    path = store / CURRENT
+    try:
+        last = Current.from_bytes(read_bytes(path), path=path).last
+    except FileNotFoundError:
+        last = number
+    sha256, highest = hash_file(generation_path(store, number)), last if last > number else None
+    _write(path, Current(generation=number, sha256=sha256, highest=highest).to_bytes())
 
 
 def remove_leftovers(store: Path) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 from memstore.errors import DiskSpaceError
 from memstore.store import Store, read_generation
 from memstore.store.check import check_generation
-from memstore.store.history import forget
+from memstore.store.history import forget, numbers
 from memstore_builders.change import Change, delete
 from memstore_builders.compact import compact
 from tests.builders.changing import Bench, Documents, require_holds, require_same_as_built, texts
@@ -86,6 +86,7 @@ def test_dying_at_each_flush(bench: Bench, tmp_path: Path, monkeypatch: pytest.M
         in_force = read_generation(bench.path).number
         bench.documents = dict(before if in_force == number and kind != "forget" else after)
         assert in_force in (number, number + 1)
+        assert numbers(bench.path)[-1] == in_force  # what was not published is not listed
         assert list(check_generation(bench.path)) == []
         if died and in_force == number:
             change()

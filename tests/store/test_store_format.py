@@ -43,6 +43,9 @@ def generation(fingerprint):
 def test_manifests_come_back(generation):
     assert Seal.from_bytes(SEAL.to_bytes(), path=PATH) == SEAL
     assert Current.from_bytes(CURRENT.to_bytes(), path=PATH) == CURRENT
+    back = dataclasses.replace(CURRENT, highest=5)
+    assert Current.from_bytes(back.to_bytes(), path=PATH) == back
+    assert (CURRENT.last, back.last) == (3, 5)
     assert Generation.from_bytes(generation.to_bytes(), path=PATH) == generation
     bare = dataclasses.replace(generation, index=None, ids=None, deleted=())
     assert Generation.from_bytes(bare.to_bytes(), path=PATH) == bare
