@@ -91,7 +91,7 @@ def test_training_goes_on_without_locks_and_says_so(tmp_path: Path, refuse: Any,
     with alone(tmp_path / "run"):
         pass
     (said,) = caplog.messages
-    assert said.startswith(f"the file system of {tmp_path / 'run'} has no locks ({os.strerror(number)}): see to it")
+    assert said.startswith(f"the file system of {tmp_path / 'run'} has no locks ({os.strerror(number)}): make sure")
 
 
 def test_training_whose_lock_fails_otherwise(tmp_path: Path, refuse: Any) -> None:
