@@ -133,7 +133,7 @@ def test_by_default_the_end_of_a_long_passage_is_found_and_all_is_counted(option
     store = Store.open(options.out)
     assert store.ids(range(6)) == ["a", "a#2", "a#3", "b", "e", "e#2"]
     assert store.passages(["a#3"])[0].text.endswith("Rhine")
-    assert store.generation.source == {
+    assert {key: value for key, value in store.generation.source.items() if key != "content"} == {
         "documents": 1, "duplicates": 3, "rows_skipped": 0, "split": 2, "parts": 5, "cut": 0,
     }  # fmt: skip
     found = verify(options.out)

@@ -132,7 +132,7 @@ def test_each_segment_is_read_with_its_own_codec(tmp_path: Path, shard_reader: s
     assert torch.equal(memories.states.view(6, 4, 6), rows[order])
     assert torch.equal(memories.token_ids.view(6, 4), IDS.view(10, 4)[order])
     assert memories.lengths.tolist() == [4] * 6
-    assert memories.bytes_read == 6 * 4 * (6 + 2)
+    assert memories.bytes_read == 6 * 4 * (2 * 6 + 2)
     assert not torch.equal(apart[0], expected(fits["two"], range(5)).view(5, 4, 6))
     assert [same(store.codec_of(p).tables(), fits[f].tables()) for p, f in (("p0", "one"), ("p5", "two"))] == [True] * 2
     assert [ref.file for ref in store.generation.tables] == ["one", "two"]
