@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
+from memstore.errors import ConfigError, DiskSpaceError, MemstoreError, OutputUnwritable
 
 _DEVICES = Path("/dev")  # /dev/stdout may lead to a file, but to write there whole would be to replace the link
 GZIP = b"\x1f\x8b"
@@ -161,6 +161,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_in(folder: Path, *, if_full: str, if_refused: str) -> Iterator[None]:
+    """Within, the system's refusals to write in a folder become errors that name it and say what to do.
+
+    Args:
+        folder: where is written.
+        if_full: what follows "no room is left in FOLDER (reason)".
+        if_refused: what follows "FOLDER cannot be "; `{reason}` stands for the system's.
+
+    Raises:
+        DiskSpaceError: the disk is full, or the user's share of it.
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        yield
+    except MemstoreError:  # some are OSErrors too, and know better
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # numpy gives a short write no number
+            raise DiskSpaceError(f"no room is left in {folder} ({reason}){if_full}") from error
+        raise ConfigError(f"{folder} cannot be {if_refused.replace('{reason}', reason)}") from error
 
 
 @contextmanager

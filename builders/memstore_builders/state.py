@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from memstore import locks
-from memstore.errors import ConfigError, DiskSpaceError, MemstoreError
-from memstore.files import replacing
+from memstore.errors import ConfigError, DiskSpaceError
+from memstore.files import replacing, writing_in
 from memstore.store.foreign import is_foreign
 from memstore.store.format import CURRENT, TEMPORARY
 from memstore_builders.corpus_files import find_files
@@ -67,27 +66,18 @@ def _would_be_lost(out: Path) -> str | None:
     return None
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> AbstractContextManager[None]:
     """Within, the system's refusals to write in `folder` become errors that say what to do.
 
     Raises:
         DiskSpaceError: the disk is full, or the user's share of it.
         ConfigError: the folder cannot be made, or not be written in.
     """
-    try:
-        yield
-    except MemstoreError:  # some are OSErrors too, and know better
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # numpy gives a short write no number
-            raise DiskSpaceError(
-                f"no room is left in {folder} ({reason}): free some space, choose another disk, or build less (--limit)"
-            ) from error
-        raise ConfigError(
-            f"{folder} cannot be written ({reason}): choose another folder, or make this one writable"
-        ) from error
+    return writing_in(
+        folder,
+        if_full=": free some space, choose another disk, or build less (--limit)",
+        if_refused="written ({reason}): choose another folder, or make this one writable",
+    )
 
 
 @contextmanager

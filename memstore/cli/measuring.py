@@ -42,7 +42,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Answer files of questions as a server would, and score answers, pages and both orders of the passages."""
-    from memstore.cli.show import show_evaluation
+    from memstore.cli.show_figures import show_evaluation
     from memstore.evaluate.run import EvaluateOptions
     from memstore.evaluate.run import evaluate as run
     from memstore.evaluate.task_files import named_files
@@ -69,7 +69,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score KILT-format predictions as KILT's official evaluation does, with bootstrap intervals."""
-    from memstore.cli.show import show_scores
+    from memstore.cli.show_figures import show_scores
     from memstore.evaluate import score_files
 
     print_result(score_files(gold, predictions).as_dict(), as_json, show_scores)
@@ -89,7 +89,7 @@ def flops(
     as_json: Json = False,
 ) -> None:
     """Count what one question costs FiD, LUMEN and GLIMMER: operations, bytes and parameters, stage by stage."""
-    from memstore.cli.show import show_costs
+    from memstore.cli.show_figures import show_costs
     from memstore.compare.costs import Lengths, costs
 
     lengths = Lengths(
@@ -114,7 +114,7 @@ def compare(
     """
     from functools import partial
 
-    from memstore.cli.show import show_comparison
+    from memstore.cli.show_figures import show_comparison
     from memstore.cli.stopping import asked_to_stop
     from memstore.compare.config import CompareConfig
     from memstore.compare.run import compare as run

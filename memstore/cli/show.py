@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
@@ -13,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from memstore.units import duration, operations, size
+from memstore.units import duration, size
 
 Values = Mapping[str, Any]
 UNTRAINED = "This model is UNTRAINED: its weights are random, so the answer and the ranking mean nothing."
@@ -250,100 +249,6 @@ def show_usage(usage: Values) -> None:
     PlainConsole().print(f"{size(usage['bytes_read'])} of memories read{share}")
 
 
-def show_scores(report: Values) -> None:
-    """`memstore score`."""
-    console = PlainConsole()
-    console.print(
-        f"{report['questions']:,} questions, {report['questions_with_evidence']:,} of them with known pages "
-        f"(pages by {report['page_key']}); 95% bootstrap intervals",
-    )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("", "metric", "score", "low", "high"):
-        table.add_column(name, justify="left" if name in ("", "metric") else "right")
-    for group in ("downstream", "kilt", "retrieval"):
-        for metric, found in report[group].items():
-            table.add_row(group, metric, *(f"{100 * found[part]:.2f}" for part in ("value", "low", "high")))
-    console.print_table(table)
-    for note in report["notes"]:
-        console.print(f"NOTE: {note}", style="yellow")
-
-
-def show_evaluation(report: Values) -> None:
-    """`memstore evaluate`."""
-    console, settings = PlainConsole(), report["settings"]
-    if not report["model"]["trained"]:
-        console.print(UNTRAINED, style="yellow")
-    console.print(
-        f"{report['model']['name']} ({report['model']['system']}) over {report['store']['passages']:,} passages, "
-        f"{settings['retrieve_k']} retrieved and {settings['keep_k']} read; in percent, with 95% bootstrap intervals",
-    )
-    for name, task in report["tasks"].items():
-        _show_task(console, name, task)
-    if report["errors"]:
-        console.print(f"\nwrong answers to read: {report['errors']}")
-    for message in report["unwritten"]:
-        console.print(f"NOT WRITTEN: {message}", style="red")
-
-
-def _show_task(console: PlainConsole, name: str, task: Values) -> None:
-    """One file's answers, and its passages in both orders."""
-    everything, answerable = task["groups"]["all"], task["groups"]["answerable"]
-    sampled = f" (evenly spread, of {task['questions_in_file']:,})" if task["sampled"] else ""
-    asked = f"as task {task['asked_as']}" if task["asked_as"] else "without a task"
-    console.print(f"\n{name}: {task['questions']:,} questions{sampled} of {task['file']}, asked {asked}")
-    console.print(
-        f"answerable: {answerable['questions']:,}, {_interval(task['answerable'])}; known pages: "
-        f"{task['questions_with_evidence']:,}; {task['cost']['seconds_per_question']:.3f} s per question",
-    )
-    table = _figures("answers", "all", "answerable", "majority", "1st title")
-    for group in ("downstream", "kilt", "retrieval"):
-        for metric, value in everything[group].items():
-            floors = (_percent(everything["floors"][floor].get(metric)) for floor in ("majority_answer", "first_title"))
-            table.add_row(metric, _interval(value), _interval(answerable[group].get(metric)), *floors)
-    console.print_table(table)
-    table = _figures("passages", "retrieved", "reranked", "gain", "answerable\nretrieved", "answerable\nreranked")
-    for part, label in (("answers", "answer "), ("pages", "page ")):
-        before, after, gain = (everything["orders"][order][part] for order in ("retrieved", "reranked", "gain"))
-        found = [answerable["orders"][order][part] for order in ("retrieved", "reranked")]
-        for metric, value in before.items():
-            if part == "pages" and metric.startswith(("precision", "recall")) and metric != "precision@1":
-                continue  # in the JSON: success says nearly the same
-            name, figures = label + metric.replace("_rate", ""), [_percent(one.get(metric)) for one in found]
-            table.add_row(name, _percent(value), _percent(after[metric]), _interval(gain[metric], 0), *figures)
-    console.print_table(table)
-    majority = task["majority_answer"]
-    of = f"{majority['answer']!r}, of {Path(majority['file']).name}"
-    console.print(f"majority answer: {of}; pages by {task['page_key']}")
-    wrong = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in task["wrong"].items())
-    console.print(f"wrong: {wrong}")
-    for note in task["notes"]:
-        console.print(f"NOTE: {note}", style="yellow")
-    if task["predictions"]:
-        console.print(f"predictions: {task['predictions']}")
-
-
-def _figures(*names: str) -> Table:
-    """A table of a name and figures, narrow enough for 80 columns."""
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for i, name in enumerate(names):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    return table
-
-
-def _percent(found: Values | None) -> str:
-    return "" if found is None else _hundredfold(found["value"], 1)
-
-
-def _interval(found: Values | None, decimals: int = 1) -> str:
-    if found is None:
-        return ""
-    return f"{_percent(found)} [{_hundredfold(found['low'], decimals)}, {_hundredfold(found['high'], decimals)}]"
-
-
-def _hundredfold(value: float, decimals: int) -> str:
-    return f"{round(100 * value, decimals) + 0.0:.{decimals}f}"  # + 0.0: never -0
-
-
 def show_training(report: Values) -> None:
     """`memstore train`."""
     rows = [
@@ -369,53 +274,3 @@ def show_prepared(report: Values) -> None:
         ),
     ]
     _pairs(f"{report['out']} is there already" if report["already"] else f"prepared {report['out']}", rows)
-
-
-def show_costs(found: Values) -> None:
-    """`memstore flops`."""
-    console, lengths = PlainConsole(), found["lengths"]
-    console.print(
-        f"{found['model']}: a question of {lengths['question_tokens']} tokens, passages of "
-        f"{lengths['passage_tokens']}, {lengths['new_tokens']} decoder steps of {lengths['num_beams']} beam(s). "
-        "Counted, not measured; memories are there already.",
-    )
-    for title, name, shown in (
-        ("operations", "flops", operations), ("bytes moved (bfloat16)", "bytes", size),
-        ("parameters read", "parameters", "{:,}".format),
-    ):  # fmt: skip
-        table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
-        table.add_column("")
-        for system in found["systems"]:
-            ks = f"{system['retrieve_k']} to {system['keep_k']}" if system["beta"] is not None else system["keep_k"]
-            table.add_column(f"{_NAMES[system['system']]} {ks}", justify="right", no_wrap=True)
-        for stage in found["systems"][0][name]:
-            table.add_row(stage, *(shown(system[name][stage]) for system in found["systems"]))
-        if name == "bytes":
-            table.add_row("from an int8 store", *(size(system["store_bytes"]) for system in found["systems"]))
-        console.print_table(table)
-    layers = [
-        f"{_NAMES[s['system']]} {_layers(s['layers'])}" for s in {s["system"]: s for s in found["systems"]}.values()
-    ]
-    console.print(f"encoder layers (memory + live_a + live_b): {', '.join(layers)}")
-
-
-def show_comparison(found: Values) -> None:
-    """`memstore compare`."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title=found["title"], title_justify="left")
-    for name in ("system", "retrieved", "read", "quality", "low", "high", "GFLOP", "ms"):
-        table.add_column(name, justify="left" if name == "system" else "right")
-    for system in found["systems"].values():
-        for p in system["points"]:
-            quality = [f"{100 * p['quality'][part]:.1f}" for part in ("value", "low", "high")]
-            ms = "" if p["ms"] is None else f"{p['ms']['median']:.1f}{'*' * p['front_ms']}"
-            table.add_row(system["title"], str(p["retrieve_k"]), str(p["keep_k"]), *quality,
-                          f"{p['flops'] / 1e9:.3g}{'*' * p['front_flops']}", ms)  # fmt: skip
-    PlainConsole().print_table(table)
-    PlainConsole().print(f"* on the Pareto front. The report: {found['out']}/report.md")
-
-
-_NAMES = {"fid": "FiD", "lumen": "LUMEN", "glimmer": "GLIMMER"}
-
-
-def _layers(layers: Mapping[str, int]) -> str:
-    return "+".join(str(layers[part]) for part in ("memory", "live_a", "live_b"))

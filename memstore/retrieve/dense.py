@@ -178,6 +178,11 @@ def unit(vectors: npt.NDArray[Any]) -> Vectors:
 
 
 def unit_chunks(vectors: Iterable[npt.NDArray[Any]], *, count: int, dim: int) -> Iterator[Vectors]:
+    """The arrays `(n, dim)` in pieces of at most `CHUNK_ROWS` rows, scaled to length 1.
+
+    Raises:
+        InvalidMemory: an array has another width, a value is not finite, or there are not `count` rows in all.
+    """
     seen = 0
     for array in vectors:
         if array.ndim != 2 or array.shape[1] != dim:

@@ -6,38 +6,30 @@ store on a read-only disk can be read. On a file system without locks readers ho
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from memstore import locks
-from memstore.errors import ConfigError, DiskSpaceError, MemstoreError, StoreNotFound, StoreUnreadable
+from memstore.errors import ConfigError, StoreNotFound, StoreUnreadable
+from memstore.files import writing_in
 from memstore.store.format import CURRENT, LOCK, generation_path, is_folder
 
 
-@contextmanager
-def writing(store: Path) -> Iterator[None]:
+def writing(store: Path) -> AbstractContextManager[None]:
     """Within, the system's refusals to write in a store become errors that say what to do.
 
     Raises:
         DiskSpaceError: the disk is full, or the user's share of it.
         ConfigError: the store cannot be written.
     """
-    try:
-        yield
-    except MemstoreError:  # some are OSErrors too, and know better
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # numpy gives a short write no number
-            raise DiskSpaceError(
-                f"no room is left in {store} ({reason}), which is as it was: free some space, or run "
-                "`memstore forget` and `memstore compact`"
-            ) from error
-        raise ConfigError(f"{store} cannot be changed ({reason}): make it writable, or change a copy") from error
+    return writing_in(
+        store,
+        if_full=", which is as it was: free some space, or run `memstore forget` and `memstore compact`",
+        if_refused="changed ({reason}): make it writable, or change a copy",
+    )
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from memstore.cli.show import (
     PlainConsole,
     show_answer,
     show_build,
-    show_comparison,
     show_prepared,
     show_store,
     show_training,
     show_usage,
     show_verification,
 )
+from memstore.cli.show_figures import show_comparison
 from memstore_builders.progress import Bars
 
 ODD = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from memstore.cli.show import show_evaluation
+from memstore.cli.show_figures import show_evaluation
 from memstore.evaluate import GoldQuestion, score_files
 from memstore.evaluate.outcome import NO_ANSWER, first_title, majority_answer, outcome
 from memstore.evaluate.run import evaluate

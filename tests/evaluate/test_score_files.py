@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memstore.cli.show import show_scores
+from memstore.cli.show_figures import show_scores
 from memstore.errors import ConfigError
 from memstore.evaluate import Estimate, GoldQuestion, Prediction, score_files, score_questions
 from memstore.evaluate.score import page_notes
