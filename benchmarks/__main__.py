@@ -1,7 +1,7 @@
 """`python -m benchmarks`: runs all benchmarks, or those named, prints their tables and writes JSON.
 
-A full run is recorded in `results/<date>.json`, and the tables of README.md are made from it. A run is full if it names
-no benchmark, and has none of --json, --quick, --device and --size.
+A full run is recorded in `results/<date>.json`, and the tables of benchmarks/README.md are made from it. A run is full
+if it names no benchmark, and has none of --json, --quick, --device and --size.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help=f"benchmarks to run; by default all: {', '.join(BENCHMARKS)}"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write all figures here; do not change README.md and results/"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write all figures here; leave benchmarks/README.md and results/ as they are",
     )
     parser.add_argument("--quick", action="store_true", help="tiny models and few rounds, to see that it runs")
     parser.add_argument("--large", action="store_true", help="also build and measure what takes many minutes")
