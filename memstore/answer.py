@@ -256,9 +256,7 @@ class Answerer:
         encoded = self.model.encode_question(self._question_tokens([asked]))
         ranked = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64))
         order = ranked.order(self._priors([asked]))
-        return list(
-            self._ranked([_Candidate(RankedPassage(passage=p)) for p in passages], order, [False] * len(passages))
-        )
+        return list(self._ranked(_brought(passages), order, [False] * len(passages)))
 
     def passage(self, passage_id: str) -> Passage:
         """One passage of the store.
@@ -301,10 +299,7 @@ class Answerer:
         most = max((questions[i].retrieve_k for i in asked), default=0)
         found = dict(zip(asked, self._search([questions[i].text for i in asked], most), strict=True)) if asked else {}
         return [
-            found[i][: q.retrieve_k]
-            if q.passages is None
-            else [_Candidate(RankedPassage(passage=p)) for p in q.passages]
-            for i, q in enumerate(questions)
+            found[i][: q.retrieve_k] if q.passages is None else _brought(q.passages) for i, q in enumerate(questions)
         ]
 
     def _search(self, questions: Sequence[str], k: int) -> list[list[_Candidate]]:

@@ -28,15 +28,7 @@ def lock(file: IO[Any], *, inherited: bool) -> bool:
         NoLocks: the file system has none.
         OSError: the system refuses for another reason.
     """
-    try:
-        (fcntl.flock if inherited else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _HELD[inherited]:
-            return False
-        if error.errno in _NO_LOCKS:
-            raise NoLocks(error.errno, error.strerror) from error
-        raise
-    return True
+    return _take(file, fcntl.LOCK_EX, inherited=inherited)
 
 
 def share(file: IO[Any]) -> bool:
@@ -49,10 +41,14 @@ def share(file: IO[Any]) -> bool:
         NoLocks: the file system has none.
         OSError: the system refuses for another reason.
     """
+    return _take(file, fcntl.LOCK_SH, inherited=True)
+
+
+def _take(file: IO[Any], kind: int, *, inherited: bool) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        (fcntl.flock if inherited else fcntl.lockf)(file, kind | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _HELD[True]:
+        if error.errno in _HELD[inherited]:
             return False
         if error.errno in _NO_LOCKS:
             raise NoLocks(error.errno, error.strerror) from error

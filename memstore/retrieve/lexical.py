@@ -181,9 +181,8 @@ def _name_segments_by_order(folder: Path) -> None:
             path.rename(folder / (new.hex + path.suffix))
         segment["segment_id"] = str(new)
     meta["segments"] = [segment for _, segment in by_row]
-    (
-        folder / "meta.json"
-    ).unlink()  # only its owner may read Tantivy's own; whoever may read other new files may read this one
+    # Only its owner may read Tantivy's own; whoever may read other new files may read this one.
+    (folder / "meta.json").unlink()
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     for path in [*folder.glob(".tantivy-*.lock"), folder / ".managed.json"]:
         path.unlink(missing_ok=True)
