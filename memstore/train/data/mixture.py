@@ -57,7 +57,10 @@ class MixedBatches:
         longest = max(p[1] for p in settings.passage_tokens)
         if settings.fixed_length and longest > c.max_passage_tokens:
             raise ConfigError(f"passage_tokens ({longest:g}) exceed the model's max_passage_tokens")
-        self._train = [_Set(self._named(n), settings) for n in self._names(settings.train, ".train")]
+        trained = self._names(settings.train, ".train")
+        if stray := sorted({*settings.whole}.difference(trained)):
+            raise ConfigError(f"whole names {', '.join(stray)}, which train does not: name sets of train there")
+        self._train = [_Set(self._named(n), settings, whole=n in settings.whole) for n in trained]
         self._dev = [self._named(n) for n in self._names(settings.dev, ".dev")]
         self.pretraining = self._open_pretraining(tokenizer)
         shares = [p[1] for p in settings.pretrain_share]
@@ -256,11 +259,11 @@ class MixedBatches:
 class _Set:
     """A question set to train on: the rows to draw from, and which of their candidates are gold."""
 
-    def __init__(self, questions: QuestionSet, settings: DataSettings) -> None:
+    def __init__(self, questions: QuestionSet, settings: DataSettings, *, whole: bool) -> None:
         self.questions, self.gold = questions, questions.gold(settings.gold)
         rows = np.arange(len(questions))
         self.verdicts = _verdicts(questions)
-        if settings.answerable_only:
+        if settings.answerable_only and not whole:
             rows = np.flatnonzero(self.gold.any(axis=1) | self.verdicts)
         self.rows: NDArray[np.int64] = rows
 

@@ -89,6 +89,8 @@ class DataSettings:
             those in a gold passage that is read (of all answers, if no such passage holds one).
         answerable_only: train only on questions with a gold passage among their candidates, and on those that ask for
             a verdict, which needs none.
+        whole: sets that are trained on whole all the same. Where most answers are in no passage, as in slot filling, the
+            model then learns what is likely.
         gold: which passages are gold: those that hold an "answer", those of a page that proves it ("title"), "either".
         choice: which candidates are read if there are more than `passages`: the retriever's "first" ones, a random
             "sample", or a sample with "gold" in it. They stay in the retriever's order.
@@ -121,6 +123,7 @@ class DataSettings:
     weights: dict[str, Any] = field(default_factory=dict)
     answer: Literal[AnswerChoice, "read"] = "first"
     answerable_only: bool = False
+    whole: tuple[str, ...] = ()
     gold: Literal["answer", "title", "either"] = "answer"
     choice: Literal["first", "sample", "gold"] = "first"
     passages: Points = ((0, 8),)

@@ -223,6 +223,16 @@ def test_answerable_only_leaves_out_questions_without_gold(source: Source) -> No
     assert len({str(q) for q in plain(source(train=["nq.train"], questions=50).batch(0))[0]}) == 3
 
 
+def test_a_set_named_whole_keeps_its_questions_without_gold(source: Source) -> None:
+    def questions(**data: Any) -> int:
+        made = source(answerable_only=True, train=["nq.train", "zsre.train"], questions=80, **data)
+        return len({str(q) for q in plain(made.batch(0))[0]})
+
+    assert questions(whole=["nq.train"]) == questions() + 1  # of the three, one has no gold passage
+    with pytest.raises(ConfigError, match=r"whole names trex\.train, which train does not"):
+        questions(whole=["trex.train"])
+
+
 def test_choose_candidates() -> None:
     gold = np.array([False, False, True, False, True])
     rng = np.random.default_rng(0)
