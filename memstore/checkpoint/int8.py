@@ -1,6 +1,7 @@
-"""Parameters as int8 with a scale per row, and back: half the bytes of bfloat16.
+"""Parameters as int8 with scales, and back: little more than half the bytes of bfloat16.
 
-Row r of a matrix W is kept as `round(W[r] / s)`, where `s = max |W[r]| / 127` is kept beside it, in float32. Tables of
+The numbers w of 64 columns of a row are kept as `round(w / s)`, where `s = max |w| / 127` is kept beside them, in
+float32. A scale for a whole row is coarser where some inputs have much larger weights than others, as in T5. Tables of
 position biases, norms and biases stay what they are: they are small. Knows names and tensors; refuses to know files.
 """
 
@@ -10,24 +11,29 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-SCALES = ".scales"  # after the name of the parameter whose rows they are of
+SCALES = ".scales"  # after the name of the parameter that they are of
+COLUMNS = 64  # that share a scale
 _LARGEST = 127
 _LEFT = "table.weight"  # position biases: a few hundred numbers that every token's attention adds
 
 
 def quantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices `(R, C)` as int8, each with float32 scales `(R,)` beside it under its name and `SCALES`; everything else
-    in bfloat16.
+    """Matrices `(R, C)` as int8, each with float32 scales `(R, ceil(C / COLUMNS))` beside it under its name and
+    `SCALES`; everything else in bfloat16.
     """
     found = {}
     for name, values in tensors.items():
         if values.ndim != 2 or name.endswith(_LEFT):
             found[name] = values.to(torch.bfloat16)
             continue
-        scales = values.float().abs().amax(1) / _LARGEST  # (R,)
-        divisors = torch.where(scales > 0, scales, torch.ones_like(scales))  # a row of zeros stays zeros
-        found[name] = (values.float() / divisors[:, None]).round_().to(torch.int8)
+        missing = -values.shape[1] % COLUMNS
+        groups = functional.pad(values.float(), (0, missing)).unflatten(1, (-1, COLUMNS))  # (R, G, COLUMNS)
+        scales = groups.abs().amax(2) / _LARGEST  # (R, G)
+        divisors = torch.where(scales > 0, scales, torch.ones_like(scales))  # zeros stay zeros
+        rounded = (groups / divisors[..., None]).round_().to(torch.int8)
+        found[name] = rounded.flatten(1)[:, : values.shape[1]].contiguous()
         found[name + SCALES] = scales
     return found
 
@@ -40,8 +46,16 @@ def dequantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, values in tensors.items():
         scales = tensors.get(name + SCALES)
-        if scales is not None and values.dtype is torch.int8 and values.shape[:1] == scales.shape:
-            found[name] = (values.float() * scales[:, None]).to(torch.bfloat16)
+        if scales is not None and _fit(values, scales):
+            by_column = scales.repeat_interleave(COLUMNS, 1)[:, : values.shape[1]]
+            found[name] = (values.float() * by_column).to(torch.bfloat16)
         elif not (name.endswith(SCALES) and name.removesuffix(SCALES) in tensors):
             found[name] = values
     return found
+
+
+def _fit(values: Tensor, scales: Tensor) -> bool:
+    """Whether the scales are of these numbers."""
+    if values.dtype is not torch.int8 or values.ndim != 2:
+        return False
+    return scales.shape == (values.shape[0], -(-values.shape[1] // COLUMNS))

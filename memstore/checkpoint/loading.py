@@ -112,8 +112,8 @@ def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer, *, we
         folder: where to.
         model: the model.
         tokenizer: its tokenizer.
-        weights: what parameters are kept in; the dtype they have, if None. "int8" has a scale per row, and is read
-            again as bfloat16.
+        weights: what parameters are kept in; the dtype they have, if None. "int8" has scales, and is read again as
+            bfloat16.
 
     Raises:
         OutputUnwritable: the system refuses, or the disk is full. What was there before still is.

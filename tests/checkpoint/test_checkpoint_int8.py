@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memstore.checkpoint import fingerprint, load, save
-from memstore.checkpoint.int8 import SCALES, dequantised, quantised
+from memstore.checkpoint.int8 import COLUMNS, SCALES, dequantised, quantised
 from memstore.errors import CheckpointError
 from memstore.model.packed import Tokens
 from tests import tiny
@@ -22,19 +22,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "int8"
 
 
-def test_rows_have_scales_of_their_own_and_stay_within_half_of_them() -> None:
-    rows = torch.tensor([[1.0, -2.0, 0.26], [1000.0, 3.9, -500.0], [0.0, 0.0, 0.0], [1e-30, 0.0, -1e-30]])
+def test_groups_of_columns_have_scales_of_their_own_and_stay_within_half_of_them() -> None:
+    rows = torch.zeros(4, COLUMNS + 3)  # two groups: a whole one, and the last three columns
+    rows[:, -3:] = torch.tensor([[1.0, -2.0, 0.26], [1000.0, 3.9, -500.0], [0.0, 0.0, 0.0], [1e-30, 0.0, -1e-30]])
+    rows[0, :2] = torch.tensor([300.0, -1.0])
     kept = quantised({"w": rows, "norm.weight": torch.tensor([0.3, 1.0])})
     assert {name: t.dtype for name, t in kept.items()} == {
         "w": torch.int8, f"w{SCALES}": torch.float32, "norm.weight": torch.bfloat16,
     }  # fmt: skip
-    assert kept["w"].tolist() == [[64, -127, 17], [127, 0, -64], [0, 0, 0], [127, 0, -127]]
-    torch.testing.assert_close(kept[f"w{SCALES}"], rows.abs().amax(1) / 127)
+    assert kept["w"].shape == rows.shape
+    assert kept["w"][:, -3:].tolist() == [[64, -127, 17], [127, 0, -64], [0, 0, 0], [127, 0, -127]]
+    assert kept["w"][0, :3].tolist() == [127, 0, 0]  # 300 takes the -1 beside it, but not the last columns
+    largest = torch.stack([rows[:, :COLUMNS].abs().amax(1), rows[:, COLUMNS:].abs().amax(1)], 1)
+    torch.testing.assert_close(kept[f"w{SCALES}"], largest / 127)
     back = dequantised(kept)
     assert {t.dtype for t in back.values()} == {torch.bfloat16}
     assert sorted(back) == ["norm.weight", "w"]
-    off = (back["w"].float() - rows).abs()
-    assert bool((off <= rows.abs().amax(1, keepdim=True) * (0.5 / 127 + 2**-8)).all())
+    bound = largest.repeat_interleave(torch.tensor([COLUMNS, 3]), 1) * (0.5 / 127 + 2**-8)
+    assert bool(((back["w"].float() - rows).abs() <= bound).all())
 
 
 def test_position_biases_are_not_quantised() -> None:
