@@ -89,8 +89,8 @@ class DataSettings:
             those in a gold passage that is read (of all answers, if no such passage holds one).
         answerable_only: train only on questions with a gold passage among their candidates, and on those that ask for
             a verdict, which needs none.
-        whole: sets that are trained on whole all the same. Where most answers are in no passage, as in slot filling, the
-            model then learns what is likely.
+        whole: sets that are trained on whole all the same. Where most answers are in no passage, as in slot filling,
+            the model then learns what is likely.
         gold: which passages are gold: those that hold an "answer", those of a page that proves it ("title"), "either".
         choice: which candidates are read if there are more than `passages`: the retriever's "first" ones, a random
             "sample", or a sample with "gold" in it. They stay in the retriever's order.
