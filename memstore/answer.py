@@ -6,6 +6,7 @@ Knows no HTTP and no threads: one thread runs an Answerer. Request state lives i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -29,7 +30,7 @@ from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage, StoredPassage
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
-from memstore.store import Store
+from memstore.store import Store, read_generation
 
 RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
 
@@ -150,9 +151,37 @@ class Answerer:
         """
         opened = Store.open(store)
         loaded, tokenizer = model_of(opened, name=model, device=device)
-        encoder = MemoryTextEncoder(loaded, tokenizer) if loaded.projection is not None else None
-        retriever = open_retriever(opened, memory_encoder=encoder)
+        retriever = _retriever(opened, loaded, tokenizer)
         return cls(model=loaded, tokenizer=tokenizer, store=opened, retriever=retriever)
+
+    def reopened(self, *, try_with: str) -> Self | None:
+        """The same model over the generation that is in force now; None if that is open here. This one stays as it is.
+
+        Another thread may call it than the one that answers. It searches and reads for the question `try_with`, so that
+        the first ones asked do not wait for files.
+
+        Raises:
+            FingerprintMismatch: another model made the generation.
+            StoreNotFound, StoreCorrupt, StoreUnreadable: the generation is damaged, or the store is gone.
+        """
+        if read_generation(self.store.path) == self.store.generation:
+            return None
+        opened = copy(self)
+        opened.store = Store.open(self.store.path)
+        try:
+            opened.store.fingerprint.require(self.fingerprint)
+            opened.store.open_segments()
+            opened.codec = opened.store.codec
+            opened.retriever = _retriever(opened.store, self.model, self.tokenizer)
+            opened._memories(opened._candidates([Question(try_with)]))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def close(self) -> None:
+        """Let the store's generation be removed; nothing may be asked from then on."""
+        self.store.close()
 
     # --- the story ----------------------------------------------------------------------------------------------
 
@@ -376,6 +405,11 @@ class Answerer:
         spent = flops.answer_flops(c, **tokens, num_beams=beams, precomputed=question.passages is None)
         read = {name: count for name, count in tokens.items() if name != "kept_tokens"}
         return spent.to_dict(), float(flops.fid_flops(c, **read, num_beams=beams).total)
+
+
+def _retriever(store: Store, model: MemoryModel, tokenizer: TextTokenizer) -> Retriever:
+    encoder = MemoryTextEncoder(model, tokenizer) if model.projection is not None else None
+    return open_retriever(store, memory_encoder=encoder)
 
 
 def _brought(passages: Sequence[Passage]) -> list[_Candidate]:

@@ -34,6 +34,14 @@ def tune_allocator() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
 
 
+def give_memory_back() -> None:
+    """Give the kernel what glibc keeps of freed blocks: for when much was freed that is not needed again."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def why_unusable(device: torch.device | str) -> str:
     """Why no number can be put on a device and read back, in a line; empty if one can."""
     try:

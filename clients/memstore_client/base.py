@@ -103,6 +103,10 @@ class BaseClient:
     def _info() -> Call[wire.InfoReply]:
         return Call("GET", "/info", wire.InfoReply, repeatable=True)
 
+    @staticmethod
+    def _reload() -> Call[wire.ReloadReply]:
+        return Call("POST", "/admin/reload", wire.ReloadReply, repeatable=True)
+
     # --- replies ---
 
     def _delay_after(self, call: Call[R], attempt: int, response: httpx.Response) -> float | None:

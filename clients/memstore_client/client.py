@@ -125,6 +125,10 @@ class Client(BaseClient):
         """The server's model and store, and its limits and defaults."""
         return self._send(self._info())
 
+    def reload(self) -> wire.ReloadReply:
+        """Has the server take up the generation that is in force in its store; ServerFailed if that cannot be used."""
+        return self._send(self._reload())
+
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
@@ -249,6 +253,10 @@ class AsyncClient(BaseClient):
     async def info(self) -> wire.InfoReply:
         """The server's model and store, and its limits and defaults."""
         return await self._send(self._info())
+
+    async def reload(self) -> wire.ReloadReply:
+        """Has the server take up the generation that is in force in its store; see `Client.reload`."""
+        return await self._send(self._reload())
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -255,6 +255,14 @@ class PassageReply(Reply):
     end: int
 
 
+class ReloadReply(StoreSummary):
+    """Reply of `POST /admin/reload`: the generation that answers from now on."""
+
+    changed: bool = Field(description="Whether it is another one than before.")
+    milliseconds: float = Field(description="What opening it took, while the former one went on answering.")
+    request_id: str
+
+
 class HealthReply(Reply):
     """Reply of `GET /health`: the process is alive. A 503 problem instead when only a restart helps."""
 
@@ -284,6 +292,9 @@ class StoreInfo(StoreSummary):
 
     codec: str
     retriever: str
+    reload_error: str | None = Field(
+        default=None, description="Why the store's generation in force was not taken up; null if nothing is wrong."
+    )
 
 
 class Limits(Reply):

@@ -26,6 +26,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
         str | None,
         typer.Option(help="Path below which a proxy shows the server, such as /memstore, and strips."),
     ] = None,
+    watch: Annotated[float | None, typer.Option(help="Look for a new generation every so many seconds [no].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [cpu]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU [all].")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [8].")] = None,

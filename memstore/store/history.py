@@ -113,10 +113,10 @@ def rollback(store: Path, *, to: int | None = None) -> Generation:
 def _require_files(store: Path, generation: Generation) -> None:
     """Opens what reading the generation would; checksums of large files are for `verify`."""
     opened = Store.open(store, generation=generation.number)
-    opened.dead_rows()
-    for number in range(len(generation.segments)):
-        opened.segment(number)
-    opened.close()
+    try:
+        opened.open_segments()
+    finally:
+        opened.close()
     files = generation.index.files if generation.index is not None else {}
     if missing := sorted(set(files) - set(list_files(index_path(store, generation.number)))):
         raise MissingData(f"generation {generation.number} of {store} lacks its index file {missing[0]}")

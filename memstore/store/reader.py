@@ -18,22 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memstore.errors import (
-    ChecksumMismatch,
-    ConfigError,
-    IndexCorrupt,
-    PassageNotFound,
-)
+from memstore.errors import ChecksumMismatch, ConfigError, IndexCorrupt, PassageNotFound
 from memstore.fingerprint import Fingerprint
 from memstore.passage import Passage, StoredPassage
 from memstore.store.codec import ArraySpec, Codec
 from memstore.store.current import read_held
 from memstore.store.deletions import Rows, read_dead
-from memstore.store.format import (
-    Generation,
-    hash_file,
-    ids_path,
-)
+from memstore.store.format import Generation, hash_file, ids_path
 from memstore.store.holding import Held
 from memstore.store.ids import Uint64, candidates, open_npy, sort_hashes
 from memstore.store.memories import Memories, in_order
@@ -262,6 +253,12 @@ class Store:
             StoreCorrupt: it is damaged or missing; the subclass says how.
         """
         return self._segment(number)
+
+    def open_segments(self) -> None:
+        """Open all that reads would open, so that what is missing or damaged in it is found now; see `segment`."""
+        self._dead_mask()
+        for number in range(len(self.generation.segments)):
+            self._segment(number)
 
     def _segment(self, number: int) -> Segment:
         with self._lock:

@@ -114,6 +114,7 @@ def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> bool
         Whether the model has finished; see `run`.
     """
     app = create_app(answerer, settings)
+    del answerer  # the service has it, until another takes its place
     service: Service = app.state.service
     warm_up: Future[None] = service.warm_up
     config = uvicorn.Config(
@@ -136,7 +137,7 @@ def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> bool
 
     warm_up.add_done_callback(announce)
     listener.listen(config.backlog)  # now, so that who reads the line above can connect
-    with _signals_stop(server):
+    with _signals_handled(server, service):
         server.run(sockets=[listener])
     if warm_up.done() and not isinstance(failure := warm_up.exception(), EngineStopped | None):
         raise failure
@@ -176,8 +177,10 @@ def url_of(listener: socket.socket) -> str:
 
 
 @contextmanager
-def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
-    """Uvicorn handles the signals while it runs, and raises them again when done; that must not kill."""
+def _signals_handled(server: uvicorn.Server, service: Service) -> Iterator[None]:
+    """SIGHUP has a new generation taken up. Uvicorn handles the signals that stop while it runs, and raises them again
+    when done; that must not kill.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -185,7 +188,11 @@ def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
     def stop(_signal: int, _frame: object) -> None:
         server.should_exit = True
 
+    def reload(_signal: int, _frame: object) -> None:
+        service.reload_soon()
+
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
     try:
         yield
     finally:

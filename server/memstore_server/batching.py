@@ -2,7 +2,8 @@
 
 When the thread is free it takes all questions that wait, up to `max_batch`; `max_wait` can make it hold out
 a moment for more. Everything else that touches the engine runs in the same thread, one job at a time, because
-an engine is not thread-safe. Refuses to know HTTP and asyncio: callers get `concurrent.futures.Future`s.
+an engine is not thread-safe. Another engine can take its place, between two batches. Refuses to know HTTP and
+asyncio: callers get `concurrent.futures.Future`s.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import takewhile
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from memstore.answer import Answer, Question, RankedPassage
 from memstore.errors import MemstoreError
@@ -44,7 +46,7 @@ class DeadlineExceeded(MemstoreError, TimeoutError):  # noqa: N818
 
 
 class Engine(Protocol):
-    """What the server needs of `memstore.answer.Answerer`. Called from one thread only."""
+    """What the server needs of `memstore.answer.Answerer`. Called from one thread only, but `reopened` and `close`."""
 
     def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
         """One answer per question. Raises RequestError for options that are impossible."""
@@ -66,25 +68,35 @@ class Engine(Protocol):
         """What answers: `model` and `store`, each a mapping."""
         ...
 
+    def reopened(self, *, try_with: str) -> Self | None:
+        """One over the generation that is in force now, ready to answer; None if that is open here."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the store; nothing is asked from then on."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[T]):
-    """A result, with the seconds its job waited in the queue and then ran."""
+    """A result, with the seconds its job waited in the queue and then ran; `by` is `info` of the engine that ran it."""
 
     value: T
     queued: float
     ran: float
+    by: Mapping[str, object]
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Work that waits. Exactly one of `question` (can be joined) and `call` (cannot) is set."""
+    """Work that waits. Exactly one of `question` (can be joined), `call` (cannot) and `successor` is set."""
 
     admitted: float
     deadline: float | None
     request_id: str
     question: Question | None = None
     call: Callable[[Engine], Any] | None = None
+    successor: Engine | None = None
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -109,7 +121,7 @@ class EngineThread:
         max_wait: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine, self._clock = engine, clock
+        self._engine, self._info, self._clock = engine, engine.info(), clock
         self._queue_size, self._max_batch, self._max_wait = queue_size, max_batch, max_wait
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -140,6 +152,16 @@ class EngineThread:
         return self._lost
 
     @property
+    def engine(self) -> Engine:
+        """The engine in use: for what any thread may do with it."""
+        return self._engine
+
+    @property
+    def info(self) -> Mapping[str, object]:
+        """`info` of the engine in use."""
+        return self._info
+
+    @property
     def waiting(self) -> int:
         """Jobs in the queue, those given up included."""
         return len(self._waiting)
@@ -168,6 +190,18 @@ class EngineThread:
         (future,) = self._admit([_Job(self._clock(), deadline, request_id.get(), call=function)])
         return future
 
+    def replace(self, engine: Engine) -> Future[Timed[Engine]]:
+        """Puts another engine in the place of the one in use, and gives that back. Never refused for want of room.
+
+        What was admitted before is run by the former engine, and what comes after by the other: questions that were
+        admitted together are answered by one. Fails with EngineStopped.
+
+        Raises:
+            EngineStopped: the thread does not take work.
+        """
+        (future,) = self._admit([_Job(self._clock(), None, request_id.get(), successor=engine)], always=True)
+        return future
+
     def close(self, *, timeout: float) -> bool:
         """Refuses new work, fails what waits with EngineStopped, and lets what runs finish.
 
@@ -182,13 +216,13 @@ class EngineThread:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _admit(self, jobs: list[_Job]) -> list[Future[Any]]:
+    def _admit(self, jobs: list[_Job], *, always: bool = False) -> list[Future[Any]]:
         with self._changed:
             if not self.alive:
                 raise EngineStopped("the server does not take questions: it is starting or shutting down")
             if len(self._waiting) + len(jobs) > self._queue_size:
                 self._drop_given_up()
-            if len(self._waiting) + len(jobs) > self._queue_size:
+            if len(self._waiting) + len(jobs) > self._queue_size and not always:
                 raise self._overloaded(len(jobs))
             self._waiting.extend(jobs)
             self._changed.notify_all()
@@ -216,6 +250,7 @@ class EngineThread:
         try:
             while jobs := self._take():
                 self._serve(jobs)
+                jobs = []  # a former engine is the result of one, and is not to be kept until the next question
         except BaseException as error:  # nothing above a thread would catch it
             self._lost = True
             log.critical("the engine's thread has ended: only a restart helps", exc_info=error)
@@ -231,10 +266,10 @@ class EngineThread:
             if not self._open:
                 return []
             first = self._waiting.popleft()
-            if first.call is not None:
+            if first.question is None:
                 return [first]
             joined = [first, *self._take_questions(self._max_batch - 1)]
-            while len(joined) < self._max_batch and self._open:
+            while len(joined) < self._max_batch and self._open and not self._is_replaced_next():
                 left = min(map(self._held_until, joined)) - self._clock()
                 if left <= 0:
                     break
@@ -246,9 +281,14 @@ class EngineThread:
         longest = self._max_wait if job.deadline is None else min(self._max_wait, (job.deadline - job.admitted) / 2)
         return job.admitted + longest
 
+    def _is_replaced_next(self) -> bool:
+        """Whether nobody else can join: the next in the queue is a change of engines."""
+        return bool(self._waiting) and self._waiting[0].successor is not None
+
     def _take_questions(self, most: int) -> list[_Job]:
-        """Takes waiting questions in order of arrival; calls between them keep their places."""
-        taken = [job for job in self._waiting if job.question is not None][:most]
+        """Takes waiting questions in order of arrival, up to a change of engines; calls between keep their places."""
+        before = takewhile(lambda job: job.successor is None, self._waiting)
+        taken = [job for job in before if job.question is not None][:most]
         if taken:
             self._waiting = deque(job for job in self._waiting if job not in taken)
         return taken
@@ -260,6 +300,9 @@ class EngineThread:
         started = self._clock()
         token = request_id.set(",".join(dict.fromkeys(job.request_id for job in jobs)))
         try:
+            if jobs[0].successor is not None:
+                self._replace(jobs[0], jobs[0].successor)
+                return
             if jobs[0].call is not None:
                 self._run_call(jobs[0])
             else:
@@ -278,6 +321,11 @@ class EngineThread:
             return False
         job.future.set_exception(DeadlineExceeded("the deadline passed while the request waited for the model"))
         return True
+
+    def _replace(self, job: _Job, successor: Engine) -> None:
+        former, started = self._engine, self._clock()
+        self._engine, self._info = successor, successor.info()
+        self._deliver(job, former, started)
 
     def _run_call(self, job: _Job) -> None:
         assert job.call is not None
@@ -314,7 +362,8 @@ class EngineThread:
         return answers
 
     def _deliver(self, job: _Job, value: object, started: float) -> None:
-        job.future.set_result(Timed(value, queued=started - job.admitted, ran=self._clock() - started))
+        ran = self._clock() - started
+        job.future.set_result(Timed(value, queued=started - job.admitted, ran=ran, by=self._info))
 
 
 def _told(error: BaseException) -> Exception:

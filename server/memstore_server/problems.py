@@ -22,6 +22,7 @@ from memstore.errors import MemstoreError, PassageNotFound, RequestError, StoreC
 from memstore_client.wire import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, FieldProblem, Problem
 from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
 from memstore_server.logs import request_id
+from memstore_server.reloading import NotReloaded
 from memstore_server.service import NotReady
 from memstore_server.translate import InvalidOptions, in_words
 
@@ -64,13 +65,14 @@ IMPOSSIBLE_REQUEST = Kind("impossible-request", 422, "The request cannot be serv
 OVERLOADED = Kind("overloaded", 429, "Too many questions are waiting")
 INTERNAL = Kind("internal", 500, "The server failed")
 STORE_DAMAGED = Kind("store-damaged", 500, "The store is damaged")
+NOT_RELOADED = Kind("not-reloaded", 500, "The store's generation could not be taken up")
 STREAMING_NOT_OFFERED = Kind("streaming-not-offered", 501, "This server does not stream answers")
 NOT_READY = Kind("not-ready", 503, "The server does not take questions now")
 DEADLINE_EXCEEDED = Kind("deadline-exceeded", 504, "The deadline passed before there was an answer")
 
 KINDS = (
     UNREADABLE_BODY, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, NOT_JSON,
-    INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, INTERNAL, STORE_DAMAGED, STREAMING_NOT_OFFERED,
+    INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, INTERNAL, STORE_DAMAGED, NOT_RELOADED, STREAMING_NOT_OFFERED,
     NOT_READY, DEADLINE_EXCEEDED,
 )  # fmt: skip
 _TRY_LATER = (OVERLOADED.status, NOT_READY.status)
@@ -111,6 +113,8 @@ def describe(error: Exception) -> Trouble:
             return Trouble(NOT_READY, str(error), headers={"Retry-After": "1"})
         case DeadlineExceeded():
             return Trouble(DEADLINE_EXCEEDED, str(error))
+        case NotReloaded():
+            return Trouble(NOT_RELOADED, str(error))
         case StreamingNotOffered():
             return Trouble(STREAMING_NOT_OFFERED, str(error))
         case StoreCorrupt():

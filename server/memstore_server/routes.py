@@ -119,6 +119,15 @@ async def info(service: ServiceOf) -> wire.InfoReply:
     return service.info
 
 
+@router.post("/admin/reload", tags=["store"], responses=problems.documented(problems.NOT_READY, problems.NOT_RELOADED))
+async def reload(service: ServiceOf) -> wire.ReloadReply:
+    """Take up the generation that is in force in the store, between two batches; no question is refused meanwhile.
+
+    A generation that is damaged, or that another model made, is not taken up: the former one goes on answering.
+    """
+    return await service.reload()
+
+
 @router.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     """The API's page. Its addresses are relative, so that a proxy may put the server below any path."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from memstore_client import wire
 from memstore_server import translate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
 from memstore_server.logs import request_id
+from memstore_server.reloading import Reloader
 from memstore_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,20 +38,20 @@ class Service:
         settings: limits, defaults, and the sizes of queue and batch.
 
     Attributes:
-        info: what answers, and what is allowed.
         settings: those given, with the beams filled in that `info` reports as default.
         warm_up: done when the warm-up answer has ended, well or with its error; done in the engine's thread.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
-        self.info = translate.info(engine.info(), settings)
-        self.settings = settings.model_copy(update={"num_beams": self.info.defaults.num_beams})
+        defaults = translate.info(engine.info(), settings).defaults
+        self.settings = settings.model_copy(update={"num_beams": defaults.num_beams})
         self._thread = EngineThread(
             engine,
             queue_size=settings.queue_size,
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
         )
+        self._reloader = Reloader(self._thread, watch=settings.watch, try_with=WARM_UP_QUESTION)
         self.warm_up: Future[None] = Future()
         self._state = "is starting: the warm-up answer is not there yet"
         self._failed = False  # the warm-up
@@ -71,8 +72,9 @@ class Service:
         warm.add_done_callback(self._warmed)
 
     def close(self) -> None:
-        """Refuses new work, lets what runs finish (at most `drain_seconds`), ends the thread. Blocks."""
+        """Refuses new work, lets what runs finish (at most `drain_seconds`), ends the threads. Blocks."""
         self._state = "is shutting down"
+        self._reloader.stop()
         if not self._thread.close(timeout=self.settings.drain_seconds):
             log.warning("the model did not finish within %s s and is left behind", self.settings.drain_seconds)
 
@@ -98,6 +100,7 @@ class Service:
         error = warm.exception()
         if error is None:
             self._state = "" if self._thread.alive else self._state
+            self._reloader.start()
             log.info("warm-up answered in %.0f ms", warm.result().ran * 1000)
             self.warm_up.set_result(None)
             return
@@ -106,7 +109,22 @@ class Service:
             log.error("the warm-up answer failed", exc_info=error)
         self.warm_up.set_exception(error)
 
+    def reload_soon(self) -> None:
+        """Has a new generation taken up, without waiting for it; may be called where a signal is handled."""
+        self._reloader.request()
+
     # --- requests ---
+
+    @property
+    def info(self) -> wire.InfoReply:
+        """What answers, and what is allowed."""
+        return translate.info(self._thread.info, self.settings, reload_error=self._reloader.error)
+
+    async def reload(self) -> wire.ReloadReply:
+        """Takes up the generation that is in force in the store. Raises NotReloaded; then the former one goes on."""
+        self.require_ready()
+        done = await asyncio.wrap_future(self._reloader.request())
+        return translate.reloaded(done, request_id=request_id.get())
 
     async def answer(self, asked: wire.AnswerRequest) -> wire.AnswerReply:
         """One answer. Raises what `translate.question`, `EngineThread.ask` and the engine raise."""
@@ -134,20 +152,20 @@ class Service:
     async def retrieve(self, asked: wire.RetrieveRequest) -> wire.RetrieveReply:
         """Passages for a question, best first."""
         k = translate.retrieve_k(asked, self.settings)
-        (ranking,), milliseconds = await self._call(
+        (ranking,), milliseconds, by = await self._call(
             lambda engine: engine.retrieve([asked.question], k), "retrieve", asked.deadline_ms
         )
         return wire.RetrieveReply(
             passages=translate.ranked(ranking),
             milliseconds=milliseconds,
-            store=translate.store_summary(self.info),
+            store=translate.store_summary(by),
             request_id=request_id.get(),
         )
 
     async def rerank(self, asked: wire.RerankRequest) -> wire.RerankReply:
         """The caller's passages, scored, best first."""
         passages = translate.rerank_passages(asked, self.settings)
-        ranking, milliseconds = await self._call(
+        ranking, milliseconds, by = await self._call(
             lambda engine: engine.rerank(asked.question, passages, task=asked.task),
             "rerank",
             asked.deadline_ms,
@@ -155,31 +173,32 @@ class Service:
         return wire.RerankReply(
             passages=translate.ranked(ranking),
             milliseconds=milliseconds,
-            model=translate.model_summary(self.info),
+            model=translate.model_summary(by),
             request_id=request_id.get(),
         )
 
     async def passage(self, passage_id: str) -> wire.PassageReply:
         """A passage of the store. Raises PassageNotFound."""
-        found, _ = await self._call(lambda engine: engine.passage(passage_id), "passage", None)
+        found, _, _ = await self._call(lambda engine: engine.passage(passage_id), "passage", None)
         return translate.passage(found)
 
     async def _call(
         self, function: Callable[[Engine], T], stage: str, deadline_ms: int | None
-    ) -> tuple[T, dict[str, float]]:
-        """Runs a function on the engine in its thread; the result, and the milliseconds it took."""
+    ) -> tuple[T, dict[str, float], Mapping[str, object]]:
+        """Runs a function on the engine in its thread; the result, the milliseconds it took, and what ran it."""
         began = time.monotonic()
         self.require_ready()
         deadline = _deadline(began, deadline_ms)
         (outcome,) = await _all([self._thread.call(function, deadline=deadline)], deadline)
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome.value, {stage: outcome.ran * 1000, **_server_milliseconds(outcome.queued, began)}
+        milliseconds = {stage: outcome.ran * 1000, **_server_milliseconds(outcome.queued, began)}
+        return outcome.value, milliseconds, outcome.by
 
     def _answered(self, outcome: Timed[Answer], began: float) -> wire.AnswerReply:
         return translate.answer(
             outcome.value,
-            self.info,
+            outcome.by,
             milliseconds=_server_milliseconds(outcome.queued, began),
             request_id=request_id.get(),
         )

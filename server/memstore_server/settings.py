@@ -38,6 +38,13 @@ class Settings(BaseSettings):
         pattern=r"^(/[\w.~-]+)*$",
         description="Path below which a proxy shows the server, such as /memstore, and which it strips.",
     )
+    watch: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds between two looks for a new generation of the store; by default it is not looked for.",
+    )
     device: str = Field(default="cpu", description="Where the model runs: cpu, cuda, cuda:1, ...")
     threads: int | None = Field(default=None, ge=1, description="Threads of the model on a CPU; by default all.")
 

@@ -14,6 +14,7 @@ from memstore.answer import Answer, Question, RankedPassage
 from memstore.errors import RequestError
 from memstore.passage import Passage
 from memstore_client import wire
+from memstore_server.reloading import Reloaded
 from memstore_server.settings import Settings
 
 
@@ -142,9 +143,11 @@ def ranked(ranking: Iterable[RankedPassage]) -> list[wire.RankedPassageReply]:
 
 
 def answer(
-    given: Answer, info: wire.InfoReply, *, milliseconds: Mapping[str, float], request_id: str
+    given: Answer, by: Mapping[str, object], *, milliseconds: Mapping[str, float], request_id: str
 ) -> wire.AnswerReply:
-    """An answer with what it cost; `milliseconds` are the server's own stages, added to the engine's."""
+    """An answer of an engine that reports `by`, with what it cost; `milliseconds` are the server's own stages, added to
+    the engine's.
+    """
     usage = wire.UsageReply(
         milliseconds={**given.usage.milliseconds, **milliseconds},
         bytes_read=given.usage.bytes_read,
@@ -157,8 +160,8 @@ def answer(
         score=given.score,
         passages=ranked(given.passages),
         usage=usage,
-        model=model_summary(info),
-        store=store_summary(info),
+        model=model_summary(by),
+        store=store_summary(by),
         request_id=request_id,
     )
 
@@ -168,14 +171,14 @@ def passage(found: Passage) -> wire.PassageReply:
     return wire.PassageReply(**dataclasses.asdict(found))
 
 
-def info(reported: Mapping[str, object], settings: Settings) -> wire.InfoReply:
+def info(reported: Mapping[str, object], settings: Settings, *, reload_error: str | None = None) -> wire.InfoReply:
     """What serves and what it allows, from `Answerer.info` and the settings."""
     model, store = _mapping(reported["model"]), _mapping(reported["store"])
     told_model = wire.ModelInfo(**model)
     return wire.InfoReply(
         version=memstore.__version__,
         model=told_model,
-        store=wire.StoreInfo(**store),
+        store=wire.StoreInfo(**store, reload_error=reload_error),
         limits=wire.Limits(
             question_characters=wire.MAX_QUESTION_CHARACTERS,
             retrieve_k=settings.max_retrieve_k,
@@ -194,14 +197,28 @@ def info(reported: Mapping[str, object], settings: Settings) -> wire.InfoReply:
     )
 
 
-def model_summary(reported: wire.InfoReply) -> wire.ModelSummary:
-    """Which model answered, and whether it was ever trained."""
-    return wire.ModelSummary(name=reported.model.name, trained=reported.model.trained, system=reported.model.system)
+def reloaded(done: Reloaded, *, request_id: str) -> wire.ReloadReply:
+    """What a reload did."""
+    store = store_summary(done.info)
+    return wire.ReloadReply(
+        generation=store.generation,
+        passages=store.passages,
+        changed=done.changed,
+        milliseconds=done.seconds * 1000,
+        request_id=request_id,
+    )
 
 
-def store_summary(reported: wire.InfoReply) -> wire.StoreSummary:
-    """Which memories were read."""
-    return wire.StoreSummary(generation=reported.store.generation, passages=reported.store.passages)
+def model_summary(reported: Mapping[str, object]) -> wire.ModelSummary:
+    """Which model answered, and whether it was ever trained, from `Answerer.info`."""
+    model = _mapping(reported["model"])
+    return wire.ModelSummary(name=model["name"], trained=model["trained"], system=model["system"])
+
+
+def store_summary(reported: Mapping[str, object]) -> wire.StoreSummary:
+    """Which memories were read, from `Answerer.info`."""
+    store = _mapping(reported["store"])
+    return wire.StoreSummary(generation=store["generation"], passages=store["passages"])
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -37,6 +37,7 @@ REPLIES: dict[str, dict[str, Any]] = {
     "/rerank": {"passages": [RANKED], "milliseconds": {}, "model": MODEL, "request_id": "r"},
     "/health": {"status": "alive"},
     "/ready": {"status": "ready"},
+    "/admin/reload": {**STORE, "changed": True, "milliseconds": 1.0, "request_id": "r"},
     "/info": {
         "version": "1",
         "model": {**MODEL, "alpha": 1.0, "beta": 1.0, "dtype": "f", "parameters": 1, "fingerprint": "x"},
@@ -107,6 +108,7 @@ TABLE = [
     (lambda c: c.health(), "GET", "/health", None),
     (lambda c: c.ready(), "GET", "/ready", None),
     (lambda c: c.info(), "GET", "/info", None),
+    (lambda c: c.reload(), "POST", "/admin/reload", None),
 ]  # fmt: skip
 
 
@@ -129,6 +131,7 @@ def test_what_is_returned(ask: Face) -> None:
     assert ask(lambda c: c.passage("p"))[1].model_dump() == PASSAGE
     assert ask(lambda c: c.health())[1].status == "alive"
     assert ask(lambda c: c.ready())[1] is True
+    assert ask(lambda c: c.reload())[1].model_dump() == REPLIES["/admin/reload"]
     assert ask(lambda c: c.info())[1].store.codec == "int8"
 
 
@@ -195,5 +198,5 @@ def test_both_clients_have_the_same_methods() -> None:
 
     assert signatures(Client) == signatures(AsyncClient)
     assert set(signatures(Client)) == {
-        "answer", "answer_batch", "retrieve", "rerank", "passage", "health", "ready", "info", "close",
+        "answer", "answer_batch", "retrieve", "rerank", "passage", "health", "ready", "info", "reload", "close",
     }  # fmt: skip

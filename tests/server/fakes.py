@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from copy import copy
 
 from memstore.answer import Answer, Question, RankedPassage, Usage
 from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
@@ -27,6 +28,8 @@ class FakeEngine:
         self.gate.set()
         self.begun = threading.Semaphore(0)
         self.trained = True
+        self.generation, self.newest = 4, 4
+        self.closed = False
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         self.batches.append([q.text for q in questions])
@@ -84,6 +87,20 @@ class FakeEngine:
                 "dtype": "float32", "parameters": 3, "tasks": ["nq"], "fingerprint": "f00d",
             },
             "store": {
-                "path": "/srv/store", "generation": 4, "passages": 2, "codec": "int8", "retriever": "bm25",
+                "path": "/srv/store", "generation": self.generation, "passages": 2, "codec": "int8",
+                "retriever": "bm25",
             },
         }  # fmt: skip
+
+    def reopened(self, *, try_with: str) -> FakeEngine | None:
+        """One of generation `newest`, which notes in the same lists; a negative one is damaged."""
+        if self.newest < 0:
+            raise ChecksumMismatch("/srv/store/generations/000005.json is damaged")
+        if self.newest == self.generation:
+            return None
+        other = copy(self)
+        other.generation = self.newest
+        return other
+
+    def close(self) -> None:
+        self.closed = True
