@@ -105,7 +105,8 @@ class MixedBatches:
         hits = int((questions.candidates[i] >= 0).sum())  # -1 fills the row after the last hit
         columns = choose_candidates(chosen.gold[i, :hits], difficulty.passages, self.settings.choice, rng)
         gold = chosen.gold[i, columns].tolist()
-        passages = [self.cache.passages[int(r)] for r in questions.candidates[i, columns]]
+        rows = self._some_unrelated(questions.candidates[i, columns], gold, rng)
+        passages = [self.cache.passages[int(r)] for r in rows]
         read = [passage for passage, right in zip(passages, gold, strict=True) if right]
         answer = self._answer(questions.answers_of(i), read, rng)
         most = difficulty.passage_tokens
@@ -122,6 +123,13 @@ class MixedBatches:
             passages or [np.array([self._eos])],
             gold or [False],
         )
+
+    def _some_unrelated(self, rows: NDArray[np.int32], gold: Sequence[bool], rng: Generator) -> NDArray[np.int32]:
+        """The passages' rows in the cache, wrong ones replaced by any as the settings say. Right ones stay."""
+        if not self.settings.unrelated:
+            return rows
+        replaced = (rng.random(len(rows)) < self.settings.unrelated) & ~np.array(gold, dtype=bool)
+        return np.where(replaced, rng.integers(len(self.cache.passages), size=len(rows)), rows).astype(np.int32)
 
     def _question(self, chosen: _Set, i: int, rng: Generator) -> Ints:
         """A training question, with some words dropped at random as the settings say."""

@@ -94,6 +94,9 @@ class DataSettings:
         gold: which passages are gold: those that hold an "answer", those of a page that proves it ("title"), "either".
         choice: which candidates are read if there are more than `passages`: the retriever's "first" ones, a random
             "sample", or a sample with "gold" in it. They stay in the retriever's order.
+        unrelated: share of a question's wrong passages that are any passages of the cache instead of its candidates.
+            Candidates out of a large collection all have words of the question; out of a small one most do not, and a
+            scorer that never saw such passages may prefer them.
         passages: schedule: passages per question.
         passage_tokens: schedule: tokens per passage at most.
         window: how a task's longer passages are cut: to their "begin", or to the title and a random window, which in
@@ -126,6 +129,7 @@ class DataSettings:
     whole: tuple[str, ...] = ()
     gold: Literal["answer", "title", "either"] = "answer"
     choice: Literal["first", "sample", "gold"] = "first"
+    unrelated: float = 0.0
     passages: Points = ((0, 8),)
     passage_tokens: Points = ((0, 256),)
     window: Literal["begin", "answer"] = "begin"
@@ -143,7 +147,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require(self, positive=("questions", "temperature", "dev_batch", "dev_passages"),
-                natural=("max_tokens", "dev_questions", "question_tokens"), shares=("word_dropout",))  # fmt: skip
+                natural=("max_tokens", "dev_questions", "question_tokens"),
+                shares=("word_dropout", "unrelated"))  # fmt: skip
         if self.max_target_tokens < 2:
             raise ConfigError(f"max_target_tokens must be at least 2, not {self.max_target_tokens}")
         if (self.mixture == "given") != bool(self.weights):

@@ -165,6 +165,28 @@ def test_a_task_question_comes_with_its_candidates_in_order(source: Source, cach
     assert set(tasks) == {"nq", "zsre"}
 
 
+def test_wrong_passages_may_be_any_of_the_cache_right_ones_stay(source: Source, cache: Path) -> None:
+    opened = Candidates.open(cache)
+    s = opened.sets["nq.train"]
+    own = {tuple(s.questions[i]): {tuple(opened.passages[r]) for r in s.candidates[i] if r >= 0} for i in range(len(s))}
+
+    def foreign(share: float) -> list[tuple[bool, bool]]:
+        """For each passage of some batches: whether it is gold, and whether it is none of its question's candidates."""
+        found = []
+        for number in range(8):
+            data: dict[str, Any] = {"train": ["nq.train"], "unrelated": share, "passages": [[0, 4]]}
+            questions, passages, question_of, _, gold, _ = plain(source(**data).batch(number))
+            for passage, question, right in zip(passages, question_of, gold, strict=True):
+                found.append((right, tuple(passage) not in own[tuple(questions[question])]))
+        return found
+
+    assert not any(other for _, other in foreign(0.0))
+    some, all_wrong = foreign(0.5), foreign(1.0)
+    assert not any(other for right, other in some + all_wrong if right)
+    counts = [sum(other for right, other in found if not right) for found in (some, all_wrong)]
+    assert 0 < counts[0] < counts[1]
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
