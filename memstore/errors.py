@@ -53,6 +53,10 @@ class CorpusFormatError(MemstoreError, ValueError):
     """A corpus file is in none of the known formats, or not in the one named."""
 
 
+class InvalidMetadata(MemstoreError, ValueError):  # noqa: N818
+    """A document's metadata are not what they may be: not a flat object of plain values, or too large."""
+
+
 # --- questions and predictions ---------------------------------------------------------------------------
 
 

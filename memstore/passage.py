@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from memstore.metadata import Metadata
 
 # Thai to Burmese, Khmer, then the East Asian blocks without U+3000, which is a space.
 UNSPACED = (
@@ -13,12 +15,13 @@ UNSPACED = (
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A page of the corpus. `text` separates paragraphs by a blank line."""
+    """A page of the corpus. `text` separates paragraphs by a blank line; `metadata` as `metadata.checked` has them."""
 
     id: str
     title: str
     text: str
     url: str = ""
+    metadata: Metadata = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Passage:
     `id` is stable: `{document_id}:{ordinal within the document}`, or the id a corpus of ready passages gives.
     `start` and `end` are character offsets into the document's text, so that
     `document.text[start:end] == text`; a ready passage whose document is not at hand has `0, len(text)`.
+    `metadata` are its document's.
     """
 
     id: str
@@ -37,6 +41,7 @@ class Passage:
     url: str = ""
     start: int = 0
     end: int = 0
+    metadata: Metadata = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from memstore.errors import InvalidMetadata
+from memstore.metadata import Metadata, checked, in_json
 from memstore.passage import Document, Passage
 from memstore_builders.streams import RowError
 from memstore_builders.tsv import Line, tsv_rows
@@ -66,7 +68,7 @@ def parse_object(line: str) -> Record:
     except (ValueError, RecursionError) as error:
         raise RowError(f"not usable JSON: {error}") from None
     if not isinstance(record, dict):
-        raise RowError(f"the row must be a JSON object, not {_kind(record)}")
+        raise RowError(f"the row must be a JSON object, not {in_json(record)}")
     return record
 
 
@@ -76,6 +78,7 @@ def _document(record: Record) -> Document:
         title=_string(record, "title", default=""),
         text=_string(record, "text"),
         url=_string(record, "url", default=""),
+        metadata=_metadata(record),
     )
 
 
@@ -91,6 +94,7 @@ def _passage(record: Record) -> Passage:
         url=_string(record, "url", default=""),
         start=start,
         end=end,
+        metadata=_metadata(record),
     )
 
 
@@ -100,13 +104,14 @@ def _kilt(record: Record) -> Document:
     if isinstance(paragraphs, dict):  # as the data set hubs repack it
         paragraphs = paragraphs.get("paragraph")
     if not isinstance(paragraphs, list):
-        raise RowError(f'"text" must be a list of paragraphs, not {_kind(paragraphs)}')
+        raise RowError(f'"text" must be a list of paragraphs, not {in_json(paragraphs)}')
     history = record.get("history")
     return Document(
         id=_id(record, "wikipedia_id", "_id", "kilt_id"),
         title=title,
         text=_join(title, [_kilt_paragraph(_checked("text", item)) for item in paragraphs]),
         url=_string(history, "url", default="") if isinstance(history, dict) else "",
+        metadata=_metadata(record),
     )
 
 
@@ -120,7 +125,8 @@ def _kilt_paragraph(paragraph: str) -> str:
 
 def _wikiextractor_json(record: Record) -> Document:
     document = _document(record)
-    return _wikipedia_page(document.id, document.title, document.url, document.text.split("\n"))
+    page = _wikipedia_page(document.id, document.title, document.url, document.text.split("\n"))
+    return replace(page, metadata=document.metadata)
 
 
 def _wikipedia_page(page_id: str, title: str, url: str, lines: list[str]) -> Document:
@@ -140,22 +146,17 @@ def _join(title: str, paragraphs: list[str]) -> str:
 # --- fields ----------------------------------------------------------------------------------------------
 
 
-def _kind(value: object) -> str:
-    """What JSON calls a value's type, for messages."""
-    names = {
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), "null")
+def _metadata(record: Record) -> Metadata:
+    """What the row says under "metadata"; null and absent are nothing."""
+    try:
+        return checked(value) if (value := record.get("metadata")) is not None else {}
+    except InvalidMetadata as error:
+        raise RowError(str(error)) from None
 
 
 def _checked(key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise RowError(f'"{key}" must be a string, not {_kind(value)}')
+        raise RowError(f'"{key}" must be a string, not {in_json(value)}')
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -306,11 +307,11 @@ def _attributes(head: str) -> dict[str, str]:
 FORMATS = {
     format.name: format
     for format in (
-        Format("jsonl", 'JSON lines of documents: {"id", "title", "text", "url"}', _json_reader(_document)),
+        Format("jsonl", 'JSON lines of documents: {"id", "title", "text", "url", "metadata"}', _json_reader(_document)),
         Format(
             "passages",
             'JSON lines of ready passages: {"id", "text"}, '
-            'and optionally "document_id", "title", "url", "start", "end"',
+            'and optionally "document_id", "title", "url", "start", "end", "metadata"',
             _json_reader(_passage),
         ),
         Format("kilt", "JSON lines of the KILT knowledge source", _json_reader(_kilt)),

@@ -78,6 +78,7 @@ def split_document(document: Document, *, max_words: int = 100) -> list[Passage]
             url=document.url,
             start=start,
             end=end,
+            metadata=document.metadata,
         )
         for ordinal, (start, end) in enumerate(spans)
     ]

@@ -11,9 +11,9 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -22,8 +22,9 @@ import numpy as np
 
 from memstore.errors import ConfigError, StoreFormatError
 from memstore.files import replacing, sync
+from memstore.metadata import Kind, add_fields
 from memstore.passage import Passage
-from memstore.store.duplicates import Duplicate
+from memstore.store.duplicates import Duplicate, words_hash
 from memstore_builders.content import Content
 from memstore_builders.corpus import Corpus
 from memstore_builders.corpus_files import stamp
@@ -44,6 +45,7 @@ class SpoolCounts:
         split: passages longer than the model reads that were split, into `parts`.
         cut: passages kept that are longer than the model reads, and lose their end.
         content, stamp: what was read, and `corpus_files.stamp` of its files before.
+        fields: the metadata fields of all, by name, with the kinds of their values.
     """
 
     documents: int
@@ -58,6 +60,7 @@ class SpoolCounts:
     stamp: str
     errors: tuple[str, ...]
     formats: tuple[str, ...]
+    fields: Mapping[str, Sequence[Kind]] = field(default_factory=dict)
 
 
 class Spool:
@@ -146,12 +149,14 @@ def write_spool(
     Raises:
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
         ConfigError: two different passages have the same id, or `folder` cannot be written.
+        InvalidMetadata: there are too many different fields.
         DiskSpaceError: the passages do not fit on the disk.
     """
     stamped = stamp(list(corpus.formats))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        read = _read(islice(fit(corpus), limit), folder, tick)
+        fields: dict[str, tuple[Kind, ...]] = {}
+        read = _read(islice(fit(corpus), limit), folder, tick, fields)
         dropped, repeated = _duplicates(folder)
         kept = read - _totals(_lines_at(folder, dropped))
         _keep(folder, dropped, repeated)
@@ -169,6 +174,7 @@ def write_spool(
             stamp=stamped,
             errors=tuple(counts.errors),
             formats=tuple(sorted(set(corpus.formats.values()))),
+            fields=fields,
         )
         for name in ("spool.jsonl", "spool.offsets.npy", "spool.duplicates.npy"):
             sync(folder / name)
@@ -177,8 +183,13 @@ def write_spool(
     return Spool(folder)
 
 
-def _read(passages: Iterable[tuple[Passage, Mark]], folder: Path, tick: Callable[[int], None]) -> Counter[str]:
-    """Write passages, their offsets and their hashes; returns their `_totals`."""
+def _read(
+    passages: Iterable[tuple[Passage, Mark]],
+    folder: Path,
+    tick: Callable[[int], None],
+    fields: dict[str, tuple[Kind, ...]],
+) -> Counter[str]:
+    """Write passages, their offsets and their hashes, and count their fields in; returns their `_totals`."""
     rows, totals = 0, Counter[str]()
     with ExitStack() as stack:
         partitions = [stack.enter_context((folder / f"hashes.{i:02d}").open("wb")) for i in range(_PARTITIONS)]
@@ -189,6 +200,7 @@ def _read(passages: Iterable[tuple[Passage, Mark]], folder: Path, tick: Callable
             pending.append(lines.tell())
             lines.write(_line(passage, mark))
             _record(partitions, passage, rows)
+            add_fields(fields, passage.metadata)
             rows += 1
             totals += _totals([(passage, mark)])
             if rows % 1000 == 0:
@@ -212,7 +224,7 @@ def _totals(passages: Iterable[tuple[Passage, Mark]]) -> Counter[str]:
 
 
 def _line(p: Passage, mark: Mark) -> bytes:
-    values = [p.id, p.document_id, p.title, p.text, p.url, p.start, p.end, mark]
+    values = [p.id, p.document_id, p.title, p.text, p.url, p.start, p.end, *([p.metadata] if p.metadata else []), mark]
     return json.dumps(values).encode("ascii") + b"\n"
 
 
@@ -223,7 +235,7 @@ def _passage(line: bytes) -> tuple[Passage, Mark]:
 
 def _record(partitions: Sequence[BinaryIO], passage: Passage, row: int) -> None:
     """Write the hashes of the passage's words and of its id: twice, where the two fall into different partitions."""
-    text = hashlib.blake2b(f"{passage.title}\0{passage.text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    text = words_hash(passage)
     name = hashlib.blake2b(passage.id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     row_bytes = row.to_bytes(8, "little")
     partitions[text[0] % _PARTITIONS].write(text + b"\0" * 8 + row_bytes)
@@ -231,8 +243,8 @@ def _record(partitions: Sequence[BinaryIO], passage: Passage, row: int) -> None:
 
 
 def _duplicates(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose title and text stood before, ascending; and those whose id did. Passages of one id but other words
-    are an error.
+    """Rows whose title, text and metadata stood before, ascending; and those whose id did. Passages of one id that say
+    something else are an error.
     """
     dropped: list[np.ndarray] = []
     same_id: list[np.ndarray] = []  # (n, 2): rows of one id

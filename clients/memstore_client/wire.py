@@ -169,6 +169,12 @@ def _require_distinct_ids(passages: Sequence[PassageInput]) -> None:
 # --- replies ---------------------------------------------------------------------------------------------
 
 
+MetadataValue = str | bool | int | float | list[str]
+"""What a document may say of itself: a string, a boolean, a number, or a list of strings."""
+
+_METADATA = "What the document says of itself beside its text; can be filtered by."
+
+
 class RankedPassageReply(Reply):
     """A passage with how it was found and scored; null where a step did not take place."""
 
@@ -180,6 +186,7 @@ class RankedPassageReply(Reply):
     retrieval_score: float | None
     rerank_score: float | None
     kept: bool = Field(description="Whether the reader read it.")
+    metadata: dict[str, MetadataValue] = Field(default={}, description=_METADATA)
 
 
 class UsageReply(Reply):
@@ -253,6 +260,7 @@ class PassageReply(Reply):
     url: str
     start: int
     end: int
+    metadata: dict[str, MetadataValue] = Field(default={}, description=_METADATA)
 
 
 class ReloadReply(StoreSummary):

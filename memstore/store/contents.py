@@ -32,7 +32,7 @@ _MODULUS = 1 << 128
 
 def signature(passage: Passage, words: bytes) -> int:
     """A number for all that is said of a passage. A document's is the sum of its passages', in any order, modulo
-    2^128: equal sums mean that nothing of it changed.
+    2^128: equal sums mean that nothing of it changed. `words` is its `words_hash`, in which its metadata are too.
     """
     values = (passage.id, passage.title, words.hex(), passage.url, passage.start, passage.end)
     data = repr(values).encode("utf-8", "surrogatepass")
@@ -122,7 +122,7 @@ class Contents:
         return self.store.contains(duplicate.passage.id)
 
     def rows_with_words(self, words: Sequence[bytes]) -> dict[bytes, int]:
-        """The first live row of each title and text that is in the collection."""
+        """The first live row of each of these titles, texts and metadata that is in the collection."""
         found: dict[bytes, int] = {}
         wanted = list(dict.fromkeys(words))
         hashes: Uint64 = np.fromiter(map(short, wanted), dtype=np.uint64, count=len(wanted))

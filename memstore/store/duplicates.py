@@ -1,4 +1,4 @@
-"""Passages that a segment leaves out, because an earlier passage of the collection has the same title and text.
+"""Passages that a segment leaves out, because an earlier one of the collection has the same title, text and metadata.
 
 They are kept without their text, each with its place: when the earlier passage is deleted, they must come to life as
 if they had been the first. Lines of JSON in `duplicates.jsonl`; knows no memories.
@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memstore.errors import ChecksumMismatch, MissingData
+from memstore.metadata import canonical
 from memstore.passage import Passage
 from memstore.store.format import DUPLICATES, Seal, hash_bytes, read_bytes
 from memstore.store.texts import from_line, to_line
 
 
 def words_hash(passage: Passage) -> bytes:
-    """16 bytes that are equal for passages of the same title and text, the same on every machine."""
+    """16 bytes that are equal for passages of the same title, text and metadata, the same on every machine.
+
+    Metadata count, as a passage that was left out for one with others would not be found by a filter of its own.
+    """
     words = f"{passage.title}\0{passage.text}"
+    if passage.metadata:
+        words += f"\0{canonical(passage.metadata)}"
     return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

@@ -21,6 +21,8 @@ from memstore.store.ids import Uint64, hash_id, open_npy, save_npy
 def to_line(passage: Passage) -> bytes:
     """One line of JSON with its newline, the id first."""
     values = {f.name: getattr(passage, f.name) for f in dataclasses.fields(Passage)}
+    if not values["metadata"]:  # as it was before there were any: earlier versions read such a store
+        del values["metadata"]
     try:
         return json.dumps(values, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate has no UTF-8, but an escape

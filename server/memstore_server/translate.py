@@ -137,6 +137,7 @@ def ranked(ranking: Iterable[RankedPassage]) -> list[wire.RankedPassageReply]:
             retrieval_score=one.retrieval_score,
             rerank_score=one.rerank_score,
             kept=one.kept,
+            metadata=dict(one.passage.metadata),
         )
         for one in ranking
     ]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from memstore import checkpoint
+from memstore.metadata import Metadata, canonical
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.passage import Document, Passage
 from memstore.retrieve import Retriever
@@ -28,17 +29,21 @@ MAX_WORDS = 6
 SEGMENT_PASSAGES = 8
 QUESTIONS = [f"{a} {b}" for a in tiny.WORDS[3:18:3] for b in ("river", "Paris", "17", "the")]
 
-Documents = dict[str, tuple[str, str]]
-"""Title and text by id, in the order in which they were put."""
+Said = tuple[str, str] | tuple[str, str, Metadata]
+Documents = dict[str, Said]
+"""Title, text, and perhaps metadata by id, in the order in which they were put."""
 
 
-def write_corpus(path: Path, documents: Mapping[str, tuple[str, str]]) -> Path:
-    rows = [{"id": i, "title": title, "text": text, "url": f"u/{i}"} for i, (title, text) in documents.items()]
+def write_corpus(path: Path, documents: Mapping[str, Said]) -> Path:
+    rows = [
+        {"id": i, "title": title, "text": text, "url": f"u/{i}"} | ({"metadata": more[0]} if more else {})
+        for i, (title, text, *more) in documents.items()
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def put(documents: Documents, changed: Mapping[str, tuple[str, str]]) -> Documents:
+def put(documents: Documents, changed: Mapping[str, Said]) -> Documents:
     """What adding does: a document that says something else goes to the end."""
     after = dict(documents)
     for i, said in changed.items():
@@ -52,10 +57,11 @@ def put(documents: Documents, changed: Mapping[str, tuple[str, str]]) -> Documen
 def passages_of(documents: Documents) -> list[Passage]:
     """What a build keeps of them."""
     made, seen = [], set()
-    for i, (title, text) in documents.items():
-        for passage in split_document(Document(i, title, text, f"u/{i}"), max_words=MAX_WORDS):
-            if (passage.title, passage.text) not in seen:
-                seen.add((passage.title, passage.text))
+    for i, (title, text, *more) in documents.items():
+        for passage in split_document(Document(i, title, text, f"u/{i}", *more), max_words=MAX_WORDS):
+            key = (passage.title, passage.text, canonical(passage.metadata))
+            if key not in seen:
+                seen.add(key)
                 made.append(passage)
     return made
 
@@ -82,7 +88,7 @@ class Bench:
     def build_at_once(self, documents: Documents, name: str) -> Path:
         return Path(build(self.options(documents, name)).out)
 
-    def add(self, changed: Mapping[str, tuple[str, str]], **options: Any) -> ChangeReport:
+    def add(self, changed: Mapping[str, Said], **options: Any) -> ChangeReport:
         self._corpora += 1
         corpus = write_corpus(self.folder / f"add-{self._corpora}.jsonl", changed)
         report = add(AddOptions(store=self.path, corpus=(corpus,), **options))

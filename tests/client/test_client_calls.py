@@ -15,7 +15,7 @@ from memstore_client import AsyncClient, BadRequest, Client, PassageInput, Quest
 
 RANKED = {
     "id": "7:0", "title": "Otter", "text": "Otters.", "url": "", "retrieval_rank": 1, "retrieval_score": 2.0,
-    "rerank_score": None, "kept": True,
+    "rerank_score": None, "kept": True, "metadata": {"tags": ["a"], "year": 1, "share": 1.0, "new": True},
 }  # fmt: skip
 MODEL = {"name": "m", "trained": False, "system": "glimmer"}
 STORE = {"generation": 1, "passages": 5}
@@ -49,7 +49,7 @@ REPLIES: dict[str, dict[str, Any]] = {
         "defaults": {"retrieve_k": 1, "keep_k": 1, "max_new_tokens": 1, "num_beams": 1},
     },
 }  # fmt: skip
-PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1}
+PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1, "metadata": {}}
 
 Face = Callable[[Callable[[Any], Any]], tuple[httpx.Request, Any]]
 

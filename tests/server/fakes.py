@@ -14,7 +14,7 @@ from memstore_server.logs import request_id
 PATIENCE = 10.0  # seconds until a test that would hang fails instead
 
 OTTERS = Passage("7:0", "7", "Otter", "Otters hold hands.", "https://example.org/otter", 0, 18)
-SLASH = Passage("a/b:1", "a/b", "Slash", "An id with a slash.", "", 20, 39)
+SLASH = Passage("a/b:1", "a/b", "Slash", "An id with a slash.", "", 20, 39, {"tags": ["a"], "year": 1, "new": True})
 
 
 class FakeEngine:

@@ -21,8 +21,17 @@ from tests.server.fakes import OTTERS, FakeEngine
 
 pytestmark = pytest.mark.anyio
 
-OTTER = {"id": "7:0", "title": "Otter", "text": "Otters hold hands.", "url": "https://example.org/otter"}
-SLASH = {"id": "a/b:1", "title": "Slash", "text": "An id with a slash.", "url": ""}
+OTTER = {
+    "id": "7:0",
+    "title": "Otter",
+    "text": "Otters hold hands.",
+    "url": "https://example.org/otter",
+    "metadata": {},
+}
+SLASH = {
+    "id": "a/b:1", "title": "Slash", "text": "An id with a slash.", "url": "",
+    "metadata": {"tags": ["a"], "year": 1, "new": True},
+}  # fmt: skip
 MODEL = {"name": "fake", "trained": True, "system": "glimmer"}
 STORE = {"generation": 4, "passages": 2}
 
