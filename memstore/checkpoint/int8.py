@@ -29,7 +29,7 @@ def quantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found[name] = values.to(torch.bfloat16)
             continue
         missing = -values.shape[1] % COLUMNS
-        groups = functional.pad(values.float(), (0, missing)).unflatten(1, (-1, COLUMNS))  # (R, G, COLUMNS)
+        groups = functional.pad(values.float(), (0, missing)).view(len(values), -1, COLUMNS)  # (R, G, COLUMNS)
         scales = groups.abs().amax(2) / _LARGEST  # (R, G)
         divisors = torch.where(scales > 0, scales, torch.ones_like(scales))  # zeros stay zeros
         rounded = (groups / divisors[..., None]).round_().to(torch.int8)

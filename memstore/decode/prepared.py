@@ -1,4 +1,4 @@
-"""A decoder prepared for single tokens: `MemoryModel.step`, and the choice of its best token, without what that wastes.
+"""A decoder prepared for a few tokens: `MemoryModel.step`, and the choice of its best token, without what that wastes.
 
 The plain twin is `MemoryModel.step`, and tests hold the two together, greedily and with beams. The same arithmetic in
 the same precision, but: weights are packed once for the matrix library, which repacks them at every call otherwise;
@@ -60,7 +60,7 @@ def _weight(linear: nn.Module) -> Tensor:
 
 
 class _Layer:
-    """A decoder layer for one token per row."""
+    """A decoder layer for some tokens per row, as many in each."""
 
     def __init__(self, block: DecoderBlock, dtype: torch.dtype) -> None:
         attention, cross, feed_forward = block.attention, block.cross, block.feed_forward
@@ -72,14 +72,17 @@ class _Layer:
         self.wi, self.wo = packed_linear(feed_forward.wi.weight), packed_linear(feed_forward.wo.weight)
 
     def __call__(self, x: Tensor, bias: Tensor, cache: LayerCache, mask: Tensor | None, start: int) -> Tensor:
-        """`(N, D)` to the same; appends the token's keys and values to the cache at `start`."""
+        """`(N * t, D)` to the same, t tokens of each of N rows; appends their keys and values to the cache at `start`.
+
+        `bias` is `(1, H, t, start + t)`.
+        """
         n, h, d = len(x), self.heads, self.d_kv
-        q, k, v = self.qkv(self.attention_norm(x)).view(n, 3, h, d).unbind(1)  # (N, H, d_kv) each
-        cache.keys[:, :, start], cache.values[:, :, start] = k, v
-        keys, values = cache.keys[:, :, : start + 1], cache.values[:, :, : start + 1]
-        y = attend(q.unsqueeze(2), keys, values, bias, dropout=0.0)  # (N, 1, H, d_kv)
+        rows, end = len(cache.keys), start + n // len(cache.keys)
+        q, k, v = self.qkv(self.attention_norm(x)).view(rows, -1, 3, h, d).permute(2, 0, 3, 1, 4)  # (N, H, t, d_kv)
+        cache.keys[:, :, start:end], cache.values[:, :, start:end] = k, v
+        y = attend(q, cache.keys[:, :, :end], cache.values[:, :, :end], bias, dropout=0.0)  # (N, t, H, d_kv)
         x = x + self.attention_out(y.reshape(n, h * d))
-        questions = len(cache.cross_keys)  # whose beams share its keys
+        questions = len(cache.cross_keys)  # whose beams, and tokens, share its keys
         q = self.cross_q(self.cross_norm(x)).view(questions, n // questions, h, d).transpose(1, 2)
         y = attend(q, cache.cross_keys, cache.cross_values, mask, dropout=0.0)  # (B, beams, H, d_kv)
         x = x + self.cross_out(y.reshape(n, h * d))
@@ -185,7 +188,10 @@ class PreparedDecoder:
 
 @dataclass(slots=True)
 class PreparedDecoding:
-    """One batch's way through a prepared decoder. `bias` is `(1, H, 1, capacity)`: of the last position."""
+    """One batch's way through a prepared decoder. `bias` is `(1, H, 1, capacity)`: of the last position.
+
+    What takes a token per row also takes t tokens of one row, `(t,)`, and gives what follows each of them.
+    """
 
     decoder: PreparedDecoder
     state: DecoderState
@@ -195,6 +201,10 @@ class PreparedDecoding:
     def reorder(self, rows: Tensor) -> None:
         """Let row i continue what row `rows[i]` has decoded, `(B * beams,)`."""
         self.state.cache.reorder(rows)
+
+    def forget(self, tokens: int) -> None:
+        """Take back the last tokens that were fed."""
+        self.state.cache.length -= tokens
 
     def take(self, questions: Tensor) -> None:
         """Keep only the questions with the given indices `(B',)`, with all their beams."""
@@ -246,14 +256,26 @@ class PreparedDecoding:
         return d.head(hidden if d.scale is None else hidden * d.scale).float()
 
     def _decode(self, ids: Tensor) -> Tensor:
-        """Normed states `(N, D)` of one more token per row."""
+        """Normed states `(N, D)` of one more token per row, or of some of one row."""
         cache, d = self.state.cache, self.decoder
-        bias = self.bias[..., self.bias.shape[-1] - cache.length - 1 :]
+        tokens = len(ids) // len(cache.layers[0].keys)
+        bias = self._bias(cache.length, tokens)
         x = F.embedding(ids, d.model.embedding.weight)  # (N, D)
         for layer, layer_cache in zip(d.layers, cache.layers, strict=True):
             x = layer(x, bias, layer_cache, cache.mask, cache.length)
-        cache.length += 1
+        cache.length += tokens
         return d.norm(x)
+
+    def _bias(self, start: int, tokens: int) -> Tensor:
+        """Added to the next tokens' attention, `(1, H, tokens, start + tokens)`: positions, and none looks ahead."""
+        capacity = self.bias.shape[-1]
+        if tokens == 1:
+            return self.bias[..., capacity - start - 1 :]
+        lowest = torch.finfo(self.bias.dtype).min
+        each = [
+            F.pad(self.bias[..., capacity - start - i - 1 :], (0, tokens - 1 - i), value=lowest) for i in range(tokens)
+        ]
+        return torch.cat(each, dim=2)
 
 
 def _best_of(log_probs: Tensor, banned: Sequence[int], barred: Tensor | None) -> tuple[Tensor, Tensor]:
