@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import BENCHMARKS, ON_DEVICE, table
+from benchmarks import BENCHMARKS, BY_NAME, ON_DEVICE, table
 from benchmarks.common import Neighbours, Options, machine, show
 from memstore.errors import ConfigError, MemstoreError, OutputUnwritable
 from memstore.files import make_place, write_text
@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         return table.main(arguments[1:])
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    if unknown := sorted(set(chosen.names) - set(BENCHMARKS)):
-        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    if unknown := sorted(set(chosen.names) - {*BENCHMARKS, *BY_NAME}):
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join((*BENCHMARKS, *BY_NAME))}")
     elsewhere = chosen.device != "cpu" or chosen.size is not None
     names = chosen.names or (ON_DEVICE if elsewhere else BENCHMARKS)
     if elsewhere and (unfit := sorted(set(names) - set(ON_DEVICE))):
@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         large=chosen.large,
         stores=tuple(chosen.store),
         corpus=chosen.corpus,
+        data=chosen.data,
+        llm=chosen.llm,
         device=chosen.device,
         size=chosen.size,
     )
@@ -84,8 +86,9 @@ def _run(name: str, options: Options) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"benchmarks to run; by default all: {', '.join(BENCHMARKS)}"
-    )
+        "names", nargs="*", metavar="NAME",
+        help=f"benchmarks to run; by default all: {', '.join(BENCHMARKS)}; only by name: {', '.join(BY_NAME)}",
+    )  # fmt: skip
     parser.add_argument(
         "--json",
         type=Path,
@@ -100,8 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="DIR",
-        help="a finished store, for `store`, `growth` and `profile`; repeat for `growth`",
+        help="a finished store, for `store`, `growth`, `profile` and `llm`; repeat for `growth`",
     )
+    parser.add_argument(
+        "--data", type=_existing, metavar="FILE", help="questions with answers in KILT's form, for `llm`"
+    )
+    parser.add_argument("--llm", type=_existing, metavar="FILE", help="the GGUF file of the model that `llm` asks")
     parser.add_argument(
         "--corpus", type=_existing, metavar="FILE", help="documents, for `builder`, `retrieval`, `load` and `growth`"
     )

@@ -33,6 +33,8 @@ class Options:
         large: also measure what takes many minutes and gigabytes.
         stores: finished stores to read from, instead of random ones.
         corpus: files or folders of documents, instead of generated text.
+        data: questions with answers, instead of the sample's.
+        llm: the model to compare with, a GGUF file, instead of the one that a package brings.
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
         size: the T5 whose shape these benchmarks take; None for their usual model.
     """
@@ -41,6 +43,8 @@ class Options:
     large: bool = False
     stores: tuple[Path, ...] = ()
     corpus: Path | None = None
+    data: Path | None = None
+    llm: Path | None = None
     device: str = "cpu"
     size: Literal["base", "large"] | None = None
 
