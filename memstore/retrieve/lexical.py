@@ -241,6 +241,12 @@ class Bm25Retriever:
         Raises:
             IndexCorrupt: Tantivy cannot read the index.
         """
+        return next(self._choices(question), [])
+
+    def _choices(self, question: str) -> Iterator[list[str]]:
+        """What may be searched for: terms without stop words, and all terms. Some may be held by dead passages alone,
+        which Tantivy counts until it merges their segment.
+        """
         text = self._texts.prepared(searchable(question))
         for analyzer in self._analyzers:
             frequency = {term: self._frequency(term) for term in dict.fromkeys(analyzer.analyze(text))}
@@ -249,8 +255,7 @@ class Bm25Retriever:
                 rarest = set(sorted(found, key=lambda term: frequency[term])[:MAX_QUESTION_TERMS])
                 found = [term for term in found if term in rarest]
             if found:
-                return found
-        return []
+                yield found
 
     def _frequency(self, term: str) -> int:
         """Passages that hold the term in their text, plus those that hold it in their title."""
@@ -266,8 +271,8 @@ class Bm25Retriever:
         return tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
 
     def _search_one(self, question: str, k: int) -> list[FoundRow]:
-        terms = self.terms(question)
-        return self._best_rows(self._query(terms), k) if terms and self._live else []
+        choices = self._choices(question) if self._live else ()
+        return next((rows for terms in choices if (rows := self._best_rows(self._query(terms), k))), [])
 
     def _best_rows(self, query: Any, k: int) -> list[FoundRow]:
         """The k best `(row, score)`. Tantivy cuts ties at k by an order of its own, so we look past them."""

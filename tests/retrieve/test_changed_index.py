@@ -55,6 +55,15 @@ def test_bm25_finds_what_is_new_and_never_what_is_dead(tmp_path: Path, passages:
     assert any(name.endswith(".idx") for name in shared)
 
 
+def test_a_word_of_dead_passages_alone_does_not_hide_what_stop_words_find(tmp_path: Path) -> None:
+    build_bm25(tmp_path / "1", [Passage(f"{i}", f"{i}", "", said) for i, said in enumerate(["the lake", "the city"])])
+    change_bm25(tmp_path / "2", tmp_path / "1", dead=[0], passages=[], start=2, skipped=frozenset())
+    retriever = Bm25Retriever(tmp_path / "2", numbered)
+    assert found_by(retriever, "the lake", 5) == [1]
+    assert found_by(retriever, "the city", 5) == [1]
+    assert found_by(retriever, "lake", 5) == []
+
+
 def test_bm25_of_the_first_indexes_whose_rows_are_only_a_column(
     tmp_path: Path, passages: list[Passage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
