@@ -29,7 +29,7 @@ from memstore.store import Codec, Store, index_path
 from memstore.store.codec_tables import segment_codec
 from memstore.store.contents import Contents, DocumentPlaces, add_signatures, signature
 from memstore.store.duplicates import Duplicate, words_hash
-from memstore.store.format import TablesRef
+from memstore.store.format import CHANGE, TablesRef
 from memstore.store.ids import hash_id
 from memstore_builders.change import Change, ChangeReport, opened_change
 from memstore_builders.corpus import open_corpus
@@ -40,7 +40,6 @@ from memstore_builders.progress import Progress, Silent
 from memstore_builders.segments import SEGMENT_SHARDS, encode_segment
 from memstore_builders.spool import Spool, write_spool
 
-WORK = ".change"
 OnExisting = Literal["replace", "skip", "fail"]
 _CHUNK = 4096  # passages looked up at a time
 
@@ -115,8 +114,7 @@ def add(options: AddOptions, progress: Progress | None = None) -> ChangeReport:
         raise ConfigError(f"on_existing must be replace, skip or fail, not {options.on_existing!r}")
     _refuse_inside(options)
     with opened_change(options.store, progress) as change:
-        work = options.store / WORK
-        shutil.rmtree(work, ignore_errors=True)
+        work = options.store / CHANGE
         try:
             return _add(options, change, work)
         finally:

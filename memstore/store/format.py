@@ -25,6 +25,7 @@ from memstore.store.manifest import FORMAT_VERSION, build_value, parse, render, 
 SEALED = "SEALED"
 CURRENT = "CURRENT"
 LOCK = ".lock"  # held by who changes the store
+CHANGE = ".change"  # folder of what a change has read, while it lasts
 FOLDERS = ("segments", "generations", "index", "codecs", "deletions", "lookups")
 PARTS = (CURRENT, *FOLDERS)  # all that a finished store is made of
 MEMORY = "memory.zarr"

@@ -11,6 +11,7 @@ from memstore.errors import ChecksumMismatch, ConfigError, CountMismatch, Memsto
 from memstore.files import link_or_copy, sync
 from memstore.store.codec_tables import read_tables, segment_codec
 from memstore.store.format import (
+    CHANGE,
     CURRENT,
     FOLDERS,
     HASHES,
@@ -163,6 +164,7 @@ def remove_leftovers(store: Path) -> list[str]:
     """
     found = [p for folder, name in ((store, CURRENT), *((store / n, "*") for n in FOLDERS))
              for p in sorted(folder.glob(TEMPORARY + name))]  # fmt: skip
+    found += store.glob(CHANGE)
     for path in found:
         if path.is_dir():
             shutil.rmtree(path)

@@ -7,6 +7,7 @@ tests/e2e/test_kill_changes.py kills processes.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 from memstore.errors import DiskSpaceError
 from memstore.store import Store, read_generation
 from memstore.store.check import check_generation
+from memstore.store.check_kept import find_present
 from memstore.store.history import forget, numbers
 from memstore_builders.change import Change, delete
 from memstore_builders.compact import compact
@@ -115,6 +117,18 @@ def test_after_a_death_nothing_of_it_is_left(bench: Bench, monkeypatch: pytest.M
     generation = read_generation(bench.path)
     assert {p.name for p in (bench.path / "segments").iterdir()} == {s.id for s in generation.segments}
     assert {p.stem for p in (bench.path / "lookups").iterdir()} == {s.id for s in generation.segments}
+
+
+@pytest.mark.parametrize("kind", ["delete", "compact", "forget"])
+def test_what_a_killed_addition_had_read_goes_with_any_later_change(bench: Bench, kind: str) -> None:
+    read = bench.path / ".change"
+    read.mkdir()
+    (read / "spool.jsonl").write_text(json.dumps(["z:0", "z", "Nile", "a secret.", "", 0, 9, ""]) + "\n")
+    assert list(find_present(bench.path, ["z"])) != []
+    {"delete": lambda: delete(bench.path, ["d2"]), "compact": lambda: compact(bench.path),
+     "forget": lambda: forget(bench.path)}[kind]()  # fmt: skip
+    assert not read.exists()
+    assert list(find_present(bench.path, ["z"])) == []
 
 
 @pytest.mark.parametrize("step", [2, 5, 14, 25])
