@@ -28,6 +28,7 @@ from memstore.model.tokens import TextTokenizer
 from memstore.train.config import TrainConfig
 from memstore.train.data.batch import Batch, BatchSource
 from memstore.train.data.cache import content_of
+from memstore.train.data.stored_memories import content_of as memories_of
 from memstore.train.dev_scores import measure
 from memstore.train.initial_model import check_dev, check_losses, checkpoint_activations, compile_blocks, open_model
 from memstore.train.losses import training_loss
@@ -159,7 +160,7 @@ def _open(config: TrainConfig, say: Say | None, source: BatchSource | None, held
         model=model,
         tokenizer=tokenizer,
         optimizer=optimizer,
-        source=source or _source(config, tokenizer),
+        source=source or _source(config, model, tokenizer),
         metrics=metrics,
         identity=identity,
         state=state,
@@ -181,17 +182,19 @@ def _identity(
     """Settings that a resumed run must share with the saved one. No paths: a run may go on in another place."""
     values = {name: config.to_dict()[name] for name in ("data", "loss", "optimizer", "seed", "accumulate")}
     if config.data is not None:
-        values["data"] |= {"cache": content_of(config.data.cache)}
+        values["data"] |= {"cache": content_of(config.data.cache), "memories": memories_of(config.data.memories)}
     made_of = {"model": model.config.to_dict(), "tokenizer": tokenizer.fingerprint}
     return made_of | values | {"processes": processes.world}
 
 
-def _source(config: TrainConfig, tokenizer: TextTokenizer) -> BatchSource:
+def _source(config: TrainConfig, model: MemoryModel, tokenizer: TextTokenizer) -> BatchSource:
     from memstore.train.data.mixture import MixedBatches  # here: a caller with batches of their own needs none of it
 
     if config.data is None:
         raise ConfigError("the training config has no [data] table: name the cache to train from, as data.cache")
-    return MixedBatches(config.data, tokenizer=tokenizer, seed=config.seed)
+    batches = MixedBatches(config.data, tokenizer=tokenizer, seed=config.seed)
+    batches.require(model)
+    return batches
 
 
 # --- a step -------------------------------------------------------------------------------------------------

@@ -73,7 +73,14 @@ def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed:
 
 
 def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
-    """The passages' memories. Frozen ones are made as for a store: without gradient and without dropout."""
+    """The passages' memories: those of the batch, or made. Frozen ones are made as for a store: without gradient and
+    without dropout.
+    """
+    if batch.memories is not None:
+        autocast = torch.is_autocast_enabled(model.device.type)
+        dtype = torch.get_autocast_dtype(model.device.type) if autocast else model.dtype
+        states = batch.memories.states.to(model.device, dtype)
+        return Packed(states, batch.memories.token_ids.to(model.device), batch.memories.layout)
     tokens = batch.passages.to(model.device)
     if (model.memory_embedding or model.embedding).weight.requires_grad:
         return model.encode_passages(tokens)

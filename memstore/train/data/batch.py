@@ -6,13 +6,13 @@ This is the contract between the data side and the loop. Refuses to know texts, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from memstore.model.packed import Tokens
+from memstore.model.packed import Packed, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Batch:
         targets: `(B, t)` int64: answers, each with eos at its end, padded with the pad id.
         gold: `(R,)` bool: whether the passage holds an answer, or is of a page that proves it (`data.gold` decides).
         tasks: each question's task, for metrics.
+        memories: the passages' memories `(T, D)` float32, if a store has them; None if they are to be made.
     """
 
     questions: Tokens
@@ -36,6 +37,7 @@ class Batch:
     targets: Tensor
     gold: Tensor
     tasks: tuple[str, ...]
+    memories: Packed | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         b, r = self.size, self.passages.layout.rows
@@ -51,6 +53,8 @@ class Batch:
             raise ValueError("question_of must ascend and give each question at least one passage")
         if bool((self.passages.layout.lengths == 0).any()) or bool((self.questions.layout.lengths == 0).any()):
             raise ValueError("no question and no passage may be empty: use eos alone for 'no passage'")
+        if self.memories is not None and not torch.equal(self.memories.token_ids, self.passages.ids):
+            raise ValueError("the memories are of other tokens than the passages")
 
     @property
     def size(self) -> int:

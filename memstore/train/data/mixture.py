@@ -21,6 +21,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from memstore.errors import ConfigError
+from memstore.model.model import MemoryModel
 from memstore.model.packed import Layout, Tokens
 from memstore.model.tokens import TextTokenizer
 from memstore.questions.answers import searchable_answers
@@ -31,8 +32,9 @@ from memstore.train.data.pretrain import Example, Pretraining
 from memstore.train.data.pretrain_table import PretrainTable
 from memstore.train.data.ragged import Ints
 from memstore.train.data.settings import DataSettings, Difficulty
+from memstore.train.data.stored_memories import StoredMemories
 from memstore.train.data.tasks import choose_answer, mixture
-from memstore.train.data.windows import Windows, find
+from memstore.train.data.windows import Windows, beginning, find
 from memstore.train.data.word_dropout import Words
 
 # Before a dev question's number in its seed. Seeds of training questions have three parts, so none is the same.
@@ -63,10 +65,16 @@ class MixedBatches:
         self._train = [_Set(self._named(n), settings, whole=n in settings.whole) for n in trained]
         self._dev = [self._named(n) for n in self._names(settings.dev, ".dev")]
         self.pretraining = self._open_pretraining(tokenizer)
+        self.memories = None if settings.memories is None else StoredMemories(settings.memories, self.cache)
         shares = [p[1] for p in settings.pretrain_share]
         if min(shares) < 1 and not self._train:
             raise ConfigError(f"{settings.cache} has no question set to train on, and pretrain_share is below 1")
         self._shares = self._mixture() if self._train else np.zeros(0)
+
+    def require(self, model: MemoryModel) -> None:
+        """Check that memories of a store are the model's. Raises FingerprintMismatch or ConfigError if they are not."""
+        if self.memories is not None:
+            self.memories.require(model, self._tokenizer)
 
     def batch(self, step: int) -> Batch:
         """The batch of a number; see `BatchSource`."""
@@ -111,17 +119,18 @@ class MixedBatches:
         answer = self._answer(questions.answers_of(i), read, rng)
         most = difficulty.passage_tokens
         if self.settings.window == "begin":
-            passages = [self._cut(passage, most) for passage in passages]
+            places = [beginning(passage, most) for passage in passages]
         else:
             # Without its eos, the answer is searched for in gold passages; the window then holds it.
-            places = [find(p, answer[:-1]) if right else None for p, right in zip(passages, gold, strict=True)]
-            passages = [self._windows.cut(p, place, most, rng) for p, place in zip(passages, places, strict=True)]
+            held = [find(p, answer[:-1]) if right else None for p, right in zip(passages, gold, strict=True)]
+            places = [self._windows.places(p, around, most, rng) for p, around in zip(passages, held, strict=True)]
         return Example(
             questions.task,
             self._question(chosen, i, rng),
             self._cut(answer, self.settings.max_target_tokens),
-            passages or [np.array([self._eos])],
+            [p[kept] for p, kept in zip(passages, places, strict=True)] or [np.array([self._eos])],
             gold or [False],
+            list(zip(rows.tolist(), places, strict=True)),
         )
 
     def _some_unrelated(self, rows: NDArray[np.int32], gold: Sequence[bool], rng: Generator) -> NDArray[np.int32]:
@@ -163,7 +172,7 @@ class MixedBatches:
 
     def _cut(self, tokens: Ints, most: int) -> Ints:
         """The tokens if they fit, else the first `most - 1` and eos."""
-        return tokens if len(tokens) <= most else np.concatenate([tokens[: most - 1], [self._eos]])
+        return tokens[beginning(tokens, most)]
 
     def _filled(self, example: Example, rng: Generator, difficulty: Difficulty) -> Example:
         """The example with as many passages as the curriculum says: random ones after the question's own."""
@@ -188,7 +197,10 @@ class MixedBatches:
     def _assemble(self, examples: Sequence[Example], difficulty: Difficulty) -> Batch:
         s = self.settings
         fixed = (self._question_tokens, difficulty.passage_tokens) if s.fixed_length else (0, 0)
-        return Batch(**self._tensors(examples, *fixed, target_tokens=s.max_target_tokens if s.fixed_length else 0))
+        tensors = self._tensors(examples, *fixed, target_tokens=s.max_target_tokens if s.fixed_length else 0)
+        if self.memories is not None:
+            tensors["memories"] = self.memories.load([source for e in examples for source in e.sources])
+        return Batch(**tensors)
 
     def _tensors(
         self, examples: Sequence[Example], question_tokens: int = 0, passage_tokens: int = 0, target_tokens: int = 0
@@ -273,6 +285,8 @@ class _Set:
         self.verdicts = _verdicts(questions)
         if settings.answerable_only and not whole:
             rows = np.flatnonzero(self.gold.any(axis=1) | self.verdicts)
+        if settings.memories is not None:  # "no passage" has no memory
+            rows = rows[questions.candidates[rows, 0] >= 0]
         self.rows: NDArray[np.int64] = rows
 
 

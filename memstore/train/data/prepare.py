@@ -5,7 +5,7 @@
     3. sentences       salient spans of all passages; lexical neighbours of each, by a BM25 index over these passages
     4. files           written in a folder of their own, with checksums; then moved up, the manifest last
 
-The only file of training that knows stores and retrievers. Reading the cache needs neither.
+The only file of training that knows retrievers, and one of two that know stores: reading the cache needs neither.
 """
 
 from __future__ import annotations

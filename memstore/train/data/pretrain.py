@@ -17,7 +17,7 @@ example depends only on its random generator. Knows token arrays; refuses to kno
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,13 +54,17 @@ _TOKENS_BEFORE = 6  # tokens before an answer; they hold the word before it
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question with its passages, as token ids. `target` and every passage end with eos."""
+    """One question with its passages, as token ids. `target` and every passage end with eos.
+
+    `sources`, if known: of each passage its row in the cache, and which of its tokens these are.
+    """
 
     task: str
     question: Ints
     target: Ints
     passages: list[Ints]
     gold: list[bool]
+    sources: list[tuple[int, Ints]] = field(default_factory=list)
 
 
 class Pretraining:

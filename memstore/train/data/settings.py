@@ -81,6 +81,8 @@ class DataSettings:
 
     Attributes:
         cache: the folder that `memstore.train.data.prepare` made.
+        memories: a store that the model to be trained has built: batches read its memories, and no passage is encoded.
+            For models whose memory encoder is frozen. Dev passages are encoded all the same.
         questions: questions in a batch.
         train, dev: names of question sets; by default all named `*.train`, and all named `*.dev`.
         mixture: "uniform" over tasks, by "temperature" (`p ~ n ** (1 / temperature)`), or as "given" in `weights`.
@@ -118,6 +120,7 @@ class DataSettings:
     """
 
     cache: Path
+    memories: Path | None = None
     questions: int = 64
     train: tuple[str, ...] = ()
     dev: tuple[str, ...] = ()
@@ -156,6 +159,8 @@ class DataSettings:
         limits = {"passages": (1, 1e4), "passage_tokens": (2, 1e6), "hardness": (0, 1), "pretrain_share": (0, 1)}
         for name, (low, high) in limits.items():
             check_points(name, getattr(self, name), low=low, high=high)
+        if self.memories is not None and (self.fixed_length or max(p[1] for p in self.pretrain_share) > 0):
+            raise ConfigError("memories of a store are not for fixed_length, nor for pretrain_share above 0")
         if self.fixed_length and (len(self.passages) > 1 or len(self.passage_tokens) > 1):
             raise ConfigError("fixed_length needs constant passages and passage_tokens: one point each")
 
@@ -169,4 +174,5 @@ class DataSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return dataclasses.asdict(self) | {"cache": str(self.cache)}
+        paths = {"cache": str(self.cache), "memories": None if self.memories is None else str(self.memories)}
+        return dataclasses.asdict(self) | paths

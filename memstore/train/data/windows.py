@@ -34,7 +34,11 @@ class Windows:
         self._before, self._between = ids(before), ids(f"{before}a{between}")[len(ids(f"{before}a")) :]
 
     def cut(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
-        """At most `most` tokens of a passage, eos included: its head, and a random window of the rest.
+        """At most `most` tokens of a passage, eos included: its head, and a random window of the rest. See `places`."""
+        return tokens[self.places(tokens, around, most, rng)]
+
+    def places(self, tokens: Ints, around: tuple[int, int] | None, most: int, rng: Generator) -> Ints:
+        """Which tokens of a passage `cut` keeps, ascending.
 
         Args:
             tokens: the passage with its eos.
@@ -43,7 +47,7 @@ class Windows:
             rng: draws the window's place.
         """
         if len(tokens) <= most:
-            return tokens
+            return np.arange(len(tokens))
         begin, end = around or (0, 0)
         head = self._head(tokens, most)
         if end - max(begin, head) > most - head - 1:
@@ -56,7 +60,7 @@ class Windows:
             low = min(high, max(low, end - room))
             high = max(low, min(high, begin))
         at = int(rng.integers(low, high + 1))
-        return np.concatenate([tokens[:head], tokens[at : at + room], [self._eos]])
+        return np.concatenate([np.arange(head), np.arange(at, at + room), [len(tokens) - 1]])
 
     def title(self, tokens: Ints) -> Ints:
         """The title that a passage begins with; empty if it has none, or the head is over half of the passage."""
@@ -74,6 +78,12 @@ class Windows:
             return 0
         found = find(tokens[begin : int(most * _HEAD_SHARE)], self._between)
         return begin + found[1] if found else 0
+
+
+def beginning(tokens: Ints, most: int) -> Ints:
+    """Which tokens of a passage stay if it is cut to its beginning: all, or the first `most - 1` and eos."""
+    n = len(tokens)
+    return np.arange(n) if n <= most else np.append(np.arange(most - 1), n - 1)
 
 
 def find(tokens: Ints, wanted: Ints) -> tuple[int, int] | None:
