@@ -1,4 +1,4 @@
-"""`memstore add`: documents of a corpus are put into a store, by their ids. Costs what is new; knows the model.
+"""`memstore add`: documents of a corpus are put into a store, by their ids. Costs what is new; opens the model for it.
 
 A document that is there with the same passages is unchanged. One that says something else is replaced: its passages
 die, and the new ones follow all others, as if it had been deleted and added. As in a build, a passage whose title and
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from memstore import checkpoint
-from memstore.checkpoint.loading import model_of
+from memstore.checkpoint.loading import model_of, require_device
 from memstore.errors import ConfigError, FingerprintMismatch
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.passage import Passage
@@ -129,10 +129,9 @@ def _refuse_inside(options: AddOptions) -> None:
 
 
 def _add(options: AddOptions, change: Change, work: Path) -> ChangeReport:
-    with change.timed("open the model"):
-        how = encoding_of(change.store, model=options.model, device=options.device)
+    require_device(options.device)
     with change.timed("read"):
-        spool, batch = _read(options, change, work, how)
+        spool, batch = _read(options, change, work)
     with change.timed("look up"):
         existing = change.contents.documents([*batch.signatures, *batch.emptied])
     unchanged = {i for i, places in existing.items() if batch.signatures.get(i) == places.signature}
@@ -147,7 +146,7 @@ def _add(options: AddOptions, change: Change, work: Path) -> ChangeReport:
     generation = change.store.generation
     counts = {"added": len(added), "replaced": len(replaced), "unchanged": len(unchanged)}
     if added or replaced:
-        _write(change, how, spool, {*added, *replaced}, [existing[i] for i in replaced])
+        _write(change, options, spool, {*added, *replaced}, [existing[i] for i in replaced])
         generation = change.publish("add", counts)
     return change.report(
         "add",
@@ -159,9 +158,10 @@ def _add(options: AddOptions, change: Change, work: Path) -> ChangeReport:
     )
 
 
-def _read(options: AddOptions, change: Change, work: Path, how: StoreEncoding) -> tuple[Spool, _Batch]:
+def _read(options: AddOptions, change: Change, work: Path) -> tuple[Spool, _Batch]:
     """The corpus as a build reads it, and what it says of each document."""
     settings = change.store.generation.settings
+    tokenizer = checkpoint.tokenizer_of(change.store, name=options.model)
     corpus = open_corpus(
         list(options.corpus),
         format=options.corpus_format,
@@ -171,7 +171,7 @@ def _read(options: AddOptions, change: Change, work: Path, how: StoreEncoding) -
     batch = _Batch()
     corpus.on_empty = batch.emptied.append
     change.progress.begin("read", None)
-    fit = Fitter(how.encoder.tokenizer, settings.get("on_long", "cut"))  # what builds did before they could split
+    fit = Fitter(tokenizer, settings.get("on_long", "cut"))  # what builds did before they could split
     spool = write_spool(corpus, work, fit=fit, tick=change.progress.advance)
     change.progress.end()
     for _, passage in _distinct(spool):
@@ -192,7 +192,7 @@ def _distinct(spool: Spool) -> Iterator[tuple[int, Passage]]:
 
 
 def _write(
-    change: Change, how: StoreEncoding, spool: Spool, wanted: set[str], replaced: Sequence[DocumentPlaces]
+    change: Change, options: AddOptions, spool: Spool, wanted: set[str], replaced: Sequence[DocumentPlaces]
 ) -> None:
     """New segments of the documents wanted, after those of passages that come to life."""
     with change.timed("look up"):
@@ -204,6 +204,8 @@ def _write(
     if not chosen.offsets:  # a segment must have a row to keep records in: one that is dead
         chosen.offsets.append(chosen.left_out[0])
         change.skipped = frozenset([len(change.store) + change.written])
+    with change.timed("open the model"):
+        how = encoding_of(change.store, model=options.model, device=options.device)
     with change.timed("encode"):
         change.progress.begin("encode", len(chosen.offsets))
         for rows, duplicates in _segments(chosen, change.shard * SEGMENT_SHARDS):

@@ -14,6 +14,7 @@ from memstore.checkpoint.loading import (
     read_config,
     resolve,
     save,
+    tokenizer_of,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "read_config",
     "resolve",
     "save",
+    "tokenizer_of",
 ]

@@ -80,7 +80,7 @@ def load(
     """
     if dtype not in (None, *DTYPES):
         raise ConfigError(f"dtype must be float32 or bfloat16, not {dtype}: T5 activations overflow float16")
-    _require_device(device)
+    require_device(device)
     folder = resolve(path_or_id)
     config = read_config(folder)
     tokenizer = TextTokenizer(read_tokenizer(folder), config)
@@ -101,8 +101,26 @@ def model_of(store: Store, *, name: str | None = None, device: str = "cpu") -> t
     Raises:
         CheckpointNotFound, CheckpointError, ConfigError: see `load`.
     """
-    name = name or str(store.generation.settings.get("model", DEFAULT))
-    return load(name, dtype=getattr(torch, store.fingerprint.dtype), device=device)
+    return load(_name_of(store, name), dtype=getattr(torch, store.fingerprint.dtype), device=device)
+
+
+def tokenizer_of(store: Store, *, name: str | None = None) -> TextTokenizer:
+    """The tokenizer of the model that built a store, or of the one named. Reads no parameters.
+
+    Raises:
+        CheckpointNotFound, CheckpointError, ConfigError: see `load`.
+        FingerprintMismatch: the model is another one, as its tokenizer and settings alone show.
+    """
+    folder = resolve(_name_of(store, name))
+    config = read_config(folder)
+    tokenizer = TextTokenizer(read_tokenizer(folder), config)
+    known = store.fingerprint
+    known.require(_fingerprint(config, tokenizer, encoder=known.encoder, dtype=known.dtype))
+    return tokenizer
+
+
+def _name_of(store: Store, name: str | None) -> str:
+    return name or str(store.generation.settings.get("model", DEFAULT))
 
 
 def save(folder: str | Path, model: MemoryModel, tokenizer: TextTokenizer, *, weights: Weights | None = None) -> None:
@@ -213,15 +231,21 @@ def fingerprint(model: MemoryModel, tokenizer: TextTokenizer, dtype: torch.dtype
         tokenizer: its tokenizer.
         dtype: what memories are computed in; the parameters' dtype, if None.
     """
-    config = model.config
+    encoder = _hash({name: getattr(model.config, name) for name in _UNSEEN_SETTINGS}, _memory_parameters(model))
+    return _fingerprint(
+        model.config, tokenizer, encoder=encoder, dtype=str(dtype or model.dtype).removeprefix("torch.")
+    )
+
+
+def _fingerprint(config: ModelConfig, tokenizer: TextTokenizer, *, encoder: str, dtype: str) -> Fingerprint:
     return Fingerprint(
-        encoder=_hash({name: getattr(config, name) for name in _UNSEEN_SETTINGS}, _memory_parameters(model)),
+        encoder=encoder,
         tokenizer=tokenizer.fingerprint,
         memory_layers=config.num_memory_layers,
         passage_template=config.passage_template,
         max_passage_tokens=config.max_passage_tokens,
         d_model=config.d_model,
-        dtype=str(dtype or model.dtype).removeprefix("torch."),
+        dtype=dtype,
     )
 
 
@@ -256,8 +280,12 @@ def is_own(path_or_id: str | Path) -> bool:
 # --- pieces of both ----------------------------------------------------------------------------
 
 
-def _require_device(device: torch.device | str) -> None:
-    """Raises ConfigError unless a number can be put there and read back."""
+def require_device(device: torch.device | str) -> None:
+    """Check that a number can be put there and read back.
+
+    Raises:
+        ConfigError: it cannot; says why.
+    """
     if reason := why_unusable(device):
         raise ConfigError(
             f"device {str(device)!r} cannot be used on this machine ({reason}). Use cpu, or with a GPU that this torch "

@@ -8,15 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from memstore.errors import ChecksumMismatch, ConfigError, StoreCorrupt, StoreNotFound
+from memstore.errors import (
+    CheckpointNotFound,
+    ChecksumMismatch,
+    ConfigError,
+    FingerprintMismatch,
+    StoreCorrupt,
+    StoreNotFound,
+)
 from memstore.retrieve.folder import scratch_folder
 from memstore.store import Store, read_generation
 from memstore.store.check import check_generation
 from memstore.store.history import forget, generations, rollback
+from memstore_builders import add as add_module
 from memstore_builders.add import AddOptions, add
 from memstore_builders.change import delete
 from memstore_builders.compact import compact
 from memstore_builders.verify import verify
+from tests import tiny
 from tests.builders.changing import Bench, live_passages, require_holds, require_same_as_built, texts, write_corpus
 
 
@@ -61,6 +70,39 @@ def test_what_does_not_change_makes_no_generation(plain: Bench) -> None:
     assert delete(plain.path, ["nobody"]).generation == 1
     after = sorted(p for p in plain.path.rglob("*") if p.is_file() and p.name != ".lock")
     assert after == before
+
+
+def test_the_model_is_opened_only_for_what_is_to_be_encoded(plain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    encoding_of = add_module.encoding_of
+    monkeypatch.setattr(add_module, "encoding_of", lambda *a, **k: opened.append(a) or encoding_of(*a, **k))
+    weights = plain.model / "model.safetensors"
+    weights.rename(plain.model / "away")
+    plain.add(plain.documents)
+    plain.add({"d3": ("Paris", "")})  # deletes it
+    plain.add({"d4": ("z", "a lake.")}, on_existing="skip")
+    plain.documents |= {"d4": texts(20)["d4"]}
+    assert opened == []
+    with pytest.raises(CheckpointNotFound):
+        plain.add({"z": ("z", "a lake.")})
+    assert (len(opened), read_generation(plain.path).number) == (1, 2)
+    (plain.model / "away").rename(weights)
+    assert "open the model" in plain.add({"z": ("z", "a lake.")}).seconds
+    require_holds(plain)
+
+
+def test_another_model_is_refused_and_changes_nothing(plain: Bench) -> None:
+    changed = {"z": ("z", "a lake.")}
+    other = tiny.save_checkpoint(plain.folder / "other", seed=5, embedding_dim=8)
+    with pytest.raises(FingerprintMismatch, match="encoder: store has"):
+        plain.add(changed, model=str(other))
+    shorter = tiny.save_checkpoint(plain.folder / "shorter", embedding_dim=8, max_passage_tokens=47)
+    with pytest.raises(FingerprintMismatch, match="max_passage_tokens: store has 48, model has 47"):
+        plain.add(plain.documents, model=str(shorter))  # its passages might be cut otherwise
+    with pytest.raises(ConfigError, match="cannot be used on this machine"):
+        plain.add(plain.documents, device="cuda:77")
+    assert read_generation(plain.path).number == 1
+    require_holds(plain)
 
 
 def test_a_document_without_text_takes_the_place_of_one(plain: Bench) -> None:
