@@ -20,6 +20,7 @@ from memstore.checkpoint.loading import model_of
 from memstore.decode.prepared import PreparedDecoder
 from memstore.decode.spelling import spelled
 from memstore.errors import RequestError
+from memstore.listening import Heard, Listener
 from memstore.machine import StageTimer
 from memstore.model import flops, selection
 from memstore.model.embedding import MemoryTextEncoder
@@ -28,6 +29,7 @@ from memstore.model.packed import Layout, Packed, Tokens, concatenate
 from memstore.model.ranking import rank
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage, StoredPassage
+from memstore.passage import RankedPassage as RankedPassage  # also a name of this module
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, read_generation
@@ -62,17 +64,6 @@ class Question:
                 raise RequestError(f"{name} must be at least 1, not {value}")
         if self.passages is None and self.keep_k > self.retrieve_k:
             raise RequestError(f"keep_k ({self.keep_k}) must not exceed retrieve_k ({self.retrieve_k})")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankedPassage:
-    """A passage with its place in retrieval (1-based; None for the caller's own) and its rerank score."""
-
-    passage: Passage
-    retrieval_rank: int | None = None
-    retrieval_score: float | None = None
-    rerank_score: float | None = None
-    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +110,8 @@ class _Read:
     question_tokens: list[int]  # (B,)
     passage_tokens: list[int]  # (R,)
     bytes_read: list[int]  # (B,)
-    order: Tensor  # (R,), see `selection.order`
     kept: set[int]  # rows
+    ranked: list[tuple[RankedPassage, ...]]  # (B,)
     decoded: list[decode.Decoded]  # (B,)
 
 
@@ -185,7 +176,9 @@ class Answerer:
 
     # --- the story ----------------------------------------------------------------------------------------------
 
-    def _read(self, questions: Sequence[Question], found: Sequence[Candidates], stages: StageTimer) -> _Read:
+    def _read(
+        self, questions: Sequence[Question], found: Sequence[Candidates], heard: Heard, stages: StageTimer
+    ) -> _Read:
         question_of = torch.tensor([i for i, own in enumerate(found) for _ in range(max(1, len(own)))])  # (R,)
         with stages("load"):
             memories, bytes_read = self._memories(found)
@@ -197,6 +190,9 @@ class Answerer:
             order = ranked.order(self._priors(questions))
             kept = selection.select(order, question_of, [q.keep_k for q in questions])
             live = ranked.take(kept)
+        chosen = set(kept.tolist())
+        in_order = self._in_order(found, order, chosen)
+        heard.ranked(in_order)
         with stages("live_b"):
             encoded = self.model.live_b(live)
         with stages("decode"):
@@ -208,13 +204,14 @@ class Answerer:
                 banned=[self.model.config.pad_token_id],
                 phrases=self.tokenizer.phrases,
                 prepared=self.prepared,
+                on_token=heard.token,
             )
         return _Read(
             question_tokens=tokens.layout.lengths.tolist(),
             passage_tokens=memories.layout.lengths.tolist(),
             bytes_read=bytes_read,
-            order=order,
-            kept=set(kept.tolist()),
+            kept=chosen,
+            ranked=in_order,
             decoded=decoded,
         )
 
@@ -225,30 +222,36 @@ class Answerer:
         return self.answer([Question(question) if isinstance(question, str) else question])[0]
 
     @torch.inference_mode()
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None] = ()) -> list[Answer]:
         """Answer several questions as one batch (one per number of beams); the same answers as one by one.
+
+        Args:
+            questions: what is asked.
+            listeners: one for each question, or none at all.
 
         Raises:
             RequestError: an option cannot be served, such as an unknown task.
             StoreCorrupt: a memory that is needed is damaged or absent.
         """
+        listeners = listeners or [None] * len(questions)
         answers: list[Answer | None] = [None] * len(questions)
         for beams in sorted({self._beams(q) for q in questions}):
             chosen = [i for i, q in enumerate(questions) if self._beams(q) == beams]
-            for i, answer in zip(chosen, self._answer([questions[i] for i in chosen]), strict=True):
+            given = self._answer([questions[i] for i in chosen], [listeners[i] for i in chosen])
+            for i, answer in zip(chosen, given, strict=True):
                 answers[i] = answer
         return [a for a in answers if a is not None]
 
-    def _answer(self, questions: Sequence[Question]) -> list[Answer]:
-        stages = StageTimer(self.model.device)
+    def _answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None]) -> list[Answer]:
+        stages, heard = StageTimer(self.model.device), Heard(listeners, self.tokenizer)
         with stages("retrieve"):
             found = self._candidates(questions)
-        read = self._read(questions, found, stages)
+        heard.retrieved([[candidate.found for candidate in own] for own in found])
+        read = self._read(questions, found, heard, stages)
         answers, first = [], 0
         for i, (question, own) in enumerate(zip(questions, found, strict=True)):
             rows = range(first, first + len(own))
             first += max(1, len(own))
-            ranked = self._ranked(own, read.order[rows.start : rows.stop], [row in read.kept for row in rows])
             spent, fid = self._flops(
                 question,
                 question_tokens=read.question_tokens[i],
@@ -263,8 +266,9 @@ class Answerer:
                 fid_flops=fid,
                 questions_in_batch=len(questions),
             )
-            text = self._text(read.decoded[i].ids, ranked)
-            answers.append(Answer(text=text, score=read.decoded[i].score, passages=ranked, usage=usage))
+            text = self._text(read.decoded[i].ids, read.ranked[i])
+            heard.ended(i, text)
+            answers.append(Answer(text=text, score=read.decoded[i].score, passages=read.ranked[i], usage=usage))
         return answers
 
     def retrieve(self, questions: Sequence[str], k: int) -> list[list[RankedPassage]]:
@@ -380,6 +384,15 @@ class Answerer:
     def _priors(self, questions: Sequence[Question]) -> list[float]:
         """How much the retriever's order counts; a caller's own passages have none that could."""
         return [float(self.model.config.retrieval_prior) if q.passages is None else 0.0 for q in questions]
+
+    def _in_order(self, found: Sequence[Candidates], order: Tensor, kept: set[int]) -> list[tuple[RankedPassage, ...]]:
+        """Each question's candidates as `_ranked` has them; a question without any has one row all the same."""
+        ranked, first = [], 0
+        for own in found:
+            rows = range(first, first + len(own))
+            first += max(1, len(own))
+            ranked.append(self._ranked(own, order[rows.start : rows.stop], [row in kept for row in rows]))
+        return ranked
 
     def _ranked(self, candidates: Candidates, order: Tensor, kept: Sequence[bool]) -> tuple[RankedPassage, ...]:
         """One question's candidates with their scores, best first: those that are kept are the first of them."""

@@ -55,6 +55,17 @@ class StoredPassage:
     row: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedPassage:
+    """A passage with its place in retrieval (1-based; None for the caller's own) and its rerank score."""
+
+    passage: Passage
+    retrieval_rank: int | None = None
+    retrieval_score: float | None = None
+    rerank_score: float | None = None
+    kept: bool = False
+
+
 def encodable(text: str) -> str:
     """The text with lone surrogates, which UTF-8 cannot hold, replaced by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -6,7 +6,7 @@ The model should be in evaluation mode; nothing here changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,9 @@ from memstore.decode.steps import Decoded, begin
 from memstore.errors import RequestError
 from memstore.model.model import Encoded, MemoryModel
 
+OnToken = Callable[[int, int], bool]
+"""Called with a question's number and a token of its answer, as soon as that is certain. False ends the answer."""
+
 
 def generate(
     model: MemoryModel,
@@ -30,6 +33,7 @@ def generate(
     banned: Sequence[int] = (),
     phrases: Phrases | None = None,
     prepared: PreparedDecoder | None = None,
+    on_token: OnToken | None = None,
 ) -> list[Decoded]:
     """Answer each of B questions: greedily, or by beam search with more than one beam.
 
@@ -43,6 +47,7 @@ def generate(
         phrases: if given, answers are spans of the passages read, or one of these (token ids without eos), unless
             the length limit cuts them; scores are not normalised again.
         prepared: the same model's: same answers, sooner.
+        on_token: see there. Beam search never calls it: its tokens are certain only at the end.
 
     Returns:
         One answer per question, in order.
@@ -61,7 +66,7 @@ def generate(
     if phrases is not None:
         spans = Spans.of(encoded, phrases, vocab_size=c.vocab_size, eos=c.eos_token_id, beams=num_beams)
     if num_beams == 1:
-        return greedy(model, encoded, limits=limits, banned=banned, spans=spans, prepared=prepared)
+        return greedy(model, encoded, limits=limits, banned=banned, spans=spans, prepared=prepared, on_token=on_token)
     return beam_search(
         model,
         encoded,
@@ -96,16 +101,19 @@ def _limits(max_new_tokens: int | Sequence[int], encoded: Encoded) -> list[int]:
 class _Line:
     """One question's answer while greedy search extends it."""
 
+    number: int
     limit: int
+    on_token: OnToken | None = None
     ids: list[int] = field(default_factory=list)
     score: float = 0.0
     tokens: int = 0
     finished: bool = False
     fed: int = 0
+    stopped: bool = False
 
     @property
     def done(self) -> bool:
-        return self.finished or self.tokens == self.limit
+        return self.finished or self.stopped or self.tokens == self.limit
 
     def extend(self, token: int, log_prob: float, eos: int) -> None:
         self.score += log_prob
@@ -114,6 +122,7 @@ class _Line:
             self.finished = True
         else:
             self.ids.append(token)
+            self.stopped = self.on_token is not None and not self.on_token(self.number, token)
 
     def decoded(self) -> Decoded:
         return Decoded(ids=self.ids, score=self.score, finished=self.finished, steps=self.fed or self.tokens)
@@ -128,6 +137,7 @@ def greedy(
     banned: Sequence[int] = (),
     spans: Spans | None = None,
     prepared: PreparedDecoder | None = None,
+    on_token: OnToken | None = None,
 ) -> list[Decoded]:
     """The most probable token at each step; of equal ones the lower id.
 
@@ -142,9 +152,10 @@ def greedy(
         banned: token ids that no answer may hold.
         spans: of these questions, at the beginning; they are used up.
         prepared: the same model's, instead of its own step.
+        on_token: see there.
     """
     eos = model.config.eos_token_id
-    lines = [_Line(limit) for limit in limits]
+    lines = [_Line(number, limit, on_token) for number, limit in enumerate(limits)]
     if prepared is not None and len(lines) == 1 and spans is None:
         return [_drafted(prepared, encoded, lines[0], banned=banned)]
     live = list(lines)  # the line of each row still in the batch
@@ -195,7 +206,7 @@ def _drafted(prepared: PreparedDecoder, encoded: Encoded, line: _Line, *, banned
 def greedy_uncached(model: MemoryModel, encoded: Encoded, *, limits: Sequence[int]) -> list[Decoded]:
     """The plain twin of `greedy`, for tests: every step decodes all tokens again, no question leaves early."""
     eos = model.config.eos_token_id
-    lines = [_Line(limit) for limit in limits]
+    lines = [_Line(number, limit) for number, limit in enumerate(limits)]
     targets = torch.zeros(len(lines), 0, dtype=torch.int64, device=encoded.states.device)
     while not all(line.done for line in lines):
         wanted = torch.cat([targets, targets.new_zeros(len(lines), 1)], dim=1)  # the last one is not read

@@ -1,0 +1,91 @@
+"""Hearing of answers while they are made: passages when they are found and ranked, text when it is certain.
+
+Refuses to know models, and how what is heard gets anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from memstore.model.tokens import TextTokenizer
+from memstore.passage import RankedPassage
+
+_UNFINISHED = "\ufffd"  # a character of which not all bytes have come
+
+
+class Listener(Protocol):
+    """Hears of one question's answer while it is being made, in the thread that makes it: must not block, nor raise."""
+
+    def retrieved(self, passages: Sequence[RankedPassage]) -> None:
+        """The passages, in the retriever's order, before anything of them is read."""
+        ...
+
+    def ranked(self, passages: Sequence[RankedPassage]) -> None:
+        """The passages, best first, with their scores; those that are kept will be read."""
+        ...
+
+    def wrote(self, text: str) -> bool:
+        """A piece of the answer, after those before. False ends the answer there: nobody wants more."""
+        ...
+
+
+class Heard:
+    """Those who listen to a batch of B questions, and what they have heard of their answers."""
+
+    def __init__(self, listeners: Sequence[Listener | None], tokenizer: TextTokenizer) -> None:
+        self.listeners = listeners
+        # Spelling looks at the whole answer, so what folds case is given out at the end.
+        self._texts = None if tokenizer.folds_case else [GrowingText(tokenizer.decode) for _ in listeners]
+        self.token = self._token if any(listeners) else None
+
+    def retrieved(self, passages: Sequence[Sequence[RankedPassage]]) -> None:
+        """Hands each question's passages on, as the retriever found them."""
+        for listener, own in zip(self.listeners, passages, strict=True):
+            if listener is not None:
+                listener.retrieved(own)
+
+    def ranked(self, passages: Sequence[Sequence[RankedPassage]]) -> None:
+        """Hands each question's passages on, best first."""
+        for listener, own in zip(self.listeners, passages, strict=True):
+            if listener is not None:
+                listener.ranked(own)
+
+    def ended(self, question: int, text: str) -> None:
+        """Gives out what is left of an answer."""
+        listener = self.listeners[question]
+        rest = text if self._texts is None else self._texts[question].rest(text)
+        if listener is not None and rest:
+            listener.wrote(rest)
+
+    def _token(self, question: int, token: int) -> bool:
+        listener = self.listeners[question]
+        if listener is None:
+            return True
+        piece = "" if self._texts is None else self._texts[question].add(token)
+        return listener.wrote(piece)
+
+
+class GrowingText:
+    """The text of some ids, piece by piece. All pieces together are the text of all ids.
+
+    >>> text = GrowingText(lambda ids: " ".join("abc"[i] for i in ids))
+    >>> text.add(0), text.add(2), text.rest("a c.")
+    ('a', ' c', '.')
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        """Of ids that `decode` turns into text."""
+        self._decode, self._ids, self._given = decode, list[int](), ""
+
+    def add(self, token: int) -> str:
+        """The text that one more token makes certain; may be empty."""
+        self._ids.append(token)
+        return self.rest(self._decode(self._ids).rstrip(_UNFINISHED))
+
+    def rest(self, text: str) -> str:
+        """What the text has beyond what was given out; empty if it goes on otherwise, until it does not."""
+        if not text.startswith(self._given):
+            return ""
+        new, self._given = text[len(self._given) :], text
+        return new

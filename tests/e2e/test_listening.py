@@ -1,0 +1,119 @@
+"""What is heard of an answer while it is made is what the answer then is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from memstore.answer import Answerer, Question
+from memstore.listening import GrowingText, Heard
+from memstore.passage import RankedPassage
+from memstore_builders.build import build
+from memstore_builders.job import BuildOptions
+from tests import tiny
+
+
+class Ear:
+    """Keeps what it hears, in order; wants so many pieces of text, by default all."""
+
+    def __init__(self, wants: int = 1000) -> None:
+        self.heard: list[tuple[str, Any]] = []
+        self.wants = wants
+
+    def retrieved(self, passages: Sequence[RankedPassage]) -> None:
+        self.heard.append(("retrieved", list(passages)))
+
+    def ranked(self, passages: Sequence[RankedPassage]) -> None:
+        self.heard.append(("ranked", tuple(passages)))
+
+    def wrote(self, text: str) -> bool:
+        self.heard.append(("wrote", text))
+        return len(self.pieces) < self.wants
+
+    @property
+    def pieces(self) -> list[str]:
+        return [what for kind, what in self.heard if kind == "wrote"]
+
+
+@pytest.fixture(scope="module")
+def answerer(tmp_path_factory: pytest.TempPathFactory) -> Answerer:
+    folder = tmp_path_factory.mktemp("listening")
+    rows = [{"id": p.id, "document_id": p.document_id, "title": p.title, "text": f"{p.text} {i}"}
+            for i, p in enumerate(tiny.passages(40))]  # fmt: skip
+    corpus = folder / "passages.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model = tiny.save_checkpoint(folder / "model")
+    build(BuildOptions(corpus=(corpus,), out=folder / "store", model=str(model), dtype="float32"))
+    return Answerer.open(folder / "store")
+
+
+ASKED = [Question("the river", retrieve_k=9, keep_k=3), Question("a tower and a city", retrieve_k=7, keep_k=2)]
+
+
+@pytest.mark.parametrize("questions", [ASKED[:1], ASKED], ids=["alone, with drafts", "two"])
+def test_passages_first_then_their_order_then_the_text(answerer: Answerer, questions: list[Question]) -> None:
+    plain = answerer.answer(questions)
+    ears = [Ear() for _ in questions]
+    given = answerer.answer(questions, ears)
+    assert [a.text for a in given] == [a.text for a in plain]
+    for ear, answer in zip(ears, given, strict=True):
+        kinds = [kind for kind, _ in ear.heard]
+        assert kinds == ["retrieved", "ranked", *["wrote"] * len(ear.pieces)]
+        assert len(ear.pieces) > 1
+        assert "".join(ear.pieces) == answer.text
+        retrieved, ranked = ear.heard[0][1], ear.heard[1][1]
+        assert [p.retrieval_rank for p in retrieved] == list(range(1, len(retrieved) + 1))
+        assert not any(p.kept for p in retrieved)
+        assert ranked == answer.passages
+
+
+def test_only_who_listens_hears(answerer: Answerer) -> None:
+    ear = Ear()
+    given = answerer.answer(ASKED, [None, ear])
+    assert "".join(ear.pieces) == given[1].text
+    assert answerer.answer(ASKED)[0].text == given[0].text
+
+
+def test_beams_give_their_text_out_at_the_end(answerer: Answerer) -> None:
+    ear = Ear()
+    (given,) = answerer.answer([Question("the river", num_beams=3)], [ear])
+    assert ear.pieces == [given.text]
+
+
+@pytest.mark.parametrize("questions", [ASKED[:1], ASKED], ids=["alone, with drafts", "two"])
+def test_an_answer_that_nobody_wants_more_of_ends(answerer: Answerer, questions: list[Question]) -> None:
+    whole = answerer.answer(questions)
+    ears = [Ear(wants=2), *(Ear() for _ in questions[1:])]
+    given = answerer.answer(questions, ears)
+    assert len(ears[0].pieces) == 2
+    assert whole[0].text.startswith(given[0].text)
+    assert len(given[0].text) < len(whole[0].text)
+    assert [a.text for a in given[1:]] == [a.text for a in whole[1:]]
+
+
+def test_text_that_is_spelled_afterwards_comes_at_the_end() -> None:
+    ear = Ear()
+    tokenizer: Any = SimpleNamespace(folds_case=True, decode=lambda ids: "paris"[: len(ids)])
+    heard = Heard([ear], tokenizer)
+    assert heard.token is not None
+    assert all(heard.token(0, i) for i in range(5))
+    heard.ended(0, "Paris")
+    assert "".join(ear.pieces) == "Paris"
+
+
+def test_half_a_character_waits_for_its_other_half() -> None:
+    word = "né".encode()
+    text = GrowingText(lambda ids: bytes(ids).decode("utf-8", "replace"))
+    assert [text.add(byte) for byte in word] == ["n", "", "é"]
+    assert text.rest("né!") == "!"
+
+
+def test_nothing_is_taken_back() -> None:
+    """Where more tokens change the text before them, what was given out stays, until the text agrees again."""
+    told = iter(["ab", "xb", "abc"])
+    text = GrowingText(lambda _: next(told))
+    assert [text.add(0) for _ in range(3)] == ["ab", "", "c"]
