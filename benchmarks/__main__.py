@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         corpus=chosen.corpus,
         data=chosen.data,
         llm=chosen.llm,
+        limit=chosen.limit,
         device=chosen.device,
         size=chosen.size,
     )
@@ -110,8 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--llm", type=_existing, metavar="FILE", help="the GGUF file of the model that `llm` asks")
     parser.add_argument(
-        "--corpus", type=_existing, metavar="FILE", help="documents, for `builder`, `retrieval`, `load` and `growth`"
+        "--corpus", type=_existing, metavar="FILE", help="documents, for all but `reader`, `store` and `decode`"
     )
+    parser.add_argument("--limit", type=int, metavar="N", help="the most documents of the corpus, for `growing`")
     parser.add_argument(
         "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...: where `reader` and `builder` compute"
     )

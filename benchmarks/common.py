@@ -35,6 +35,7 @@ class Options:
         corpus: files or folders of documents, instead of generated text.
         data: questions with answers, instead of the sample's.
         llm: the model to compare with, a GGUF file, instead of the one that a package brings.
+        limit: the most documents of the corpus that `growing` takes; all by default.
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
         size: the T5 whose shape these benchmarks take; None for their usual model.
     """
@@ -45,6 +46,7 @@ class Options:
     corpus: Path | None = None
     data: Path | None = None
     llm: Path | None = None
+    limit: int | None = None
     device: str = "cpu"
     size: Literal["base", "large"] | None = None
 

@@ -117,7 +117,7 @@ def _stores(options: Options, sizes: Mapping[str, int], folder: Path) -> Iterato
         raise ConfigError("the stores were made by different models, so their times cannot be compared: give others")
     given = {len(store): store.path for store in opened}
     largest = given[max(given)] if given else None
-    model = str(Store.open(largest).generation.settings["model"]) if largest else str(_small_model(folder / "model"))
+    model = str(Store.open(largest).generation.settings["model"]) if largest else str(small_model(folder / "model"))
     for size, passages in sizes.items():
         near = [count for count in given if 1 / NEAR <= count / passages <= NEAR]
         if near:
@@ -145,10 +145,10 @@ def _write_passages(path: Path, passages: Iterator[Passage]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _small_model(folder: Path) -> Path:
+def small_model(folder: Path, *, embedding_dim: int = 0) -> Path:
     """The folder of a very small random model, with the default model's tokenizer."""
     default = checkpoint.default_checkpoint()
-    config = checkpoint.load(default)[0].config.replace(**SMALL)
+    config = checkpoint.load(default)[0].config.replace(**SMALL | {"embedding_dim": embedding_dim})
     model = MemoryModel(config)
     model.initialise(0)
     checkpoint.save(folder, model, TextTokenizer(read_tokenizer(default), config))
