@@ -106,6 +106,10 @@ class StoreNotFound(MemstoreError, FileNotFoundError):  # noqa: N818
     """There is no store at the path, or it has no finished generation."""
 
 
+class StoreBusy(ConfigError):  # noqa: N818
+    """Another process is changing the store."""
+
+
 class StoreFormatError(MemstoreError, ValueError):
     """A manifest cannot be understood: unknown format version, unknown or missing keys."""
 

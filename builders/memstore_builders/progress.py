@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import Protocol, TextIO
@@ -19,7 +20,10 @@ from rich.progress import (
 from rich.progress import Progress as RichBars
 from rich.text import Text
 
+from memstore.errors import ConfigError
+
 HEARTBEAT_SECONDS = 10.0
+SECONDS_BETWEEN_OBJECTS = 0.25
 
 
 class Progress(Protocol):
@@ -120,6 +124,49 @@ class Lines:
         print(line, file=self._stream, flush=True)
 
 
+class JsonLines:
+    """A JSON object a line, for programs: what begins, what ends, and every quarter of a second how far it is.
+
+    Where nobody reads any more, writing ends the work with BrokenPipeError: a change that nobody waits for is undone.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._stage, self._done, self._said = "", 0, 0.0
+        self._total: int | None = None
+
+    def begin(self, stage: str, total: int | None, *, done: int = 0) -> None:
+        """See `Progress`."""
+        self._stage, self._total, self._done = stage, total, done
+        self._say()
+
+    def advance(self, items: int) -> None:
+        """See `Progress`."""
+        self._done += items
+        if time.monotonic() - self._said >= SECONDS_BETWEEN_OBJECTS:
+            self._say()
+
+    def end(self) -> None:
+        """See `Progress`."""
+        self._say()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        line = json.dumps({"stage": self._stage, "done": self._done, "of": self._total})
+        print(line, file=self._stream, flush=True)
+
+
 def for_people() -> Progress:
     """Bars on a terminal, lines elsewhere."""
     return Bars() if sys.stderr.isatty() else Lines()
+
+
+def named(form: str) -> Progress:
+    """Progress in a form: "auto" is `for_people`, "json" `JsonLines`.
+
+    Raises:
+        ConfigError: there is no such form.
+    """
+    if form not in ("auto", "json"):
+        raise ConfigError(f"--progress must be auto or json, not {form!r}")
+    return JsonLines() if form == "json" else for_people()

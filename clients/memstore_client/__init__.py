@@ -6,9 +6,19 @@ with Client("http://127.0.0.1:8080") as client:
     print(client.answer("who wrote the origin of species").answer)
 """
 
+from memstore_client.changes import (
+    ChangeReply,
+    DocumentInput,
+    DocumentReply,
+    GenerationReply,
+    GenerationsReply,
+    JobReply,
+)
 from memstore_client.client import AsyncClient, Client
 from memstore_client.errors import (
     BadRequest,
+    ChangeFailed,
+    Conflict,
     ConnectionFailed,
     DeadlineExceeded,
     MemstoreClientError,
@@ -17,6 +27,7 @@ from memstore_client.errors import (
     Overloaded,
     ServerFailed,
     Timeout,
+    Unauthorized,
     UnexpectedReply,
 )
 from memstore_client.wire import (
@@ -49,13 +60,21 @@ __all__ = [
     "AsyncClient",
     "BadRequest",
     "BatchItem",
+    "ChangeFailed",
+    "ChangeReply",
     "Client",
+    "Conflict",
     "ConnectionFailed",
     "DeadlineExceeded",
     "Defaults",
+    "DocumentInput",
+    "DocumentReply",
     "FieldProblem",
+    "GenerationReply",
+    "GenerationsReply",
     "HealthReply",
     "InfoReply",
+    "JobReply",
     "Limits",
     "MemstoreClientError",
     "ModelInfo",
@@ -75,6 +94,7 @@ __all__ = [
     "StoreInfo",
     "StoreSummary",
     "Timeout",
+    "Unauthorized",
     "UnexpectedReply",
     "UsageReply",
 ]

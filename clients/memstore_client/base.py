@@ -6,7 +6,7 @@ Knows the wire and httpx's values. Refuses to send or to wait: that is what the 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from memstore_client import errors, wire
+from memstore_client import changes, errors, wire
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -43,17 +43,21 @@ class Call(Generic[R]):
     body: bytes | None = None
     repeatable: bool = False
     patient: bool = True  # whether 429 and 503 are worth a retry
+    keyed: bool = False  # whether the server's write key goes with it
 
 
 class BaseClient:
     """All that does not wait: requests from arguments, replies and errors from responses, when to retry."""
 
-    def __init__(self, *, retries: int, timeout: float | None) -> None:
+    def __init__(self, *, retries: int, timeout: float | None, write_key: str | None) -> None:
         if retries < 0:
             raise ValueError(f"retries must be 0 or more, not {retries}")
         if timeout is not None and not timeout > 0:  # NaN neither
             raise ValueError(f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}")
+        if write_key is not None and not (write_key.isascii() and write_key.isprintable()):
+            raise ValueError("write_key must be printable ASCII characters, as it is sent in a header")
         self.retries = retries
+        self._write_key = write_key
 
     # --- requests ---
 
@@ -83,13 +87,7 @@ class BaseClient:
 
     @staticmethod
     def _passage(passage_id: str) -> Call[wire.PassageReply]:
-        try:
-            escaped = quote(passage_id, safe="")
-        except UnicodeEncodeError as error:
-            raise errors.BadRequest(f"passage_id {passage_id[:MOST_SHOWN]!a} is no text: {error.reason}") from error
-        if escaped in (".", ".."):  # as they are, these would walk up the path
-            escaped = escaped.replace(".", "%2E")
-        return Call("GET", f"/passages/{escaped}", wire.PassageReply, repeatable=True)
+        return Call("GET", f"/passages/{_escaped(passage_id, 'passage_id')}", wire.PassageReply, repeatable=True)
 
     @staticmethod
     def _health() -> Call[wire.HealthReply]:
@@ -105,7 +103,52 @@ class BaseClient:
 
     @staticmethod
     def _reload() -> Call[wire.ReloadReply]:
-        return Call("POST", "/admin/reload", wire.ReloadReply, repeatable=True)
+        return Call("POST", "/admin/reload", wire.ReloadReply, repeatable=True, keyed=True)
+
+    @staticmethod
+    def _put_documents(
+        documents: Iterable[changes.DocumentInput | Mapping[str, Any]], on_existing: changes.OnExisting
+    ) -> Call[changes.JobReply]:
+        body = _body(changes.PutDocumentsRequest, documents=list(documents), on_existing=on_existing)
+        return Call("PUT", "/documents", changes.JobReply, body, repeatable=True, keyed=True)
+
+    @staticmethod
+    def _delete_documents(ids: Iterable[str]) -> Call[changes.JobReply]:
+        if isinstance(ids, str):  # iterable too: its letters
+            raise errors.BadRequest("ids must be a list of ids, not one string")
+        body = _body(changes.DeleteDocumentsRequest, ids=list(ids))
+        return Call("DELETE", "/documents", changes.JobReply, body, repeatable=True, keyed=True)
+
+    @staticmethod
+    def _document(document_id: str) -> Call[changes.DocumentReply]:
+        path = f"/documents/{_escaped(document_id, 'document_id')}"
+        return Call("GET", path, changes.DocumentReply, repeatable=True, keyed=True)
+
+    @staticmethod
+    def _job(job_id: str) -> Call[changes.JobReply]:
+        return Call("GET", f"/jobs/{_escaped(job_id, 'job_id')}", changes.JobReply, repeatable=True, keyed=True)
+
+    @staticmethod
+    def _cancel(job_id: str) -> Call[changes.JobReply]:
+        return Call("DELETE", f"/jobs/{_escaped(job_id, 'job_id')}", changes.JobReply, repeatable=True, keyed=True)
+
+    @staticmethod
+    def _generations() -> Call[changes.GenerationsReply]:
+        return Call("GET", "/generations", changes.GenerationsReply, repeatable=True, keyed=True)
+
+    @staticmethod
+    def _rollback(to: int | None) -> Call[wire.ReloadReply]:
+        body = _body(changes.RollbackRequest, to=to)
+        return Call("POST", "/admin/rollback", wire.ReloadReply, body, keyed=True)
+
+    def _headers(self, call: Call[R]) -> dict[str, str]:
+        """What is sent with a call besides its body."""
+        headers = {"Accept": f"application/json, {wire.PROBLEM_MEDIA_TYPE}"}
+        if call.body is not None:
+            headers["Content-Type"] = "application/json"
+        if call.keyed and self._write_key is not None:
+            headers["Authorization"] = f"Bearer {self._write_key}"
+        return headers
 
     # --- replies ---
 
@@ -142,6 +185,17 @@ class BaseClient:
                 status=response.status_code,
                 request_id=response.headers.get(wire.REQUEST_ID_HEADER),
             ) from error
+
+
+def _escaped(name: str, what: str) -> str:
+    """An id as a part of a path. Raises BadRequest for one that is no text."""
+    try:
+        escaped = quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise errors.BadRequest(f"{what} {name[:MOST_SHOWN]!a} is no text: {error.reason}") from error
+    if escaped in (".", ".."):  # as they are, these would walk up the path
+        return escaped.replace(".", "%2E")
+    return escaped
 
 
 def _body(kind: type[wire.Request], **values: Any) -> bytes:
@@ -182,10 +236,11 @@ def undecodable(call: Call[R], error: httpx.DecodingError) -> errors.UnexpectedR
     return errors.UnexpectedReply(f"{call.method} {error.request.url}: the body cannot be decompressed: {error}")
 
 
-def headers_of(call: Call[R]) -> dict[str, str]:
-    """What is sent with a call besides its body."""
-    accept = {"Accept": f"application/json, {wire.PROBLEM_MEDIA_TYPE}"}
-    return accept if call.body is None else {**accept, "Content-Type": "application/json"}
+def ended(job: changes.JobReply) -> bool:
+    """Whether a change waits and runs no more. Raises ChangeFailed if it failed."""
+    if job.state == "failed":
+        raise errors.ChangeFailed(f"job {job.id} failed: {job.error}", job=job)
+    return job.state in changes.ENDED
 
 
 def _backoff(attempt: int) -> float:
@@ -233,6 +288,10 @@ def _raise_for(response: httpx.Response) -> NoReturn:
 
 def _error_of(status: int) -> type[errors.MemstoreClientError]:
     match status:
+        case 401:
+            return errors.Unauthorized
+        case 409:
+            return errors.Conflict
         case 404:
             return errors.NotFound
         case 503:

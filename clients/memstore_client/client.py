@@ -5,8 +5,6 @@ Refuses to know the engine: nothing of memstore is imported but the wire.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypeVar
@@ -15,14 +13,15 @@ import httpx
 from pydantic import BaseModel
 
 from memstore_client import errors, wire
-from memstore_client.base import WITHOUT_PROXY, BaseClient, Call, headers_of, server_url, undecodable, unusable
+from memstore_client.base import WITHOUT_PROXY, Call, server_url, undecodable, unusable
+from memstore_client.changing import AsyncChangingClient, ChangingClient
 
 R = TypeVar("R", bound=BaseModel)
 
 DEFAULT_TIMEOUT = 60.0  # seconds; an answer of a large model on a busy CPU takes several
 
 
-class Client(BaseClient):
+class Client(ChangingClient):
     """Asks a memstore server; blocks until the reply. Use it as a context manager, or `close` it.
 
     Args:
@@ -31,12 +30,13 @@ class Client(BaseClient):
         retries: how often a request is sent again, if that is safe: when no connection was made, when the
             server is overloaded or not ready (after the time it advises), and for what is only looked up. An
             answer that was too late is not asked for again.
+        write_key: the server's, for what changes its store; sent with nothing else.
         transport: how httpx sends; by default over the network.
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
         BadRequest: `base_url` is no URL of HTTP, or has a query or a fragment.
-        ValueError: `timeout` is not above 0, or `retries` is below.
+        ValueError: `timeout` is not above 0, `retries` is below, or `write_key` cannot be sent.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class Client(BaseClient):
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         retries: int = 2,
+        write_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(retries=retries, timeout=timeout)
+        super().__init__(retries=retries, timeout=timeout, write_key=write_key)
         self._http = httpx.Client(
             base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
         )
@@ -125,10 +126,6 @@ class Client(BaseClient):
         """The server's model and store, and its limits and defaults."""
         return self._send(self._info())
 
-    def reload(self) -> wire.ReloadReply:
-        """Has the server take up the generation that is in force in its store; ServerFailed if that cannot be used."""
-        return self._send(self._reload())
-
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
@@ -145,7 +142,8 @@ class Client(BaseClient):
         attempt = 0
         while True:
             try:
-                response = self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
+                headers = self._headers(call)
+                response = self._http.request(call.method, call.path, content=call.body, headers=headers)
             except (httpx.InvalidURL, UnicodeError) as error:
                 raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
             except httpx.DecodingError as error:
@@ -159,24 +157,21 @@ class Client(BaseClient):
             self._pause(delay or 0.0)
             attempt += 1
 
-    @staticmethod
-    def _pause(seconds: float) -> None:
-        time.sleep(seconds)
 
-
-class AsyncClient(BaseClient):
+class AsyncClient(AsyncChangingClient):
     """`Client` for asyncio: the same methods, awaited. Use it as an async context manager, or `close` it.
 
     Args:
         base_url: where the server is, as `memstore serve` prints it. One on this machine is asked without a proxy.
         timeout: seconds to wait for a connection and for a reply, each; None waits for ever.
         retries: how often a request is sent again, if that is safe; as for `Client`.
+        write_key: the server's, for what changes its store; sent with nothing else.
         transport: how httpx sends; by default over the network.
 
     Raises:
         MemstoreClientError: every method raises one of its subclasses, see `memstore_client.errors`.
         BadRequest: `base_url` is no URL of HTTP, or has a query or a fragment.
-        ValueError: `timeout` is not above 0, or `retries` is below.
+        ValueError: `timeout` is not above 0, `retries` is below, or `write_key` cannot be sent.
     """
 
     def __init__(
@@ -185,9 +180,10 @@ class AsyncClient(BaseClient):
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         retries: int = 2,
+        write_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(retries=retries, timeout=timeout)
+        super().__init__(retries=retries, timeout=timeout, write_key=write_key)
         self._http = httpx.AsyncClient(
             base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
         )
@@ -254,10 +250,6 @@ class AsyncClient(BaseClient):
         """The server's model and store, and its limits and defaults."""
         return await self._send(self._info())
 
-    async def reload(self) -> wire.ReloadReply:
-        """Has the server take up the generation that is in force in its store; see `Client.reload`."""
-        return await self._send(self._reload())
-
     async def close(self) -> None:
         """Closes the connections."""
         await self._http.aclose()
@@ -274,7 +266,9 @@ class AsyncClient(BaseClient):
         attempt = 0
         while True:
             try:
-                response = await self._http.request(call.method, call.path, content=call.body, headers=headers_of(call))
+                response = await self._http.request(
+                    call.method, call.path, content=call.body, headers=self._headers(call)
+                )
             except (httpx.InvalidURL, UnicodeError) as error:
                 raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
             except httpx.DecodingError as error:
@@ -287,10 +281,6 @@ class AsyncClient(BaseClient):
                     return self._read(call, response)
             await self._pause(delay or 0.0)
             attempt += 1
-
-    @staticmethod
-    async def _pause(seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 def _list(passages: Sequence[wire.PassageInput] | None) -> list[wire.PassageInput] | None:

@@ -5,6 +5,7 @@ Knows the problems a server replies with; refuses to know how requests are sent.
 
 from __future__ import annotations
 
+from memstore_client.changes import JobReply
 from memstore_client.wire import Problem
 
 
@@ -44,12 +45,33 @@ class BadRequest(MemstoreClientError, ValueError):  # noqa: N818
     """
 
 
+class Unauthorized(MemstoreClientError, PermissionError):  # noqa: N818
+    """The server's write key is needed, and was not given or is another one (401)."""
+
+
+class Conflict(MemstoreClientError):  # noqa: N818
+    """The store is not in a state for this (409): it is being changed, or `problem.type` says what else."""
+
+
+class ChangeFailed(MemstoreClientError):  # noqa: N818
+    """A change of the store failed; `job` says why. The former generation is in force."""
+
+    def __init__(self, message: str, *, job: JobReply) -> None:
+        super().__init__(message)
+        self.job = job
+
+
 class NotFound(MemstoreClientError, LookupError):  # noqa: N818
-    """The server has no passage of that id (404), or no such route: `problem.type` says which."""
+    """The server has no passage, document, job or generation of that name (404), or no such route: `problem.type` says
+    which. A server without a write key has no routes that change its store.
+    """
 
 
 class Overloaded(MemstoreClientError):  # noqa: N818
-    """The server's queue is full (429). `retry_after` is its advice in seconds, None if it gave none."""
+    """The server's queue is full, or too many changes wait (429).
+
+    `retry_after` is its advice in seconds, None if it gave none.
+    """
 
     def __init__(
         self,

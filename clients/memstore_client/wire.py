@@ -315,6 +315,9 @@ class Limits(Reply):
     num_beams: int
     batch_questions: int
     body_bytes: int
+    write_bytes: int | None = Field(
+        default=None, description="Size of a body that changes the store; null where there are no such requests."
+    )
 
 
 class Defaults(Reply):

@@ -9,9 +9,13 @@ from typing import Annotated
 import typer
 
 from memstore.cli.app import CorpusOption, Device, Format, Json, Model, OnError, app, corpora, print_result
+from memstore.cli.stopping import undone_when_ended
 from memstore.errors import ConfigError, DataNotFound, DataUnreadable
 
 ChangedStore = Annotated[Path, typer.Option("--store", help="The store.")]
+ProgressForm = Annotated[
+    str, typer.Option("--progress", help="`auto`: bars or lines; `json`: an object a line on standard error.")
+]
 
 
 @app.command()
@@ -26,13 +30,14 @@ def add(
     model: Model = None,
     device: Device = "cpu",
     as_json: Json = False,
+    progress: ProgressForm = "auto",
 ) -> None:
     """Put documents into a store, by id: new ones are added, changed ones replaced. One generation, or nothing."""
     from memstore.cli.show_changes import show_change
     from memstore.machine import tune_allocator
     from memstore_builders.add import AddOptions
     from memstore_builders.add import add as run
-    from memstore_builders.progress import for_people
+    from memstore_builders.progress import named
 
     tune_allocator()
     if on_error not in ("fail", "skip"):
@@ -43,7 +48,9 @@ def add(
         store=store, corpus=corpora(corpus), on_existing=on_existing,  # type: ignore[arg-type]
         corpus_format=corpus_format, on_error=on_error, model=model, device=device,  # type: ignore[arg-type]
     )  # fmt: skip
-    print_result(asdict(run(options, for_people())), as_json, show_change)
+    with undone_when_ended():
+        report = run(options, named(progress))
+    print_result(asdict(report), as_json, show_change)
 
 
 @app.command()
@@ -52,26 +59,31 @@ def delete(
     document: Annotated[list[str] | None, typer.Option("--id", help="Id of a document; repeat for several.")] = None,
     ids: Annotated[Path | None, typer.Option(help="File of document ids, one on each line.")] = None,
     as_json: Json = False,
+    progress: ProgressForm = "auto",
 ) -> None:
     """Delete documents from a store. Their bytes go with `compact`."""
     from memstore.cli.show_changes import show_change
     from memstore_builders.change import delete as run
-    from memstore_builders.progress import for_people
+    from memstore_builders.progress import named
 
     wanted = [*(document or []), *(_lines(ids) if ids is not None else [])]
     if not wanted:
         raise ConfigError("no document is named: give --id ID, or --ids FILE")
-    print_result(asdict(run(store, wanted, for_people())), as_json, show_change)
+    with undone_when_ended():
+        report = run(store, wanted, named(progress))
+    print_result(asdict(report), as_json, show_change)
 
 
 @app.command()
-def compact(store: ChangedStore, as_json: Json = False) -> None:
+def compact(store: ChangedStore, as_json: Json = False, progress: ProgressForm = "auto") -> None:
     """Write a store again without what is dead, as one build would have: frees its bytes. Needs no model."""
     from memstore.cli.show_changes import show_compacted
     from memstore_builders.compact import compact as run
-    from memstore_builders.progress import for_people
+    from memstore_builders.progress import named
 
-    print_result(asdict(run(store, for_people())), as_json, show_compacted)
+    with undone_when_ended():
+        report = run(store, named(progress))
+    print_result(asdict(report), as_json, show_compacted)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from memstore.errors import MemstoreError
 from memstore.questions.metrics import exact_match
 from memstore.store.describe import inspect
 from memstore.store.foreign import is_foreign
-from memstore.store.format import CHANGE, LOCK, PARTS
+from memstore.store.format import CHANGE, JOBS, LOCK, PARTS
 
 QUESTIONS = {
     "Who discovered radium together with her husband?": "Marie Curie",
@@ -28,7 +28,7 @@ QUESTIONS = {
     "In which year did the Titanic sink?": "1912",
 }
 SAMPLE = "encyclopedia.jsonl"  # the bundled corpus
-_OF_A_STORE = {*PARTS, LOCK, ".build", CHANGE}
+_OF_A_STORE = {*PARTS, LOCK, ".build", CHANGE, JOBS}
 _READY = "memstore: serving on "
 
 

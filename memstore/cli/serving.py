@@ -42,6 +42,11 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     max_new_tokens_limit: Annotated[int | None, typer.Option(help="Most tokens a request may ask for [256].")] = None,
     max_num_beams: Annotated[int | None, typer.Option(help="Most beams a request may have [8].")] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Size limit of a request [4000000].")] = None,
+    write_key_file: Annotated[
+        Path | None, typer.Option(help="Key of requests that change the store, in a file; else there are none [none].")
+    ] = None,
+    max_write_bytes: Annotated[int | None, typer.Option(help="Size limit of such a request [16000000].")] = None,
+    max_changes: Annotated[int | None, typer.Option(help="Changes that may wait; then 429 [8].")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
 ) -> None:

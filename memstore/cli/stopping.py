@@ -1,9 +1,12 @@
-"""Lets signals ask a training to stop, so that it saves its state first. Knows only signals."""
+"""Lets signals ask work to stop in order: a training saves its state first, a change removes what it wrote. Knows only
+signals.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,3 +36,13 @@ def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def undone_when_ended() -> Iterator[None]:
+    """Within, SIGTERM ends the program as control-C does, by an exception, so that work half done is removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

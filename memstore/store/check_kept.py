@@ -9,7 +9,17 @@ from pathlib import Path
 from memstore.errors import ChecksumMismatch, MemstoreError, MissingData
 from memstore.store.check import Fault, check_dead, check_index, check_segment, check_tables, fault
 from memstore.store.current import read_current, read_generation
-from memstore.store.format import CHANGE, DUPLICATES, PASSAGES, TEMPORARY, Generation, hash_file, ids_path, index_path
+from memstore.store.format import (
+    CHANGE,
+    DUPLICATES,
+    JOBS,
+    PASSAGES,
+    TEMPORARY,
+    Generation,
+    hash_file,
+    ids_path,
+    index_path,
+)
 from memstore.store.history import numbers, unneeded
 
 _TEXTS = (PASSAGES, DUPLICATES, "spool.jsonl")  # files whose lines are passages; the last one is a killed change's
@@ -91,7 +101,8 @@ def find_present(store: Path, ids: Sequence[str]) -> Iterator[Fault]:
         if found:
             yield Fault("StillPresent", where, f"{min(found)!r} is in line {number}: {_ADVICE}")
     generations = [read_generation(store, number) for number in numbers(store)]
-    for path in (*unneeded(store, generations), *sorted(store.glob(".*"))):
+    waiting = sorted(store.glob(f"{JOBS}/*/input"))  # changes that a server accepted and has not made yet
+    for path in (*unneeded(store, generations), *waiting, *sorted(store.glob(".*"))):
         if path.name in (".build", CHANGE) or path.name.startswith(TEMPORARY) or path.parent != store:
             where = path.relative_to(store).as_posix()
             yield Fault("StillPresent", where, f"it belongs to no generation, and may hold anything: {_ADVICE}")

@@ -26,6 +26,7 @@ SEALED = "SEALED"
 CURRENT = "CURRENT"
 LOCK = ".lock"  # held by who changes the store
 CHANGE = ".change"  # folder of what a change has read, while it lasts
+JOBS = ".jobs"  # folder of changes that a server has accepted
 FOLDERS = ("segments", "generations", "index", "codecs", "deletions", "lookups")
 PARTS = (CURRENT, *FOLDERS)  # all that a finished store is made of
 MEMORY = "memory.zarr"

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import IO
 
 from memstore import locks
-from memstore.errors import ConfigError, StoreNotFound, StoreUnreadable
+from memstore.errors import ConfigError, StoreBusy, StoreNotFound, StoreUnreadable
 from memstore.files import writing_in
 from memstore.store.format import CURRENT, LOCK, generation_path, is_folder
+
+BUSY = "another process is changing"
+"""How the message of `StoreBusy` begins, for who sees only that."""
 
 
 def writing(store: Path) -> AbstractContextManager[None]:
@@ -38,7 +41,8 @@ def only_writer(store: Path) -> Iterator[None]:
 
     Raises:
         StoreNotFound: there is no finished store.
-        ConfigError: another process is changing it, the file system has no locks, or the store cannot be written.
+        StoreBusy: another process is changing it.
+        ConfigError: the file system has no locks, or the store cannot be written.
     """
     if not is_folder(store) or not (store / CURRENT).exists():
         raise StoreNotFound(f"there is no finished store at {store}; `memstore build` makes one")
@@ -53,7 +57,7 @@ def only_writer(store: Path) -> Iterator[None]:
                 "over each other: copy the store to another disk, change it there, and copy it back"
             ) from error
         if not alone:
-            raise ConfigError(f"another process is changing {store}: wait for it, and try again")
+            raise StoreBusy(f"{BUSY} {store}: wait for it, and try again")
         yield
 
 

@@ -21,8 +21,10 @@ from fastapi_offline import FastAPIOffline
 import memstore
 from memstore.errors import ConfigError
 from memstore_client.wire import Problem
-from memstore_server import logs, problems, routes
+from memstore_server import logs, problems, routes, writing
 from memstore_server.batching import Engine, EngineStopped
+from memstore_server.editing import Editor
+from memstore_server.keys import read_key
 from memstore_server.middleware import BodyLimit, HeadAsGet, RequestContext
 from memstore_server.service import Service
 from memstore_server.settings import Settings, unknown_variables
@@ -35,16 +37,24 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
 
     Args:
         answerer: `memstore.answer.Answerer`, or anything that does the same; used by one thread only.
-        settings: limits, defaults, sizes. `host`, `port` and what opens the answerer are not read here.
+        settings: limits, defaults, sizes, and the write key. `host` and `port` are not read here.
+
+    Raises:
+        ConfigError: the write key cannot be read, or is none.
     """
-    service = Service(answerer, settings)
+    service, key = Service(answerer, settings), read_key(settings)
+    editor = Editor(service) if key is not None else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.start()
+        if editor is not None:
+            service.warm_up.add_done_callback(editor.start_after)
         try:
             yield
         finally:
+            if editor is not None:
+                await asyncio.to_thread(editor.close)
             await asyncio.to_thread(service.close)
 
     app = FastAPIOffline(  # the page's files without a CDN: servers often run where nothing outside can be reached
@@ -59,7 +69,11 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
     )
     app.state.service = service
+    app.state.write_key, app.state.editor = key, editor
     app.include_router(routes.router)
+    app.include_router(routes.admin)
+    if editor is not None:
+        app.include_router(writing.router)
     problems.install(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, most=settings.max_body_bytes)

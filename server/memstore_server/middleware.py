@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memstore_client.wire import REQUEST_ID_HEADER
+from memstore_server.keys import BODY_LIMIT
 from memstore_server.logs import request_id
 from memstore_server.problems import problem_response
 from memstore_server.service import NotReady
@@ -78,7 +79,7 @@ class HeadAsGet:
 
 
 class BodyLimit:
-    """Stops reading a body that is longer than `most` bytes, announced or not."""
+    """Stops reading a body that is longer than `most` bytes, announced or not, or than its route's own limit."""
 
     def __init__(self, app: ASGIApp, *, most: int) -> None:
         self.app, self.most = app, most
@@ -89,17 +90,21 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "0")
         taken = int(announced) if announced.isdecimal() else 0
-        too_large = HTTPException(413, f"The body may have at most {self.most} bytes.")
         received = 0
 
         async def receive_within() -> Message:
             nonlocal received
-            if taken > self.most:
-                raise too_large
+            most = int(scope.get(BODY_LIMIT, self.most))  # routes are found after this was called, and before it reads
+            if taken > most:
+                raise _too_large(most)
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.most:
-                raise too_large
+            if received > most:
+                raise _too_large(most)
             return message
 
         await self.app(scope, receive_within, send)
+
+
+def _too_large(most: int) -> HTTPException:
+    return HTTPException(413, f"The body may have at most {most} bytes.")

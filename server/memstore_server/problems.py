@@ -18,9 +18,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from memstore.errors import MemstoreError, PassageNotFound, RequestError, StoreCorrupt
+from memstore.errors import DiskSpaceError, MemstoreError, PassageNotFound, RequestError, StoreBusy, StoreCorrupt
 from memstore_client.wire import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, FieldProblem, Problem
 from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
+from memstore_server.changes import JobNotFound, NotOurJob, TooManyChanges
+from memstore_server.editing import DocumentNotFound, GenerationNotFound, OtherModel
+from memstore_server.keys import Unauthorized
 from memstore_server.logs import request_id
 from memstore_server.reloading import NotReloaded
 from memstore_server.service import NotReady
@@ -55,31 +58,43 @@ class Kind:
 
 
 UNREADABLE_BODY = Kind("unreadable-body", 400, "The body cannot be read as JSON")
+UNAUTHORIZED = Kind("unauthorized", 401, "This needs the server's write key")
 NO_SUCH_ROUTE = Kind("no-such-route", 404, "There is nothing at this address")
 PASSAGE_NOT_FOUND = Kind("passage-not-found", 404, "No such passage")
+DOCUMENT_NOT_FOUND = Kind("document-not-found", 404, "No such document")
+JOB_NOT_FOUND = Kind("job-not-found", 404, "No such job")
+GENERATION_NOT_FOUND = Kind("generation-not-found", 404, "No such generation")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "This address does not take this method")
+STORE_BUSY = Kind("store-busy", 409, "The store is being changed")
+OTHER_SERVER = Kind("other-server", 409, "Another server runs this")
+OTHER_MODEL = Kind("other-model", 409, "Another model made this generation")
 BODY_TOO_LARGE = Kind("body-too-large", 413, "The body is too large")
 NOT_JSON = Kind("not-json", 415, "The body is not declared as JSON")
 INVALID_REQUEST = Kind("invalid-request", 422, "The request is not valid")
 IMPOSSIBLE_REQUEST = Kind("impossible-request", 422, "The request cannot be served as asked")
 OVERLOADED = Kind("overloaded", 429, "Too many questions are waiting")
+TOO_MANY_CHANGES = Kind("too-many-changes", 429, "Too many changes are waiting")
 INTERNAL = Kind("internal", 500, "The server failed")
 STORE_DAMAGED = Kind("store-damaged", 500, "The store is damaged")
 NOT_RELOADED = Kind("not-reloaded", 500, "The store's generation could not be taken up")
 STREAMING_NOT_OFFERED = Kind("streaming-not-offered", 501, "This server does not stream answers")
 NOT_READY = Kind("not-ready", 503, "The server does not take questions now")
 DEADLINE_EXCEEDED = Kind("deadline-exceeded", 504, "The deadline passed before there was an answer")
+NO_ROOM = Kind("no-room", 507, "The disk is full")
 
 KINDS = (
-    UNREADABLE_BODY, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, NOT_JSON,
-    INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, INTERNAL, STORE_DAMAGED, NOT_RELOADED, STREAMING_NOT_OFFERED,
-    NOT_READY, DEADLINE_EXCEEDED,
+    UNREADABLE_BODY, UNAUTHORIZED, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, DOCUMENT_NOT_FOUND, JOB_NOT_FOUND,
+    GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER, OTHER_MODEL, BODY_TOO_LARGE, NOT_JSON,
+    INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED, NOT_RELOADED,
+    STREAMING_NOT_OFFERED, NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
 )  # fmt: skip
-_TRY_LATER = (OVERLOADED.status, NOT_READY.status)
+_TRY_LATER = (OVERLOADED, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
+_CHANGE_SECONDS = "5"  # a short change's time
 _REQUEST_ID = {
     "description": "Under which the server logs the request: the client's own, if it sent a sane one in this header.",
     "schema": {"type": "string"},
 }
+_LOCATION = {"description": "Of the job that was accepted.", "schema": {"type": "string"}}
 _RETRY_AFTER = {"description": "Seconds until it may be worth another try.", "schema": {"type": "integer"}}
 _BY_HTTP_STATUS = {400: UNREADABLE_BODY, 404: NO_SUCH_ROUTE, 405: METHOD_NOT_ALLOWED, 413: BODY_TOO_LARGE}
 
@@ -103,6 +118,24 @@ def describe(error: Exception) -> Trouble:
             return _refused(error)
         case PassageNotFound():
             return Trouble(PASSAGE_NOT_FOUND, str(error))
+        case Unauthorized():
+            return Trouble(UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"})
+        case DocumentNotFound():
+            return Trouble(DOCUMENT_NOT_FOUND, str(error))
+        case JobNotFound():
+            return Trouble(JOB_NOT_FOUND, str(error))
+        case GenerationNotFound():
+            return Trouble(GENERATION_NOT_FOUND, str(error))
+        case OtherModel():
+            return Trouble(OTHER_MODEL, str(error))
+        case NotOurJob():
+            return Trouble(OTHER_SERVER, str(error))
+        case StoreBusy():
+            return Trouble(STORE_BUSY, "Another change is under way.", headers={"Retry-After": _CHANGE_SECONDS})
+        case TooManyChanges():
+            return Trouble(TOO_MANY_CHANGES, str(error), headers={"Retry-After": _CHANGE_SECONDS})
+        case DiskSpaceError():
+            return Trouble(NO_ROOM, "There is no room for it on the server's disk: nothing was changed.")
         case InvalidOptions():
             return Trouble(INVALID_REQUEST, str(error), error.errors)
         case RequestError():
@@ -161,12 +194,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnected, nobody_listens)
 
 
-def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
+def documented(*kinds: Kind, success: int = 200) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route for the OpenAPI document: these kinds, and the default that every route has."""
-    replies: dict[int | str, dict[str, Any]] = {200: {"headers": {REQUEST_ID_HEADER: _REQUEST_ID}}}
+    headers = {REQUEST_ID_HEADER: _REQUEST_ID, **({"Location": _LOCATION} if success == 202 else {})}
+    replies: dict[int | str, dict[str, Any]] = {success: {"headers": headers}}
     for status in sorted({kind.status for kind in kinds}):
         said = ", or: ".join(f"{kind.title} (`{kind.type}`)" for kind in kinds if kind.status == status)
-        replies[status] = _documented(said, retry_after=status in _TRY_LATER)
+        later = any(kind in _TRY_LATER for kind in kinds if kind.status == status)
+        replies[status] = _documented(said, retry_after=later)
     replies["default"] = _documented("Any other problem", retry_after=False)
     return replies
 

@@ -64,6 +64,8 @@ class Reloader:
         """Begins no other reload. Does not wait: one that is under way ends by itself."""
         self._stopped = True
         self._asked.put(None)
+        if not self._thread.is_alive():
+            self._refuse_all()
 
     def request(self) -> Future[Reloaded]:
         """Asks for a look at the store; the result says what answers then.

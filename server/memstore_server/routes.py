@@ -13,11 +13,13 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from memstore_client import wire
 from memstore_server import problems
+from memstore_server.keys import KeyedRoute
 from memstore_server.logs import request_id
 from memstore_server.service import Service
 
 T = TypeVar("T")
 router = APIRouter()
+admin = APIRouter(route_class=KeyedRoute)  # for who has the key, where there is one
 DOCS_FILES = "docs-static"  # the folder of what the page at /docs asks for
 
 _QUEUED = (problems.NOT_READY, problems.OVERLOADED)
@@ -119,7 +121,11 @@ async def info(service: ServiceOf) -> wire.InfoReply:
     return service.info
 
 
-@router.post("/admin/reload", tags=["store"], responses=problems.documented(problems.NOT_READY, problems.NOT_RELOADED))
+@admin.post(
+    "/admin/reload",
+    tags=["store"],
+    responses=problems.documented(problems.UNAUTHORIZED, problems.NOT_READY, problems.NOT_RELOADED),
+)
 async def reload(service: ServiceOf) -> wire.ReloadReply:
     """Take up the generation that is in force in the store, between two batches; no question is refused meanwhile.
 

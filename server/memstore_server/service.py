@@ -18,7 +18,7 @@ from memstore_client import wire
 from memstore_server import translate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
 from memstore_server.logs import request_id
-from memstore_server.reloading import Reloader
+from memstore_server.reloading import Reloaded, Reloader
 from memstore_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -109,9 +109,9 @@ class Service:
             log.error("the warm-up answer failed", exc_info=error)
         self.warm_up.set_exception(error)
 
-    def reload_soon(self) -> None:
+    def reload_soon(self) -> Future[Reloaded]:
         """Has a new generation taken up, without waiting for it; may be called where a signal is handled."""
-        self._reloader.request()
+        return self._reloader.request()
 
     # --- requests ---
 
@@ -120,10 +120,15 @@ class Service:
         """What answers, and what is allowed."""
         return translate.info(self._thread.info, self.settings, reload_error=self._reloader.error)
 
+    @property
+    def store_summary(self) -> wire.StoreSummary:
+        """The generation that answers."""
+        return translate.store_summary(self._thread.info)
+
     async def reload(self) -> wire.ReloadReply:
         """Takes up the generation that is in force in the store. Raises NotReloaded; then the former one goes on."""
         self.require_ready()
-        done = await asyncio.wrap_future(self._reloader.request())
+        done = await asyncio.wrap_future(self.reload_soon())
         return translate.reloaded(done, request_id=request_id.get())
 
     async def answer(self, asked: wire.AnswerRequest) -> wire.AnswerReply:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from memstore.errors import ConfigError
@@ -80,8 +80,26 @@ class Settings(BaseSettings):
     max_num_beams: int = Field(default=8, ge=1, description="Most beams a request may have.")
     max_body_bytes: int = Field(default=4_000_000, ge=1_000, description="Size limit of a request's body.")
 
+    write_key_file: Path | None = Field(
+        default=None,
+        description="File whose only line is the key that requests must show which change the store. Without a key "
+        "there are none.",
+    )
+    write_key: SecretStr | None = Field(
+        default=None, description="The key itself: as a variable only, since everybody sees the flags of a process."
+    )
+    max_write_bytes: int = Field(
+        default=16_000_000, ge=1_000, description="Size limit of a body that changes the store."
+    )
+    max_changes: int = Field(default=8, ge=1, description="Changes that may wait; beyond that the reply is 429.")
+
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least log level.")
+
+    @property
+    def has_write_key(self) -> bool:
+        """Whether the store may be changed over HTTP."""
+        return self.write_key is not None or self.write_key_file is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -93,6 +111,8 @@ class Settings(BaseSettings):
             value, most = getattr(self, small), getattr(self, large)
             if value is not None and value > most:
                 raise ValueError(f"{small} ({value}) must be at most {large} ({most})")
+        if self.write_key is not None and self.write_key_file is not None:
+            raise ValueError("write_key and write_key_file are two places for one key: give one")
         return self
 
     @classmethod

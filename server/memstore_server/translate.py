@@ -6,14 +6,17 @@ Knows both sides' values and the server's limits. Refuses to know HTTP, threads 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import memstore
 from memstore.answer import Answer, Question, RankedPassage
-from memstore.errors import RequestError
+from memstore.errors import InvalidMetadata, RequestError
+from memstore.metadata import checked
 from memstore.passage import Passage
-from memstore_client import wire
+from memstore_client import changes, wire
+from memstore_server.journal import Job
 from memstore_server.reloading import Reloaded
 from memstore_server.settings import Settings
 
@@ -107,6 +110,19 @@ def passages(own: Sequence[wire.PassageInput]) -> list[Passage]:
     ]
 
 
+def documents(asked: changes.PutDocumentsRequest) -> list[str]:
+    """The documents as lines of a JSONL corpus. Raises InvalidOptions for metadata that no document can have."""
+    errors = []
+    for at, document in enumerate(asked.documents):
+        try:
+            checked(document.metadata)
+        except InvalidMetadata as error:
+            errors.append(wire.FieldProblem(pointer=f"#/documents/{at}/metadata", detail=str(error)))
+    if errors:
+        raise InvalidOptions(errors)
+    return [json.dumps(document.model_dump()) + "\n" for document in asked.documents]
+
+
 def most_kept(settings: Settings) -> int:
     """The most passages a question may have read: none is read that was not retrieved or brought."""
     return min(settings.max_keep_k, settings.max_retrieve_k)
@@ -188,6 +204,7 @@ def info(reported: Mapping[str, object], settings: Settings, *, reload_error: st
             num_beams=settings.max_num_beams,
             batch_questions=settings.queue_size,
             body_bytes=settings.max_body_bytes,
+            write_bytes=settings.max_write_bytes if settings.has_write_key else None,
         ),
         defaults=wire.Defaults(
             retrieve_k=settings.retrieve_k,
@@ -207,6 +224,24 @@ def reloaded(done: Reloaded, *, request_id: str) -> wire.ReloadReply:
         changed=done.changed,
         milliseconds=done.seconds * 1000,
         request_id=request_id,
+    )
+
+
+def job(done: Job) -> changes.JobReply:
+    """How far a change is, or what became of it."""
+    return changes.JobReply(
+        id=done.id,
+        kind=done.kind,
+        state=done.state,
+        documents=done.documents,
+        stage=done.stage,
+        items=done.items,
+        items_of=done.items_of,
+        created=done.created,
+        started=done.started,
+        ended=done.ended,
+        result=None if done.result is None else changes.ChangeReply(**done.result),
+        error=done.error,
     )
 
 

@@ -11,7 +11,17 @@ from typing import Any
 import httpx
 import pytest
 
-from memstore_client import AsyncClient, BadRequest, Client, PassageInput, QuestionInput
+from memstore_client import (
+    AsyncClient,
+    BadRequest,
+    ChangeFailed,
+    Client,
+    DocumentInput,
+    JobReply,
+    PassageInput,
+    QuestionInput,
+    Timeout,
+)
 
 RANKED = {
     "id": "7:0", "title": "Otter", "text": "Otters.", "url": "", "retrieval_rank": 1, "retrieval_score": 2.0,
@@ -30,6 +40,19 @@ ANSWER = {
     "answer": "yes", "score": -1.0, "passages": [RANKED], "usage": USAGE, "model": MODEL, "store": STORE,
     "request_id": "r",
 }  # fmt: skip
+PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1, "metadata": {}}
+JOB = {
+    "id": "1f", "kind": "add", "state": "running", "documents": 2, "stage": "encode", "items": 1, "items_of": 2,
+    "created": 1.0, "started": 2.0, "ended": None, "result": None, "error": None,
+}  # fmt: skip
+CHANGE = {
+    "generation": 2, "added": 1, "replaced": 1, "unchanged": 0, "skipped": 0, "deleted": 0, "not_found": 0,
+    "missing": [],
+}  # fmt: skip
+GENERATION = {
+    "generation": 1, "in_force": True, "passages": 5, "dead_passages": 0, "dead_bytes": 0, "segments": 1,
+    "change": {"kind": "build"}, "written": 1.0,
+}  # fmt: skip
 REPLIES: dict[str, dict[str, Any]] = {
     "/answer": ANSWER,
     "/answer/batch": {"items": [{"answer": ANSWER, "problem": None}], "request_id": "r"},
@@ -37,6 +60,13 @@ REPLIES: dict[str, dict[str, Any]] = {
     "/rerank": {"passages": [RANKED], "milliseconds": {}, "model": MODEL, "request_id": "r"},
     "/health": {"status": "alive"},
     "/ready": {"status": "ready"},
+    "/documents": JOB,
+    "/documents/a/b": {
+        "id": "a/b", "title": "t", "url": "", "metadata": {}, "passages": [PASSAGE], "store": STORE, "request_id": "r",
+    },
+    "/jobs/1f": {**JOB, "state": "done", "result": CHANGE, "ended": 3.0},
+    "/generations": {"generations": [GENERATION], "answering": 1, "request_id": "r"},
+    "/admin/rollback": {**STORE, "changed": True, "milliseconds": 1.0, "request_id": "r"},
     "/admin/reload": {**STORE, "changed": True, "milliseconds": 1.0, "request_id": "r"},
     "/info": {
         "version": "1",
@@ -44,13 +74,11 @@ REPLIES: dict[str, dict[str, Any]] = {
         "store": {**STORE, "codec": "int8", "retriever": "bm25"},
         "limits": {
             "question_characters": 1, "retrieve_k": 1, "keep_k": 1, "max_new_tokens": 1, "num_beams": 1,
-            "batch_questions": 1, "body_bytes": 1,
+            "batch_questions": 1, "body_bytes": 1, "write_bytes": 1,
         },
         "defaults": {"retrieve_k": 1, "keep_k": 1, "max_new_tokens": 1, "num_beams": 1},
     },
 }  # fmt: skip
-PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1, "metadata": {}}
-
 Face = Callable[[Callable[[Any], Any]], tuple[httpx.Request, Any]]
 
 
@@ -109,6 +137,21 @@ TABLE = [
     (lambda c: c.ready(), "GET", "/ready", None),
     (lambda c: c.info(), "GET", "/info", None),
     (lambda c: c.reload(), "POST", "/admin/reload", None),
+    (
+        lambda c: c.put_documents([DocumentInput(id="a", text="b"), {"id": "c", "text": "", "title": "t"}]),
+        "PUT", "/documents", {"documents": [{"id": "a", "text": "b"}, {"id": "c", "text": "", "title": "t"}]},
+    ),
+    (
+        lambda c: c.put_documents([{"id": "a", "text": "b"}], on_existing="skip"),
+        "PUT", "/documents", {"documents": [{"id": "a", "text": "b"}], "on_existing": "skip"},
+    ),
+    (lambda c: c.delete_documents(iter(["a", "b"])), "DELETE", "/documents", {"ids": ["a", "b"]}),
+    (lambda c: c.document("a/b"), "GET", "/documents/a%2Fb", None),
+    (lambda c: c.job("1f"), "GET", "/jobs/1f", None),
+    (lambda c: c.cancel("1f"), "DELETE", "/jobs/1f", None),
+    (lambda c: c.generations(), "GET", "/generations", None),
+    (lambda c: c.rollback(to=3), "POST", "/admin/rollback", {"to": 3}),
+    (lambda c: c.rollback(), "POST", "/admin/rollback", {}),
 ]  # fmt: skip
 
 
@@ -117,7 +160,7 @@ def test_what_is_sent(ask: Face, call, method: str, path: str, body: dict | None
     sent, _ = ask(call)
     assert (sent.method, sent.url.raw_path.decode()) == (method, "/base" + path)
     assert (json.loads(sent.content) if sent.content else None) == body
-    assert sent.headers.get("content-type") == ("application/json" if body else None)
+    assert sent.headers.get("content-type") == ("application/json" if body is not None else None)
 
 
 def test_what_is_returned(ask: Face) -> None:
@@ -132,6 +175,11 @@ def test_what_is_returned(ask: Face) -> None:
     assert ask(lambda c: c.health())[1].status == "alive"
     assert ask(lambda c: c.ready())[1] is True
     assert ask(lambda c: c.reload())[1].model_dump() == REPLIES["/admin/reload"]
+    assert ask(lambda c: c.put_documents([{"id": "a", "text": "b"}]))[1].model_dump() == JOB
+    assert ask(lambda c: c.document("a/b"))[1].model_dump() == REPLIES["/documents/a/b"]
+    assert ask(lambda c: c.cancel("1f"))[1].model_dump() == REPLIES["/jobs/1f"]
+    assert ask(lambda c: c.generations())[1].model_dump() == REPLIES["/generations"]
+    assert ask(lambda c: c.rollback())[1].model_dump() == REPLIES["/admin/rollback"]
     assert ask(lambda c: c.info())[1].store.codec == "int8"
 
 
@@ -145,6 +193,12 @@ def test_what_is_returned(ask: Face) -> None:
         (lambda c: c.passage("x" * 70_000), "http://m/base/passages/xxx"),
         (lambda c: c.passage("\ud800"), r"passage_id '\ud800' is no text: surrogates not allowed"),
         (lambda c: c.answer_batch("why?"), "questions must be a list of questions, not one string: `answer` asks one"),
+        (lambda c: c.put_documents([]), "documents: List should have at least 1 item"),
+        (lambda c: c.put_documents([{"id": "a"}]), "documents.0.text: Field required"),
+        (lambda c: c.put_documents([{"id": "a", "text": ""}] * 2), "two documents have the id 'a'"),
+        (lambda c: c.delete_documents("abc"), "ids must be a list of ids, not one string"),
+        (lambda c: c.delete_documents(["a\nb"]), "ids.0: String should match pattern"),
+        (lambda c: c.delete_documents([" "]), "ids.0: String should match pattern"),
         (lambda c: c.answer_batch([]), "questions: List should have at least 1 item"),
         (
             lambda c: c.rerank("a", [PassageInput(text="b"), *[PassageInput(text="a", id="x")] * 2]),
@@ -193,10 +247,64 @@ def test_a_host_that_can_have_no_such_name_is_reported() -> None:
 
 def test_both_clients_have_the_same_methods() -> None:
     def signatures(kind: type) -> dict[str, str]:
-        public = {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+        public = {name: value for name, value in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_"}
         return {name: str(inspect.signature(value)) for name, value in public.items()}
 
     assert signatures(Client) == signatures(AsyncClient)
     assert set(signatures(Client)) == {
         "answer", "answer_batch", "retrieve", "rerank", "passage", "health", "ready", "info", "reload", "close",
+        "put_documents", "delete_documents", "document", "job", "cancel", "wait", "generations", "rollback",
     }  # fmt: skip
+
+
+def changing(kind: type, states: list[dict], **options: Any) -> Any:
+    """A client of either kind with a key, whose jobs have these states in turn, and what `wait` then says."""
+    sent: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={**JOB, **states[min(len(sent), len(states) - 1)]})
+
+    class Hasty(kind):  # type: ignore[misc]
+        if kind is Client:
+
+            def _pause(self, seconds: float) -> None: ...
+        else:
+
+            async def _pause(self, seconds: float) -> None: ...
+
+    job = JobReply(**{**JOB, **states[0]})
+    transport = httpx.MockTransport(handle)
+    if kind is Client:
+        with Hasty("http://m", write_key="a secret", transport=transport) as client:
+            return client.wait(job, **options), sent
+
+    async def run() -> Any:
+        async with Hasty("http://m", write_key="a secret", transport=transport) as client:
+            return await client.wait(job, **options), sent
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_waiting_for_a_change(kind: type) -> None:
+    running, done = {"state": "running"}, {"state": "done", "result": CHANGE}
+    job, sent = changing(kind, [{"state": "waiting"}, running, running, done])
+    assert (job.state, job.result.generation, len(sent)) == ("done", 2, 3)
+    assert sent[0].headers["authorization"] == "Bearer a secret"
+    assert changing(kind, [{"state": "cancelled"}])[0].state == "cancelled"
+    with pytest.raises(ChangeFailed, match="job 1f failed: no room") as failed:
+        changing(kind, [running, {"state": "failed", "error": "no room"}])
+    assert failed.value.job.error == "no room"
+    with pytest.raises(Timeout, match=r"is not done after 0\.0 s, and goes on: running encode"):
+        changing(kind, [running, running], timeout=0.0)
+
+
+def test_the_key_goes_only_with_what_needs_it() -> None:
+    sent: list[httpx.Request] = []
+    with Client("http://m", write_key="k", transport=httpx.MockTransport(respond(sent))) as client:
+        client.answer("why?")
+        client.reload()
+    assert ["authorization" in request.headers for request in sent] == [False, True]
+    with pytest.raises(ValueError, match="write_key must be printable ASCII"):
+        Client("http://m", write_key="a\nb")

@@ -14,6 +14,7 @@ from memstore_client import (
     AsyncClient,
     BadRequest,
     Client,
+    Conflict,
     ConnectionFailed,
     DeadlineExceeded,
     MemstoreClientError,
@@ -23,6 +24,7 @@ from memstore_client import (
     Problem,
     ServerFailed,
     Timeout,
+    Unauthorized,
     UnexpectedReply,
 )
 from memstore_client.base import FIRST_BACKOFF, LONGEST_WAIT
@@ -105,6 +107,8 @@ def answer(client: Any) -> Any:
     ("status", "error", "builtin"),
     [
         (400, BadRequest, ValueError),
+        (401, Unauthorized, PermissionError),
+        (409, Conflict, Exception),
         (404, NotFound, LookupError),
         (405, BadRequest, ValueError),
         (413, BadRequest, ValueError),

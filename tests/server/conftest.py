@@ -32,7 +32,8 @@ def serving(engine: FakeEngine) -> Serving:
 
     @asynccontextmanager
     async def serve(*, wait: bool = True, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-        app = create_app(engine, Settings.load(store=Path("store"), drain_seconds=PATIENCE, **settings))
+        given = {"store": Path("store"), "drain_seconds": PATIENCE, **settings}
+        app = create_app(engine, Settings.load(**given))
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app):
             if wait:
@@ -46,3 +47,9 @@ def serving(engine: FakeEngine) -> Serving:
                     engine.gate.set()
 
     return serve
+
+
+@pytest.fixture
+def serving_fake(serving: Serving) -> Serving:
+    """`serving`, for tests that have another one of their own."""
+    return serving
