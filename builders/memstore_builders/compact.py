@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from memstore.errors import ConfigError
+import numpy as np
+
 from memstore.store import Generation, SegmentRef, Store, publish
 from memstore.store.contents import Contents
-from memstore.store.copying import copy_passages, one_codec
+from memstore.store.copying import copy_passages, empty_segment, one_codec
+from memstore.store.deletions import write_dead
 from memstore.store.duplicates import Duplicate
 from memstore.store.history import Forgotten, forget_locked
 from memstore_builders.add import vectors_made_by
@@ -66,15 +68,14 @@ def compact(path: Path, progress: Progress | None = None) -> CompactReport:
 
     Raises:
         StoreNotFound, StoreCorrupt: there is no store; something in it is damaged.
-        ConfigError: another process is changing the store, it cannot be written, or nothing in it is alive.
+        ConfigError: another process is changing the store, or it cannot be written.
         DiskSpaceError: the disk is full: until it is done, both the old and the new are there.
     """
     with opened_change(path, progress) as change:
         generation, kept = change.store.generation, len(change.store.generation.segments)
-        done = generation.change.get("kind", "build") in ("build", "compact") and not generation.dead
+        kind = generation.change.get("kind", "build")
+        done = kind == "compact" or (kind == "build" and not generation.dead)
         if not done:
-            if not generation.live:
-                raise ConfigError(f"nothing is left in {path}: add documents first, or remove the folder")
             generation, kept = _rewrite(change)
         change.store.close()
         with change.timed("forget"):
@@ -89,6 +90,7 @@ def _rewrite(change: Change) -> tuple[Generation, int]:
         change.progress.begin("copy", sum(block.rows for block in blocks if block.kept is None))
         refs = [ref for block in blocks for ref in _written(change, block, most)]
         change.progress.end()
+        refs = refs or [_nothing(change)]
     generation = dataclasses.replace(
         old,
         number=change.number,
@@ -110,12 +112,20 @@ def _rewrite(change: Change) -> tuple[Generation, int]:
             kind=old.retriever,
             encoder=vectors_made_by(change.store),
             dim=dim,
+            skipped=frozenset() if generation.live else frozenset([0]),
             tick=change.progress.advance,
         )
         change.progress.end()
     with change.timed("publish"):
         published = publish(change.path, dataclasses.replace(generation, index=index))
     return published, sum(block.kept is not None for block in blocks)
+
+
+def _nothing(change: Change) -> SegmentRef:
+    """The segment of a store in which nothing is alive."""
+    ref = empty_segment(change.store, segment_id=change.name())
+    dead = write_dead(change.path, ref, [0], lengths=np.zeros(1, dtype=np.int32), number=change.number)
+    return dataclasses.replace(ref, dead=dead)
 
 
 def ordered(contents: Contents) -> Iterator[tuple[int, list[Item]]]:

@@ -27,6 +27,7 @@ def build_index(
     kind: str,
     encoder: EncoderRef | None = None,
     dim: int = 0,
+    skipped: frozenset[int] = frozenset(),
     tick: Callable[[int], None] = lambda _: None,
 ) -> IndexRef:
     """Index the passages of an unpublished generation, from scratch: what a killed build left is removed.
@@ -36,6 +37,7 @@ def build_index(
         kind: "bm25", "dense" or "hybrid".
         encoder: what made the vectors of a dense index.
         dim: width of the vectors; 0 for none.
+        skipped: rows that are dead already.
         tick: hears of passages indexed.
     """
     folder = index_path(store.path, store.generation.number)
@@ -43,14 +45,23 @@ def build_index(
     folder.mkdir(parents=True)
     parts: dict[str, dict[str, object]] = {}
     if kind in ("bm25", "hybrid"):
-        count = build_bm25(folder / LEXICAL, _ticking(store.iter_passages(), tick))
-        parts[LEXICAL] = {"passages": count}
+        parts[LEXICAL] = {"passages": _build_lexical(folder, _ticking(store.iter_passages(), tick), skipped)}
     if kind in ("dense", "hybrid"):
         assert encoder is not None, "a dense index needs to know what made its vectors"
         vectors = store.iter_embeddings()
         settings = build_dense(folder / DENSE, vectors, count=len(store), dim=dim, encoder=encoder)
         parts[DENSE] = settings.to_dict()
     return IndexRef(kind=kind, parts=parts, files=hash_folder(folder))
+
+
+def _build_lexical(folder: Path, passages: Iterator[Passage], skipped: frozenset[int]) -> int:
+    if not skipped:
+        return build_bm25(folder / LEXICAL, passages)
+    empty = folder / "empty"
+    build_bm25(empty, ())
+    count = change_bm25(folder / LEXICAL, empty, dead=(), passages=passages, start=0, skipped=skipped)
+    shutil.rmtree(empty)
+    return count
 
 
 def change_index(old: Store, new: Store, *, killed: Sequence[int], skipped: frozenset[int]) -> IndexRef:

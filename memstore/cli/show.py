@@ -135,7 +135,7 @@ def show_store(store: Values) -> None:
         ("passages", f"{store['passages']:,} in {store['segments']} segments"),
         *(
             [("deleted", f"{store['deleted']:,} passages, {size(store['dead_bytes'])}: `memstore compact` frees them")]
-            if store["deleted"]
+            if store["dead_bytes"]
             else []
         ),
         ("tokens", f"{store['tokens']:,}"),
@@ -170,7 +170,7 @@ def show_verification(found: Values) -> None:
         elif found["sampled_cut"]:
             cut, sampled = found["sampled_cut"], found["sampled"]
             console.print(f"{cut:,} of the {sampled:,} sampled passages {_UNSEEN.format(most='')}")
-        if found["dead_passages"] or len(found["generations"]) > 1:
+        if found["dead_bytes"] or len(found["generations"]) > 1:
             console.print(
                 f"{len(found['generations'])} generations are kept; {found['dead_passages']:,} passages are dead, "
                 f"{size(found['dead_bytes'])}: `memstore compact` frees them"

@@ -17,6 +17,7 @@ from memstore.store.codec_tables import segment_codec
 from memstore.store.duplicates import Duplicate
 from memstore.store.format import SegmentRef
 from memstore.store.reader import Store
+from memstore.store.segment import Segment
 from memstore.store.writer import SegmentWriter
 
 
@@ -45,24 +46,25 @@ def copy_passages(
     if one_codec(store, rows, len(rows)) != len(rows):
         raise ConfigError(f"memories of different codecs cannot be in one segment, {segment_id!r}")
     first = store.segment(int(store.locate(np.asarray(rows[:1], dtype=np.int64))[0][0]))
-    writer = SegmentWriter(
-        store.path,
-        segment_id=segment_id,
-        codec=first.codec,
-        d_model=first.seal.d_model,
-        max_tokens=first.seal.max_tokens,
-        vocab_size=store.generation.vocab_size,
-        num_passages=len(rows),
-        shard_passages=shard_passages,
-        embedding_dim=first.seal.embedding_dim,
-        tables=segment_codec(first.path, first.seal)[1],
-    )
-    with writer:
+    with _writer(store, first, segment_id=segment_id, count=len(rows), shard=shard_passages) as writer:
         for begin in range(0, len(rows), min(shard_passages, len(rows))):
             part = rows[begin : begin + shard_passages]
             said = [store.passage_at(row) for row in part] if passages is None else passages[begin : begin + len(part)]
             writer.copy_shard(said, *_encoded(store, part))
         return writer.seal(duplicates)
+
+
+def empty_segment(store: Store, *, segment_id: str) -> SegmentRef:
+    """Write a sealed segment as those of a store are, of one passage without words and without memory: a collection
+    of nothing has it, as a dead row, to know how memories are kept.
+    """
+    first = store.segment(0)
+    values = {name: np.zeros((1, *spec.shape), dtype=spec.dtype) for name, spec in first.specs.items()}
+    if first.seal.embedding_dim:
+        values["embeddings"] = np.zeros((1, first.seal.embedding_dim), dtype=np.float32)
+    with _writer(store, first, segment_id=segment_id, count=1, shard=1) as writer:
+        writer.copy_shard([Passage(id="", document_id="", title="", text="")], np.zeros(1, dtype=np.int32), values)
+        return writer.seal()
 
 
 def one_codec(store: Store, rows: Sequence[int], most: int) -> int:
@@ -71,6 +73,21 @@ def one_codec(store: Store, rows: Sequence[int], most: int) -> int:
     codecs = {number: store.segment(number).codec for number in np.unique(numbers).tolist()}
     first = codecs[int(numbers[0])]
     return next((i for i, number in enumerate(numbers.tolist()) if codecs[number] is not first), len(numbers))
+
+
+def _writer(store: Store, like: Segment, *, segment_id: str, count: int, shard: int) -> SegmentWriter:
+    return SegmentWriter(
+        store.path,
+        segment_id=segment_id,
+        codec=like.codec,
+        d_model=like.seal.d_model,
+        max_tokens=like.seal.max_tokens,
+        vocab_size=store.generation.vocab_size,
+        num_passages=count,
+        shard_passages=shard,
+        embedding_dim=like.seal.embedding_dim,
+        tables=segment_codec(like.path, like.seal)[1],
+    )
 
 
 def _encoded(store: Store, rows: Sequence[int]) -> tuple[npt.NDArray[np.int32], dict[str, npt.NDArray[Any]]]:

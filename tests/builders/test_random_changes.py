@@ -28,7 +28,7 @@ STEPS = int(os.environ.get("MEMSTORE_CHANGES", "12"))
 SEED = int(os.environ.get("MEMSTORE_SEED", "1"))
 NAMES = tuple(f"d{i}" for i in range(12))
 
-IDS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)
+IDS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True) | st.just(list(NAMES))
 SAID = st.tuples(st.sampled_from(TITLES), st.lists(st.sampled_from(SENTENCES), max_size=5).map(" ".join))
 CHANGED = st.dictionaries(st.sampled_from(NAMES), SAID, min_size=1, max_size=3)
 CHOICE = st.integers(0, 9)
@@ -117,7 +117,7 @@ def operation(rng: random.Random) -> tuple[str, dict[str, Any]]:
         case "add":
             return name, {"changed": changed}
         case "delete":
-            return name, {"ids": list(changed)}
+            return name, {"ids": list(changed if choice else NAMES)}
         case "rollback":
             return name, {"choice": choice}
         case "forget":
