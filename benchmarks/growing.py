@@ -16,7 +16,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,9 +35,9 @@ from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore_builders.add import AddOptions, add
-from memstore_builders.build import build
-from memstore_builders.change import delete
-from memstore_builders.compact import compact
+from memstore_builders.build import BuildReport, build
+from memstore_builders.change import ChangeReport, delete
+from memstore_builders.compact import CompactReport, compact
 from memstore_builders.corpus import detect_format
 from memstore_builders.formats import FORMATS
 from memstore_builders.job import BuildOptions
@@ -65,10 +65,11 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step took: seconds, bytes of new files, and bytes of all files afterwards."""
+    """What a step took: seconds, also by its own stages, bytes of new files, and bytes of all files afterwards."""
 
     name: str
     seconds: float
+    stages: Mapping[str, float]
     written: int
     on_disk: int
 
@@ -82,7 +83,7 @@ def run(options: Options) -> Report:
         parts = split_corpus(corpus, folder, limit=options.limit)
         store, other = folder / "store", folder / "at-once"
 
-        def built(source: Path, out: Path) -> object:
+        def built(source: Path, out: Path) -> BuildReport:
             return build(BuildOptions(corpus=(source,), out=out, model=model, retriever=RETRIEVER))  # type: ignore[arg-type]
 
         steps = [
@@ -108,7 +109,8 @@ def run(options: Options) -> Report:
         },
         ratios=[ratio(s.name, at_once, [s.seconds * 1e3]) for s in steps[1:-1]],
         times={s.name: {TOTAL: summary([s.seconds * 1e3])} for s in steps},
-        figures=figures,
+        figures=figures
+        | {f"{s.name}, s": ", ".join(f"{name} {spent:.2f}" for name, spent in s.stages.items()) for s in steps},
         rows=[
             {"step": s.name, "seconds": s.seconds, "written, MB": s.written / 1e6, "on disk, MB": s.on_disk / 1e6}
             for s in steps
@@ -161,15 +163,15 @@ def documents_of(corpus: Path) -> Iterator[Document]:
 # --- steps ----------------------------------------------------------------------------------------------------
 
 
-def _step(name: str, store: Path, work: Callable[[], object]) -> Step:
+def _step(name: str, store: Path, work: Callable[[], BuildReport | ChangeReport | CompactReport]) -> Step:
     before = _files(store)
     begin = time.perf_counter()
-    work()
+    report = work()
     seconds = time.perf_counter() - begin
     after = _files(store)
     print(f"{name}: {seconds:.1f} s", flush=True)
     written = sum(size for key, size in after.items() if key not in before)
-    return Step(name, seconds, written, sum(after.values()))
+    return Step(name, seconds, report.seconds, written, sum(after.values()))
 
 
 def _files(folder: Path) -> dict[tuple[int, int], int]:
