@@ -5,7 +5,7 @@ same threads and the same input. Ratios are reported first, since times depend o
 run memstore, and nothing outside this package imports it.
 """
 
-BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "load", "growth", "profile")
+BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "filters", "load", "growth", "profile")
 """The modules that measure, in the order in which they run and are reported."""
 
 BY_NAME = ("llm", "growing")

@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         limit=chosen.limit,
         device=chosen.device,
         size=chosen.size,
+        passages=chosen.passages,
     )
     record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # a full run
     today = datetime.now(UTC).date().isoformat()
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...: where `reader` and `builder` compute"
     )
+    parser.add_argument("--passages", type=int, metavar="N", help="passages that `filters` searches")
     parser.add_argument("--size", choices=("base", "large"), help="the T5 whose shape these two take")
     return parser
 

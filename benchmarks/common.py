@@ -38,6 +38,7 @@ class Options:
         limit: the most documents of the corpus that `growing` takes; all by default.
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
         size: the T5 whose shape these benchmarks take; None for their usual model.
+        passages: how many `filters` searches; None for its usual number.
     """
 
     quick: bool = False
@@ -49,6 +50,7 @@ class Options:
     limit: int | None = None
     device: str = "cpu"
     size: Literal["base", "large"] | None = None
+    passages: int | None = None
 
     @property
     def store(self) -> Path | None:

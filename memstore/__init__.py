@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from memstore.answer import Answer, Answerer, Question, RankedPassage, Usage
     from memstore.errors import MemstoreError
     from memstore.passage import Passage
+    from memstore.retrieve.filters import Filter
     from memstore.store import Store
 
 __version__ = "0.1.0"
 __all__ = [
     "Answer",
     "Answerer",
+    "Filter",
     "MemstoreError",
     "Passage",
     "Question",
@@ -36,6 +38,7 @@ __all__ = [
 _HOMES = {
     "Answer": "memstore.answer",
     "Answerer": "memstore.answer",
+    "Filter": "memstore.retrieve.filters",
     "MemstoreError": "memstore.errors",
     "Passage": "memstore.passage",
     "Question": "memstore.answer",

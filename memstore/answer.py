@@ -30,7 +30,8 @@ from memstore.model.ranking import rank
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage, StoredPassage
 from memstore.passage import RankedPassage as RankedPassage  # also a name of this module
-from memstore.retrieve import Retriever
+from memstore.retrieve import Filters, Retriever
+from memstore.retrieve.filters import Filter
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, read_generation
 
@@ -39,7 +40,8 @@ RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and how much to spend on it. `passages` of the caller's own replace retrieval.
+    """What is asked, and how much to spend on it. `passages` of the caller's own replace retrieval. With a `filter`,
+    only passages whose metadata pass it are found.
 
     `num_beams` is the model's where it is None.
 
@@ -54,6 +56,7 @@ class Question:
     max_new_tokens: int = MAX_NEW_TOKENS
     num_beams: int | None = None
     passages: tuple[Passage, ...] | None = None
+    filter: Filter | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -64,6 +67,8 @@ class Question:
                 raise RequestError(f"{name} must be at least 1, not {value}")
         if self.passages is None and self.keep_k > self.retrieve_k:
             raise RequestError(f"keep_k ({self.keep_k}) must not exceed retrieve_k ({self.retrieve_k})")
+        if self.passages is not None and self.filter is not None:
+            raise RequestError("a filter has no meaning with passages of your own: leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,11 +276,13 @@ class Answerer:
             answers.append(Answer(text=text, score=read.decoded[i].score, passages=read.ranked[i], usage=usage))
         return answers
 
-    def retrieve(self, questions: Sequence[str], k: int) -> list[list[RankedPassage]]:
-        """The k first passages of each question in the retriever's order, without reading them."""
+    def retrieve(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[RankedPassage]]:
+        """The k first passages of each question in the retriever's order, without reading them; `filters` are one for
+        each question, or None.
+        """
         if k < 1:
             raise RequestError(f"k must be at least 1, not {k}")
-        return [[candidate.found for candidate in own] for own in self._search(questions, k)]
+        return [[candidate.found for candidate in own] for own in self._search(questions, k, filters)]
 
     @torch.inference_mode()
     def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> list[RankedPassage]:
@@ -321,6 +328,7 @@ class Answerer:
                 "passages": self.store.live,
                 "codec": generation.codec,
                 "retriever": generation.retriever,
+                "metadata": {name: list(kinds) for name, kinds in generation.metadata.items()},
             },
         }
 
@@ -330,14 +338,16 @@ class Answerer:
         """Each question's passages in retrieval order: found in the store, or the caller's own."""
         asked = [i for i, q in enumerate(questions) if q.passages is None]
         most = max((questions[i].retrieve_k for i in asked), default=0)
-        found = dict(zip(asked, self._search([questions[i].text for i in asked], most), strict=True)) if asked else {}
+        filters = [questions[i].filter for i in asked]
+        searched = self._search([questions[i].text for i in asked], most, filters) if asked else []
+        found = dict(zip(asked, searched, strict=True))
         return [
             found[i][: q.retrieve_k] if q.passages is None else _brought(q.passages) for i, q in enumerate(questions)
         ]
 
-    def _search(self, questions: Sequence[str], k: int) -> list[list[_Candidate]]:
+    def _search(self, questions: Sequence[str], k: int, filters: Filters | None) -> list[list[_Candidate]]:
         """What the retriever finds, each passage with its row. Most retrievers have read it to name it."""
-        hits = self.retriever.search(questions, k)
+        hits = self.retriever.search(questions, k, filters)
         unread = iter(self.store.find([h.passage_id for own in hits for h in own if h.stored is None]))
         found: list[list[_Candidate]] = [[] for _ in hits]
         for own, candidates in zip(hits, found, strict=True):

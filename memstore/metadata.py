@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from memstore.errors import InvalidMetadata
@@ -78,11 +78,21 @@ def add_fields(found: dict[str, tuple[Kind, ...]], metadata: Metadata) -> None:
         kind, kinds = kind_of(value), found.get(name, ())
         if kind not in kinds:
             found[name] = tuple(sorted((*kinds, kind)))
-            if len(found) > MAX_COLLECTION_FIELDS:
-                raise InvalidMetadata(
-                    f"the documents have more than {MAX_COLLECTION_FIELDS:,} different metadata fields, {name!r} "
-                    "the last: put what varies into values, not into names"
-                )
+            require_few(found)
+
+
+def require_few(names: Collection[str]) -> None:
+    """See that a collection has no more fields than it may have.
+
+    Raises:
+        InvalidMetadata: it has.
+    """
+    if len(names) > MAX_COLLECTION_FIELDS:
+        *_, last = names
+        raise InvalidMetadata(
+            f"the documents have more than {MAX_COLLECTION_FIELDS:,} different metadata fields, such as {last!r}: put "
+            "what varies into values, not into names"
+        )
 
 
 def in_words(fields: Fields) -> str:

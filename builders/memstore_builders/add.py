@@ -19,6 +19,7 @@ from typing import Literal
 from memstore import checkpoint
 from memstore.checkpoint.loading import model_of, require_device
 from memstore.errors import ConfigError, FingerprintMismatch
+from memstore.metadata import require_few
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.passage import Passage
 from memstore.retrieve.dense import read_dense_settings
@@ -104,6 +105,7 @@ def add(options: AddOptions, progress: Progress | None = None) -> ChangeReport:
     Raises:
         StoreNotFound, StoreCorrupt: there is no store; something in it is damaged.
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
+        InvalidMetadata: with the store's there would be too many different fields.
         CheckpointNotFound, CheckpointError, FingerprintMismatch: the store's model is not to be had.
         ConfigError: an option is impossible, a document is there (`on_existing="fail"`), a passage's id is another
             document's, or another process is changing the store.
@@ -174,6 +176,7 @@ def _read(options: AddOptions, change: Change, work: Path) -> tuple[Spool, _Batc
     fit = Fitter(tokenizer, settings.get("on_long", "cut"))  # what builds did before they could split
     spool = write_spool(corpus, work, fit=fit, tick=change.progress.advance)
     change.progress.end()
+    require_few({*change.store.generation.metadata, *spool.counts.fields})
     for _, passage in _distinct(spool):
         sum_before = batch.signatures.get(passage.document_id, 0)
         batch.signatures[passage.document_id] = add_signatures(sum_before, signature(passage, words_hash(passage)))

@@ -47,7 +47,7 @@ from memstore.store.holding import only_writer
 from memstore_builders.content import Content
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.fit import fitted
-from memstore_builders.index import build_index
+from memstore_builders.index import build_index, fields_of
 from memstore_builders.job import BuildOptions, Job, prepare
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.reading import read_corpus, unchanged
@@ -139,11 +139,14 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 kind=options.retriever,
                 encoder=_vectors_made_by(job),
                 dim=job.embedding_dim,
+                metadata=bool(spool.counts.fields),
                 tick=progress.advance,
             )
             progress.end()
             sync_tree(options.out / "index")
-        generation = publish(options.out, _generation(job, segments, index=index, source=_source(spool)))
+        fields = fields_of(options.out, job.number, index)
+        made = _generation(job, segments, index=index, source=_source(spool), metadata=fields)
+        generation = publish(options.out, made)
         remove_other_generations(options.out, generation)
     report = _report(job, spool, segments, resumed, seconds, expected)
     shutil.rmtree(job.work, ignore_errors=True)  # what stays is removed by the next build

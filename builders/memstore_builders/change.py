@@ -40,7 +40,7 @@ from memstore.store.history import dead_bytes, next_number, remove_unfinished
 from memstore.store.holding import only_writer, writing
 from memstore.store.publish import publish_change
 from memstore.store.segment import Readers, open_segment, read_seal
-from memstore_builders.index import change_index
+from memstore_builders.index import change_index, fields_of
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.segments import SEGMENT_SHARDS, shard_passages
 
@@ -179,7 +179,9 @@ class Change:
             self.progress.end()
         with self.timed("publish"):
             refs = tuple(self._with_dead(part) for part in parts)
-            published = publish_change(self.path, dataclasses.replace(generation, segments=refs, index=index), of=of)
+            fields = fields_of(self.path, self.number, index)
+            made = dataclasses.replace(generation, segments=refs, index=index, metadata=fields)
+            published = publish_change(self.path, made, of=of)
         self._remove_joined(published)
         return published
 

@@ -24,7 +24,7 @@ from memstore.store.duplicates import Duplicate
 from memstore.store.history import Forgotten, forget_locked
 from memstore_builders.add import vectors_made_by
 from memstore_builders.change import Change, made_by, opened_change
-from memstore_builders.index import build_index
+from memstore_builders.index import build_index, fields_of
 from memstore_builders.progress import Progress
 from memstore_builders.segments import SEGMENT_SHARDS
 
@@ -113,11 +113,13 @@ def _rewrite(change: Change) -> tuple[Generation, int]:
             encoder=vectors_made_by(change.store),
             dim=dim,
             skipped=frozenset() if generation.live else frozenset([0]),
+            metadata=bool(old.metadata),
             tick=change.progress.advance,
         )
         change.progress.end()
     with change.timed("publish"):
-        published = publish(change.path, dataclasses.replace(generation, index=index))
+        fields = fields_of(change.path, change.number, index)
+        published = publish(change.path, dataclasses.replace(generation, index=index, metadata=fields))
     return published, sum(block.kept is not None for block in blocks)
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from memstore_client import errors, wire
 from memstore_client.base import WITHOUT_PROXY, Call, server_url, undecodable, unusable
 from memstore_client.changing import AsyncChangingClient, ChangingClient
+from memstore_client.filters import Filter
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -64,6 +65,7 @@ class Client(ChangingClient):
         num_beams: int | None = None,
         deadline_ms: int | None = None,
         passages: Sequence[wire.PassageInput] | None = None,
+        filter: Filter | None = None,
     ) -> wire.AnswerReply:
         """Answers a question from the server's store, or from `passages` of the caller's own.
 
@@ -75,11 +77,12 @@ class Client(ChangingClient):
             max_new_tokens: length limit of the answer, in tokens.
             num_beams: beams of the search; 1 is greedy.
             deadline_ms: milliseconds after which the answer is of no use; then DeadlineExceeded is raised.
-            passages: read instead of the store's; excludes `retrieve_k`.
+            passages: read instead of the store's; excludes `retrieve_k` and `filter`.
+            filter: what metadata the passages' documents must have, such as `{"lang": "en", "year": {"gte": 2000}}`.
         """
         call = self._answer(
             question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
-            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages),
+            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
         )  # fmt: skip
         return self._send(call)
 
@@ -90,10 +93,15 @@ class Client(ChangingClient):
         return self._send(self._answer_batch(questions, deadline_ms))
 
     def retrieve(
-        self, question: str, *, retrieve_k: int | None = None, deadline_ms: int | None = None
+        self,
+        question: str,
+        *,
+        retrieve_k: int | None = None,
+        deadline_ms: int | None = None,
+        filter: Filter | None = None,
     ) -> wire.RetrieveReply:
-        """Finds passages for a question, best first; fewer than `retrieve_k` if no more match."""
-        return self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms))
+        """Finds passages, best first; fewer than `retrieve_k` if no more match. `filter` as in `answer`."""
+        return self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms, filter=filter))
 
     def rerank(
         self,
@@ -199,11 +207,12 @@ class AsyncClient(AsyncChangingClient):
         num_beams: int | None = None,
         deadline_ms: int | None = None,
         passages: Sequence[wire.PassageInput] | None = None,
+        filter: Filter | None = None,
     ) -> wire.AnswerReply:
         """Answers a question; see `Client.answer`."""
         call = self._answer(
             question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
-            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages),
+            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
         )  # fmt: skip
         return await self._send(call)
 
@@ -214,10 +223,15 @@ class AsyncClient(AsyncChangingClient):
         return await self._send(self._answer_batch(questions, deadline_ms))
 
     async def retrieve(
-        self, question: str, *, retrieve_k: int | None = None, deadline_ms: int | None = None
+        self,
+        question: str,
+        *,
+        retrieve_k: int | None = None,
+        deadline_ms: int | None = None,
+        filter: Filter | None = None,
     ) -> wire.RetrieveReply:
-        """Finds passages for a question, best first; fewer than `retrieve_k` if no more match."""
-        return await self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms))
+        """Finds passages, best first; fewer than `retrieve_k` if no more match. `filter` as in `answer`."""
+        return await self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms, filter=filter))
 
     async def rerank(
         self,

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from memstore_client.filters import FilterInput
+
 MAX_QUESTION_CHARACTERS = (
     2_000  # after stripping; longer than any question of the tasks, short enough to tokenize at once
 )
@@ -83,8 +85,9 @@ class QuestionInput(Request):
     max_new_tokens: Count | None = Field(default=None, description="Length limit of the answer, in tokens.")
     num_beams: Count | None = Field(default=None, description="Beams of the search; 1 is greedy.")
     passages: Annotated[list[PassageInput], Field(min_length=1)] | None = Field(
-        default=None, description="Read these instead of the store's; excludes `retrieve_k`."
+        default=None, description="Read these instead of the store's; excludes `retrieve_k` and `filter`."
     )
+    filter: FilterInput = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -94,6 +97,8 @@ class QuestionInput(Request):
             return self
         if self.retrieve_k is not None:
             raise ValueError("retrieve_k has no meaning with passages of your own: leave it out")
+        if self.filter is not None:
+            raise ValueError("filter has no meaning with passages of your own: leave it out")
         if self.keep_k is not None and self.keep_k > len(self.passages):
             raise ValueError(f"keep_k ({self.keep_k}) must not exceed the number of passages ({len(self.passages)})")
         _require_distinct_ids(self.passages)
@@ -130,6 +135,7 @@ class RetrieveRequest(Request):
 
     question: QuestionText
     retrieve_k: Count | None = Field(default=None, description="Passages wanted; fewer may match.")
+    filter: FilterInput = None
     deadline_ms: Deadline = None
 
 
@@ -300,6 +306,9 @@ class StoreInfo(StoreSummary):
 
     codec: str
     retriever: str
+    metadata: dict[str, list[str]] = Field(
+        default={}, description="Fields that a `filter` can name, with the kinds of their values."
+    )
     reload_error: str | None = Field(
         default=None, description="Why the store's generation in force was not taken up; null if nothing is wrong."
     )

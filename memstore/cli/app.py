@@ -56,6 +56,16 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Build only so many passa
 Dtype = Annotated[str | None, typer.Option(help="bfloat16 or float32; by default what the processor is fast at.")]
 
 
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="CONDITION",
+        help="Only passages with such metadata: lang=en, lang!=en, year>=2000, or a JSON object; may be repeated.",
+    ),
+]
+
+
 def corpora(paths: list[Path]) -> tuple[Path, ...]:
     """The files and folders as given, `sample` as the bundled corpus (unless there is something of that name)."""
     from memstore_builders.corpus import sample_corpus

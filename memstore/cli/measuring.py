@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memstore.cli.app import Device, Json, Model, app, print_result
+from memstore.cli.app import Device, Filters, Json, Model, app, print_result
 from memstore.errors import OutputUnwritable
 
 
@@ -31,6 +31,7 @@ def evaluate(
     num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N questions of each file, evenly spread.")] = None,
+    conditions: Filters = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="File for predictions in KILT's format; OUT.NAME.jsonl for each of several."),
@@ -47,14 +48,17 @@ def evaluate(
     from memstore.evaluate.run import evaluate as run
     from memstore.evaluate.task_files import named_files
     from memstore.machine import tune_allocator
+    from memstore.retrieve.filters import parse_words
+    from memstore.store import read_generation
     from memstore_builders.progress import for_people
 
     tune_allocator()
+    where = parse_words(conditions, read_generation(store).metadata) if conditions else None
     options = EvaluateOptions(
         store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
         retrieve_k=retrieve_k, keep_k=min(10, retrieve_k) if keep_k is None else keep_k,
         max_new_tokens=max_new_tokens, num_beams=num_beams, batch=batch, limit=limit,
-        predictions=predictions, errors=errors, device=device,
+        predictions=predictions, errors=errors, device=device, filter=where,
     )  # fmt: skip
     report = run(options, progress=for_people())
     print_result(report, as_json, show_evaluation)

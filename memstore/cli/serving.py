@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from memstore.cli.app import Device, Json, Model, app, print_result
+from memstore.cli.app import Device, Filters, Json, Model, app, print_result
 from memstore.errors import ConfigError
 
 
@@ -80,6 +81,7 @@ def ask(
     num_beams: Annotated[
         int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's, or the server's].")
     ] = None,
+    conditions: Filters = None,
     as_json: Json = False,
 ) -> None:
     """Ask one question, of a store (--store) or of a running server (--url)."""
@@ -93,10 +95,10 @@ def ask(
     if url is not None:
         if model is not None or device != "cpu":
             raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
-        print_result(_ask_server(url, question, options), as_json, show_answer)
+        print_result(_ask_server(url, question, options, conditions), as_json, show_answer)
         return
     assert store is not None
-    print_result(_ask_store(store, question, options, model=model, device=device), as_json, show_answer)
+    print_result(_ask_store(store, question, options, conditions, model=model, device=device), as_json, show_answer)
 
 
 @app.command()
@@ -122,13 +124,22 @@ def _leave() -> NoReturn:
 
 
 def _ask_store(
-    store: Path, question: str, options: dict[str, Any], *, model: str | None, device: str
+    store: Path,
+    question: str,
+    options: dict[str, Any],
+    conditions: Sequence[str] | None,
+    *,
+    model: str | None,
+    device: str,
 ) -> dict[str, Any]:
     from memstore.answer import Answerer, Question
     from memstore.machine import tune_allocator
+    from memstore.retrieve.filters import Filter, parse_words
 
     tune_allocator()
     answerer = Answerer.open(store, model=model, device=device)
+    if conditions:
+        options["filter"] = Filter.of(parse_words(conditions, answerer.store.generation.metadata))
     if "retrieve_k" in options and "keep_k" not in options:
         options["keep_k"] = min(options["retrieve_k"], Question(text=question).keep_k)
     reply = asdict(answerer.answer([Question(text=question, **options)])[0])
@@ -137,11 +148,17 @@ def _ask_store(
     return reply | answerer.info()
 
 
-def _ask_server(url: str, question: str, options: dict[str, Any]) -> dict[str, Any]:
+def _ask_server(
+    url: str, question: str, options: dict[str, Any], conditions: Sequence[str] | None = None
+) -> dict[str, Any]:
     from memstore_client import Client, MemstoreClientError
 
     try:
         with Client(url) as client:
+            if conditions:
+                from memstore.retrieve.filters import parse_words
+
+                options["filter"] = parse_words(conditions, cast("Any", client.info().store.metadata))
             return client.answer(question, **options).model_dump()
     except MemstoreClientError as error:
         raise ConfigError(f"{url}: {error}") from error

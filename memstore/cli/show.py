@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from memstore.metadata import in_words
 from memstore.units import duration, size
 
 Values = Mapping[str, Any]
@@ -142,6 +143,7 @@ def show_store(store: Values) -> None:
         ("codec", f"{store['codec']}, {store['bytes_per_token']:.1f} bytes per token with texts"),
         ("size", f"{size(store['segment_bytes'])} segments, {size(store['index_bytes'])} index{tables}"),
         ("retriever", store["retriever"]),
+        *([("metadata", in_words(store["metadata"]))] if store["metadata"] else []),
         ("model", f"{settings.get('model')} {settings.get('model_name', '')}{trained}"),
         *((f"  {name}", str(value)) for name, value in fingerprint.items()),
         ("corpus", ", ".join(f"{c['name']}" for c in settings.get("corpus", []))),

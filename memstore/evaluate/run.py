@@ -27,6 +27,7 @@ from memstore.evaluate.summary import summarise
 from memstore.evaluate.task_files import file_of_task
 from memstore.files import check_outputs, write_text
 from memstore.questions.files import Gold, GoldQuestion, read_gold
+from memstore.retrieve.filters import Filter
 from memstore.store.format import PARTS
 
 
@@ -68,6 +69,7 @@ class EvaluateOptions:
         retrieve_k, keep_k, max_new_tokens, num_beams: see `memstore.answer.Question`.
         batch: how many questions are answered together.
         limit: at most this many questions of each file, evenly spread.
+        filter: what the metadata of all passages must be, as `Filter.of` takes it; None for anything.
         predictions: file to write. With several tasks, each has its own: `out.nq.jsonl` and so on for `out.jsonl`.
         errors: file to write the list of wrong answers to, `.md` or `.jsonl`.
         device: where the model runs.
@@ -86,6 +88,7 @@ class EvaluateOptions:
     predictions: Path | None = None
     errors: Path | None = None
     device: str = "cpu"
+    filter: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -112,6 +115,7 @@ class EvaluateOptions:
             retrieve_k=self.retrieve_k,
             keep_k=self.keep_k,
             max_new_tokens=self.max_new_tokens,
+            filter=None if self.filter is None else Filter.of(self.filter),
             num_beams=self.num_beams,
         )
 
@@ -240,7 +244,8 @@ class _Run:
     def settings(self) -> dict[str, Any]:
         """The settings in force."""
         names = ("retrieve_k", "keep_k", "max_new_tokens", "num_beams", "batch", "limit", "device")
-        return {name: getattr(self.options, name) for name in names}
+        settings = {name: getattr(self.options, name) for name in names}
+        return settings if self.options.filter is None else settings | {"filter": dict(self.options.filter)}
 
 
 def _read(path: Path) -> Gold:

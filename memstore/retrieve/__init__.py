@@ -11,8 +11,9 @@ from typing import Protocol
 
 from memstore.errors import RequestError
 from memstore.passage import StoredPassage, encodable
+from memstore.retrieve.filters import Filter
 
-__all__ = ["FoundRow", "Hit", "HitsOf", "Retriever", "RowSearch", "check_k", "numbered", "searchable"]
+__all__ = ["Filters", "FoundRow", "Hit", "HitsOf", "Retriever", "RowSearch", "check_k", "numbered", "searchable"]
 
 MAX_QUESTION_CHARACTERS = 16_384
 """Characters of a question that are searched for. Beyond this it is a document; the rest is ignored."""
@@ -33,6 +34,9 @@ class Hit:
 FoundRow = tuple[int, float]
 """A row of the generation, and its score."""
 
+Filters = Sequence[Filter | None]
+"""For each question what its passages' metadata must be, or None."""
+
 HitsOf = Callable[[Sequence[FoundRow]], list[Hit]]
 """Makes hits of the rows that one question found, in their order."""
 
@@ -44,13 +48,14 @@ class Retriever(Protocol):
     def kind(self) -> str:
         """The name a generation records: "bm25", "dense" or "hybrid"."""
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[Hit]]:
         """Finds up to `k` passages per question, best first, ties in the order of the generation's rows.
 
-        A question may get fewer than `k` hits: the generation is smaller, or nothing in it matches.
+        A question may get fewer than `k` hits: the generation is smaller, or nothing in it matches. With a filter only
+        passages that pass it are found, as many as without; scores are those that they have without.
 
         Raises:
-            RequestError: `k` is below 1.
+            RequestError: `k` is below 1, or a filter names a field that there is not, or a value that it never has.
             IndexCorrupt: the index cannot be read.
         """
 
@@ -58,7 +63,7 @@ class Retriever(Protocol):
 class RowSearch(Protocol):
     """A retriever over rows, as several are fused before any passage is read."""
 
-    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
+    def search_rows(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[FoundRow]]:
         """As `Retriever.search`, but rows."""
 
 

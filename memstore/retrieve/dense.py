@@ -9,6 +9,9 @@ clusters (IVF) and stored in 8 bits per dimension (SQ8); a search looks into the
 - `nprobe`: the smallest power of two, from `MIN_PROBES` on, with which `PROBE_QUERIES` passages find `RECALL`
   of the `PROBE_DEPTH` passages that are nearest to them by the float32 vectors.
 
+A filter chooses rows. Where it leaves few, their vectors are read one by one and compared, which takes less time than
+looking for them in clusters and misses none; else a search passes over the others as it does over dead rows.
+
 An index that was changed (`dense_change`) has flat parts beside the first one, for the rows that came later. Dead
 rows stay in it; a search passes over them, and looks into more clusters until it has its passages.
 
@@ -23,7 +26,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -35,8 +40,10 @@ import numpy.typing as npt
 from memstore.errors import ConfigError, IndexCorrupt, InvalidMemory
 from memstore.files import system_errors
 from memstore.names import accepted
-from memstore.retrieve import FoundRow, Hit, HitsOf, check_k, searchable
+from memstore.retrieve import Filters, FoundRow, Hit, HitsOf, check_k, searchable
+from memstore.retrieve.dense_parts import Part, read_part
 from memstore.retrieve.encoders import EncoderRef, QuestionEncoder, TextEncoder, Vectors
+from memstore.retrieve.filters import Filter
 from memstore.retrieve.folder import new_index_folder, read_settings, write_settings
 
 __all__ = [
@@ -59,17 +66,16 @@ MIN_PROBES = 8
 PROBE_QUERIES = 200
 PROBE_DEPTH = 20
 RECALL = 0.95
-DEPTH = 100
-"""Live passages that a search finds at least before it stops looking into clusters, where some are dead."""
+FILTERS_KEPT = 16
+"""Filters whose rows are remembered."""
 
 CHUNK_ROWS = 16_384
 """Vectors handled at a time: with the training sample, all that is in memory beside the index."""
 
+RowsOf = Callable[[Filter], npt.NDArray[np.int64]]
+"""Gives the live rows that pass a filter, ascending."""
+
 INDEX = "index.faiss"
-# faiss gives these classes other constructors when it is imported than its types say.
-_PARAMETERS: Any = faiss.SearchParameters
-_IVF_PARAMETERS: Any = faiss.SearchParametersIVF
-_BITMAP: Any = faiss.IDSelectorBitmap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,39 +264,6 @@ def _choose_nprobe(index: Any, rows: npt.NDArray[np.float32]) -> tuple[int, floa
 # --- searching -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One faiss index, of rows from `first` on. `alive` chooses its live rows; None if all are."""
-
-    index: Any
-    first: int
-    live: int
-    alive: Any
-
-    def nearest(self, vector: Vectors, wanted: int) -> list[tuple[int, float]]:
-        """Up to `wanted` of the `(row, score)` nearest to a `(1, dim)` vector.
-
-        Where rows are dead, it looks into more clusters until `DEPTH` live ones are found, or `wanted` if that is
-        more: up to it, a smaller number gives a prefix of a larger one.
-        """
-        at_least = 0 if self.alive is None else min(max(wanted, DEPTH), self.live)
-        wanted = min(max(wanted, at_least), self.live)
-        nprobe, nlist = getattr(self.index, "nprobe", 0), getattr(self.index, "nlist", 0)
-        while wanted:
-            if self.alive is None and not nlist:
-                scores, rows = self.index.search(vector, wanted)
-            elif nlist:
-                params = _IVF_PARAMETERS(sel=self.alive, nprobe=nprobe)
-                scores, rows = self.index.search(vector, wanted, params=params)
-            else:
-                scores, rows = self.index.search(vector, wanted, params=_PARAMETERS(sel=self.alive))
-            found = [(self.first + int(r), float(s)) for r, s in zip(rows[0], scores[0], strict=True) if r >= 0]
-            if len(found) >= at_least or nprobe >= nlist:
-                return found
-            nprobe = min(2 * nprobe, nlist)  # the nearest clusters hold too few that are alive
-        return []
-
-
 class DenseRetriever:
     """Searches an index that `build_dense` or `change_dense` made, with the encoder that made its vectors."""
 
@@ -303,6 +276,7 @@ class DenseRetriever:
         hits: HitsOf,
         *,
         dead: npt.NDArray[np.int64] | None = None,
+        passing: RowsOf | None = None,
     ) -> None:
         """Opens the index; an IVF index's vectors stay on disk, mapped into memory.
 
@@ -311,6 +285,7 @@ class DenseRetriever:
             encoder: what `read_dense_settings(folder).encoder` names.
             hits: names the passages of rows.
             dead: rows never to be found, ascending; none by default.
+            passing: gives the live rows that pass a filter; by default there are no metadata.
 
         Raises:
             IndexCorrupt: the folder is absent or incomplete, or faiss cannot read it.
@@ -329,42 +304,67 @@ class DenseRetriever:
         for name, first, count in self.settings.parts():
             index = read_part(folder / name, count=count, dim=self.settings.dim, mapped=self.settings.kind == "ivf")
             gone = dead[np.searchsorted(dead, first) : np.searchsorted(dead, first + count)] - first
-            self._parts.append(_Part(index, first, count - len(gone), _selector(gone, count) if len(gone) else None))
+            self._parts.append(Part.of(index, first, gone))
+        self._passing = passing
+        self._lock = threading.Lock()  # of the next two
+        self._filtered: OrderedDict[Filter, list[Part]] = OrderedDict()
+        self._mapped = False
 
     def __len__(self) -> int:
         """Rows that the index covers, dead ones included."""
         return self.settings.passages
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[Hit]]:
         """See `Retriever.search`. Scores are cosines; an IVF index's are off by the 8-bit storage."""
-        return [self._hits(found) for found in self.search_rows(questions, k)]
+        return [self._hits(found) for found in self.search_rows(questions, k, filters)]
 
-    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
+    def search_rows(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[FoundRow]]:
         """See `RowSearch.search_rows`."""
         check_k(k)
+        parts = [self._parts_of(where) for where in filters or itertools.repeat(None, len(questions))]
         if not questions or not self._live:
             return [[] for _ in questions]
         vectors = unit(self._encoder.encode_questions([searchable(question) for question in questions]))
         # One by one: in a batch faiss takes other routines, whose sums round differently.
-        return [self._search_one(vector[None], k) for vector in vectors]
+        return [_search_one(own, vector[None], k) for own, vector in zip(parts, vectors, strict=True)]
 
-    def _search_one(self, vector: Vectors, k: int) -> list[FoundRow]:
-        """Rows for one `(1, dim)` vector. faiss cuts ties in an order of its own, so we look past them."""
-        limit = min(k + 8, self._live)
-        while True:
-            found = [part.nearest(vector, limit) for part in self._parts]
-            scored = sorted(itertools.chain(*found), key=lambda pair: (-pair[1], pair[0]))[:limit]
-            if len(scored) < limit or limit == self._live or scored[-1][1] < scored[k - 1][1]:
-                break
-            limit = min(4 * limit, self._live)
-        return scored[:k]
+    def _parts_of(self, where: Filter | None) -> list[Part]:
+        """The parts, of which only what passes may be found.
+
+        Raises:
+            RequestError: see `Retriever.search`.
+        """
+        if where is None:
+            return self._parts
+        if self._passing is None:
+            where.require({})
+            return self._parts
+        with self._lock:
+            if where in self._filtered:
+                self._filtered.move_to_end(where)
+                return self._filtered[where]
+        rows = self._passing(where)
+        with self._lock:
+            if not self._mapped and self.settings.kind == "ivf":
+                self._parts[0].index.make_direct_map()  # from rows to their places in the clusters: 8 bytes a row
+                self._mapped = True
+            self._filtered[where] = [part.passing(rows) for part in self._parts]
+            if len(self._filtered) > FILTERS_KEPT:
+                self._filtered.popitem(last=False)
+            return self._filtered[where]
 
 
-def _selector(dead: npt.NDArray[np.int64], count: int) -> Any:
-    """Chooses all rows but the dead ones, by a bit for each."""
-    alive = np.ones(count, dtype=bool)
-    alive[dead] = False
-    return _BITMAP(np.packbits(alive, bitorder="little"))
+def _search_one(parts: Sequence[Part], vector: Vectors, k: int) -> list[FoundRow]:
+    """Rows for one `(1, dim)` vector. faiss cuts ties in an order of its own, so we look past them."""
+    live = sum(part.live for part in parts)
+    limit = min(k + 8, live)
+    while True:
+        found = [part.nearest(vector, limit) for part in parts]
+        scored = sorted(itertools.chain(*found), key=lambda pair: (-pair[1], pair[0]))[:limit]
+        if len(scored) < limit or limit == live or scored[-1][1] < scored[k - 1][1]:
+            break
+        limit = min(4 * limit, live)
+    return scored[:k]
 
 
 def read_dense_settings(folder: Path) -> DenseSettings:
@@ -377,21 +377,3 @@ def read_dense_settings(folder: Path) -> DenseSettings:
         return DenseSettings.from_dict(read_settings(folder))
     except ConfigError as error:
         raise IndexCorrupt(f"the dense index at {folder} cannot be opened: {error}; build it again") from error
-
-
-def read_part(path: Path, *, count: int, dim: int, mapped: bool) -> Any:
-    """The faiss index in a file; `mapped` leaves the vectors of an IVF index on the disk.
-
-    Raises:
-        IndexCorrupt: faiss cannot read it, or it is not of so many vectors of this width.
-    """
-    try:
-        name, _handle = accepted(path)
-        index = faiss.read_index(name, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
-    except RuntimeError as error:
-        raise IndexCorrupt(f"{path} cannot be read ({error}); build the index again") from error
-    if (index.ntotal, index.d) != (count, dim):
-        raise IndexCorrupt(
-            f"{path} holds {index.ntotal} vectors of width {index.d}, not {count} of width {dim}; build the index again"
-        )
-    return index

@@ -25,9 +25,9 @@ from memstore.retrieve.dense import (
     DenseSettings,
     build_dense,
     read_dense_settings,
-    read_part,
     unit_chunks,
 )
+from memstore.retrieve.dense_parts import read_part
 from memstore.retrieve.folder import new_index_folder, write_settings
 
 GROWTH = 4

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from memstore.errors import ConfigError
-from memstore.retrieve import FoundRow, Hit, HitsOf, RowSearch, check_k
+from memstore.retrieve import Filters, FoundRow, Hit, HitsOf, RowSearch, check_k
 
 K0 = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009, section 2)."""
@@ -31,10 +31,10 @@ class HybridRetriever:
             raise ConfigError(f"k0 must be at least 0 and depth at least 1, not {k0} and {depth}")
         self._parts, self._hits, self._k0, self._depth = tuple(parts), hits, k0, depth
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+    def search(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[Hit]]:
         """See `Retriever.search`."""
         check_k(k)
-        found = [part.search_rows(questions, max(k, self._depth)) for part in self._parts]
+        found = [part.search_rows(questions, max(k, self._depth), filters) for part in self._parts]
         return [self._fuse(rankings, k) for rankings in zip(*found, strict=True)]
 
     def _fuse(self, rankings: Sequence[Sequence[FoundRow]], k: int) -> list[Hit]:

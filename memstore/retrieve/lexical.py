@@ -40,25 +40,30 @@ import itertools
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tantivy
 
 from memstore.errors import ConfigError, IndexCorrupt
 from memstore.files import system_errors
 from memstore.names import accepted
 from memstore.passage import Passage, encodable
-from memstore.retrieve import FoundRow, Hit, HitsOf, check_k, searchable
+from memstore.retrieve import Filters, FoundRow, Hit, HitsOf, check_k, searchable
+from memstore.retrieve.filters import Filter
 from memstore.retrieve.folder import (
     SETTINGS,
     new_index_folder,
-    read_settings,
     scratch_folder,
     scratch_places,
     write_settings,
 )
+from memstore.retrieve.lexical_settings import Bm25Settings, read_bm25_settings
+from memstore.retrieve.metadata_terms import METADATA, FilterQueries, IndexedFields, add_metadata_field
 from memstore.retrieve.terms import ANALYZER, Texts
 
 WRITER_HEAP_BYTES = 256 * 2**20
@@ -88,13 +93,14 @@ def _schema() -> Any:
     builder.add_text_field("title", tokenizer_name=ANALYZER, index_option="freq")
     builder.add_text_field("text", tokenizer_name=ANALYZER, index_option="freq")
     builder.add_unsigned_field("row", fast=True, indexed=True)  # a column to read, and terms to delete by
+    add_metadata_field(builder)  # after all that earlier indexes have, which know fields by their places
     return builder.build()
 
 
 # --- building --------------------------------------------------------------------------------------------
 
 
-def build_bm25(folder: Path, passages: Iterable[Passage]) -> int:
+def build_bm25(folder: Path, passages: Iterable[Passage], *, dead: AbstractSet[int] = frozenset()) -> int:
     """Indexes passages in row order: the first one is row 0.
 
     Reads the passages once, holding none; Tantivy's memory stays below `WRITER_HEAP_BYTES`. The work happens
@@ -104,20 +110,26 @@ def build_bm25(folder: Path, passages: Iterable[Passage]) -> int:
     Measured, 350k passages of at most 100 words on two cores: 10 to 13 s, 83 to 110 MB of resident memory
     with the interpreter's, 39 MB on disk; 40 hits for a question of nq.dev took 1.0 ms, 95th percentile 1.7.
 
+    Args:
+        folder: becomes the index.
+        passages: one for each row.
+        dead: rows that are counted, and not indexed.
+
     Returns:
-        The number of passages indexed.
+        The number of rows.
 
     Raises:
         OSError: the system refuses to write.
     """
     with new_index_folder(folder) as part, system_errors():
-        count = _write_segments(part, passages)
+        fields = IndexedFields()
+        count = _write_segments(part, passages, dead, fields)
         _name_segments_by_order(part)
-        write_settings(part, {"passages": count} | _TEXTS.known())
+        write_settings(part, Bm25Settings(count, len(dead), _TEXTS, fields).to_dict())
     return count
 
 
-def _write_segments(folder: Path, passages: Iterable[Passage]) -> int:
+def _write_segments(folder: Path, passages: Iterable[Passage], dead: AbstractSet[int], fields: IndexedFields) -> int:
     """Writes the segments; same passages give the same segments, though under other names.
 
     One thread writes, we say where a segment ends, every merge is waited for before the next segment starts,
@@ -127,27 +139,28 @@ def _write_segments(folder: Path, passages: Iterable[Passage]) -> int:
     index = tantivy.Index(_schema(), name, sort_by_field="row")
     index.register_tokenizer(ANALYZER, _TEXTS.analyzer())
     count = 0
-    for documents in _segments(passages):
+    for documents in _segments(passages, fields):
         writer = index.writer(WRITER_HEAP_BYTES, 1)
         try:
             for row, document in enumerate(documents, start=count):
-                document.add_unsigned("row", row)
-                writer.add_document(document)
                 count = row + 1
+                if row not in dead:
+                    document.add_unsigned("row", row)
+                    writer.add_document(document)
             writer.commit()
         finally:
             writer.wait_merging_threads()  # also after an error: nobody writes into the folder any more
     return count
 
 
-def _segments(passages: Iterable[Passage]) -> Iterator[Iterator[Any]]:
+def _segments(passages: Iterable[Passage], fields: IndexedFields) -> Iterator[Iterator[Any]]:
     """The passages as documents, cut where a segment ends."""
     source = iter(passages)
 
     def segment(first: Passage) -> Iterator[Any]:
         rows, characters = 0, 0
         for passage in itertools.chain([first], source):
-            document, length = document_of(passage, _TEXTS)
+            document, length = document_of(passage, _TEXTS, fields)
             yield document
             rows, characters = rows + 1, characters + length
             if rows >= SEGMENT_PASSAGES or characters >= SEGMENT_CHARACTERS:
@@ -157,13 +170,18 @@ def _segments(passages: Iterable[Passage]) -> Iterator[Iterator[Any]]:
         yield segment(first)
 
 
-def document_of(passage: Passage, texts: Texts) -> tuple[Any, int]:
+def document_of(passage: Passage, texts: Texts, fields: IndexedFields) -> tuple[Any, int]:
     """What Tantivy indexes of a passage, but for its row; and how many characters that is."""
     title, text = (texts.prepared(encodable(part)) for part in (passage.title, passage.text))
     document = tantivy.Document()
     document.add_text("title", title)
     document.add_text("text", text)
-    return document, len(title) + len(text)
+    length = len(title) + len(text)
+    if passage.metadata:
+        terms = fields.indexed(passage.metadata)
+        document.add_json(METADATA, terms)
+        length += sum(len(one) if isinstance(one, str) else sum(map(len, one)) for one in terms.values())
+    return document, length
 
 
 def _name_segments_by_order(folder: Path) -> None:
@@ -208,8 +226,10 @@ class Bm25Retriever:
         """
         self._hits = hits
         self._folder = folder
-        self.passages, self.deleted, self._texts = read_bm25_settings(folder)
+        settings = read_bm25_settings(folder)
+        self.passages, self.deleted, self._texts = settings.passages, settings.deleted, settings.texts
         self._schema = _schema()
+        self._filters = FilterQueries(self._schema, settings.fields or IndexedFields())
         self._analyzers = (self._texts.analyzer(tantivy.Filter.stopword("english")), self._texts.analyzer())
         self._searcher = _open_searcher(folder)
         found, self._live = self._searcher.num_docs, self.passages - self.deleted
@@ -220,18 +240,26 @@ class Bm25Retriever:
         """Rows that the index covers, dead ones included."""
         return self.passages
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
-        """See `Retriever.search`. A question without a term that the corpus holds gets no hits.
+    def search(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[Hit]]:
+        """See `Retriever.search`. A question without a term that a passage which passes holds gets no hits.
 
         Raises:
             IndexCorrupt: Tantivy cannot read the index.
         """
-        return [self._hits(found) for found in self.search_rows(questions, k)]
+        return [self._hits(found) for found in self.search_rows(questions, k, filters)]
 
-    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
+    def search_rows(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[FoundRow]]:
         """See `RowSearch.search_rows`; errors as for `search`."""
         check_k(k)
-        return [self._search_one(question, k) for question in questions]
+        pairs = zip(questions, filters or itertools.repeat(None, len(questions)), strict=True)
+        return [self._search_one(question, k, where) for question, where in pairs]
+
+    def rows(self, where: Filter) -> npt.NDArray[np.int64]:
+        """All rows that pass a filter, ascending, dead ones left out; errors as for `search`."""
+        query = self._filters.alone(where)
+        with corruption_named(self._folder):
+            hits = self._searcher.search(query, limit=max(1, self._live), count=False).hits
+            return np.sort(np.asarray(self._rows_at([address for _, address in hits]), dtype=np.int64))
 
     def terms(self, question: str) -> list[str]:
         """The distinct terms of a question that take part in its search, in the question's order.
@@ -245,7 +273,7 @@ class Bm25Retriever:
 
     def _choices(self, question: str) -> Iterator[list[str]]:
         """What may be searched for: terms without stop words, and all terms. Some may be held by dead passages alone,
-        which Tantivy counts until it merges their segment.
+        which Tantivy counts until it merges their segment, or by what no filter lets pass.
         """
         text = self._texts.prepared(searchable(question))
         for analyzer in self._analyzers:
@@ -270,9 +298,15 @@ class Bm25Retriever:
             clauses.append(tantivy.Query.term_query(self._schema, "text", term, "freq"))
         return tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
 
-    def _search_one(self, question: str, k: int) -> list[FoundRow]:
-        choices = self._choices(question) if self._live else ()
-        return next((rows for terms in choices if (rows := self._best_rows(self._query(terms), k))), [])
+    def _search_one(self, question: str, k: int, where: Filter | None) -> list[FoundRow]:
+        clauses = [] if where is None else self._filters.clauses(where)
+        for terms in self._choices(question) if self._live else ():
+            query = self._query(terms)
+            if clauses:
+                query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), *clauses])
+            if found := self._best_rows(query, k):
+                return found
+        return []
 
     def _best_rows(self, query: Any, k: int) -> list[FoundRow]:
         """The k best `(row, score)`. Tantivy cuts ties at k by an order of its own, so we look past them."""
@@ -283,26 +317,15 @@ class Bm25Retriever:
                 if len(hits) < limit or limit == self._live or hits[-1][0] < hits[k - 1][0]:
                     break
                 limit = min(4 * limit, self._live)
-            rows = self._searcher.fast_field_values("row", [address for _, address in hits])
-        if any(row is None or row >= self.passages for row in rows):
-            raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it again")
+            rows = self._rows_at([address for _, address in hits])
         scored = [(row, score) for row, (score, _) in zip(rows, hits, strict=True)]
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
-
-def read_bm25_settings(folder: Path) -> tuple[int, int, Texts]:
-    """Rows that the index in a folder covers, how many of them are dead, and how their texts became terms.
-
-    Raises:
-        IndexCorrupt: the folder is absent or incomplete, or its settings are not ours.
-    """
-    settings = read_settings(folder)
-    passages, deleted, max_word = settings.pop("passages", None), settings.pop("deleted", 0), settings.get("max_word")
-    texts = Texts(spaced="spaced" in settings, max_word=max_word)
-    is_ours = settings == texts.known() and (max_word is None or (type(max_word) is int and max_word > 0))
-    if not is_ours or type(passages) is not int or type(deleted) is not int or not 0 <= deleted <= passages:
-        raise IndexCorrupt(f"the BM25 index at {folder} is not of this version of memstore; build it again")
-    return passages, deleted, texts
+    def _rows_at(self, addresses: Sequence[Any]) -> list[int]:
+        rows: list[int] = self._searcher.fast_field_values("row", addresses)
+        if any(row is None or row >= self.passages for row in rows):
+            raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it again")
+        return rows
 
 
 def _open_searcher(folder: Path) -> Any:

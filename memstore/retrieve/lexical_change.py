@@ -23,7 +23,9 @@ from memstore.files import link_or_copy, system_errors
 from memstore.names import accepted
 from memstore.passage import Passage
 from memstore.retrieve.folder import SETTINGS, new_index_folder, write_settings
-from memstore.retrieve.lexical import corruption_named, document_of, read_bm25_settings
+from memstore.retrieve.lexical import corruption_named, document_of
+from memstore.retrieve.lexical_settings import Bm25Settings, read_bm25_settings
+from memstore.retrieve.metadata_terms import IndexedFields
 from memstore.retrieve.terms import ANALYZER
 
 HEAP_BYTES = 64 * 2**20
@@ -49,10 +51,11 @@ def change_bm25(
         The number of rows that the index covers now, dead ones included.
 
     Raises:
-        IndexCorrupt: `old` cannot be read.
+        IndexCorrupt: `old` cannot be read, or has no place for metadata (`fields` is None) and passages have some.
         OSError: the system refuses to write.
     """
-    rows, gone, texts = read_bm25_settings(old)
+    settings = read_bm25_settings(old)
+    rows, gone, texts, fields = settings.passages, settings.deleted, settings.texts, settings.fields
     if rows != start:
         raise IndexCorrupt(f"the BM25 index at {old} covers {rows} passages, not {start}; build it again")
     with new_index_folder(folder) as part, system_errors():
@@ -68,8 +71,10 @@ def change_bm25(
                 _delete(writer, index.schema, np.asarray(dead, dtype=np.int64))
                 rows = start
                 for passage in passages:
+                    if passage.metadata and fields is None:
+                        raise IndexCorrupt(f"the BM25 index at {old} has no place for metadata; build it again")
                     if rows not in skipped:
-                        document, _ = document_of(passage, texts)
+                        document, _ = document_of(passage, texts, fields or IndexedFields())
                         document.add_unsigned("row", rows)
                         writer.add_document(document)
                     rows += 1
@@ -77,9 +82,8 @@ def change_bm25(
             finally:
                 writer.wait_merging_threads()  # also after an error: nobody writes into the folder any more
         _tidy(part)
-        settings = {"passages": rows} | texts.known()
         gone += len(dead) + len(skipped)
-        write_settings(part, settings | ({"deleted": gone} if gone else {}))
+        write_settings(part, Bm25Settings(rows, gone, texts, fields).to_dict())
     return rows
 
 

@@ -14,8 +14,10 @@ from memstore.retrieve.sentence import SentenceEncoder
 from memstore.store.format import hash_file, index_path
 from memstore.store.reader import Store
 
-LEXICAL, DENSE = "lexical", "dense"
-"""Folders of the parts, below the generation's index folder."""
+LEXICAL, DENSE, METADATA = "lexical", "dense", "metadata"
+"""Folders of the parts, below the generation's index folder. The last one is a lexical index without texts, beside
+a dense one whose documents have metadata.
+"""
 
 
 def open_retriever(store: Store, *, memory_encoder: QuestionEncoder | None = None) -> Retriever:
@@ -37,10 +39,13 @@ def open_retriever(store: Store, *, memory_encoder: QuestionEncoder | None = Non
         case "bm25":
             return _open_lexical(store, folder / LEXICAL)
         case "dense":
-            return _open_dense(store, folder / DENSE, memory_encoder)
+            has_metadata = store.generation.index is not None and METADATA in store.generation.index.parts
+            beside = _open_lexical(store, folder / METADATA) if has_metadata else None
+            return _open_dense(store, folder / DENSE, memory_encoder, beside)
         case "hybrid":
-            dense = _open_dense(store, folder / DENSE, memory_encoder)
-            return HybridRetriever([_open_lexical(store, folder / LEXICAL), dense], hits_of(store))
+            lexical = _open_lexical(store, folder / LEXICAL)
+            dense = _open_dense(store, folder / DENSE, memory_encoder, lexical)
+            return HybridRetriever([lexical, dense], hits_of(store))
         case _:
             raise ConfigError(f"the store names the retriever {kind!r}; known are bm25, dense and hybrid")
 
@@ -83,7 +88,9 @@ def _check_stores(store: Store, folder: Path) -> None:
             raise IndexCorrupt(f"{path} is not what was written: its sha256 is another; build the index again")
 
 
-def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | None) -> DenseRetriever:
+def _open_dense(
+    store: Store, folder: Path, memory_encoder: QuestionEncoder | None, beside: Bm25Retriever | None
+) -> DenseRetriever:
     made_by = read_dense_settings(folder).encoder
     encoder = SentenceEncoder(made_by.name) if made_by.kind == "sentence" else memory_encoder
     if encoder is None:
@@ -93,7 +100,8 @@ def _open_dense(store: Store, folder: Path, memory_encoder: QuestionEncoder | No
         )
     if (found := encoder.ref()) != made_by:
         raise FingerprintMismatch({f"{made_by.kind} encoder of the dense index": (made_by.sha256, found.sha256)})
-    retriever = DenseRetriever(folder, encoder, hits_of(store), dead=store.dead_rows())
+    passing = None if beside is None else beside.rows
+    retriever = DenseRetriever(folder, encoder, hits_of(store), dead=store.dead_rows(), passing=passing)
     _require_whole(store, folder, len(retriever))
     return retriever
 

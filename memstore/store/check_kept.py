@@ -127,10 +127,9 @@ def _ids_in(line: bytes) -> set[str]:
 
 def _check_count(store: Path, generation: Generation) -> Iterator[Fault]:
     """Tantivy's segments hold no more than the rows of the generation, dead ones included."""
-    meta = index_path(store, generation.number) / "lexical" / "meta.json"
-    if not meta.exists():
-        return
-    held = sum(segment["max_doc"] for segment in json.loads(meta.read_text(encoding="utf-8"))["segments"])
-    if held > generation.passages:
-        where = meta.parent.relative_to(store).as_posix()
-        yield Fault("StillPresent", where, f"it holds {held} passages, its generation {generation.passages}: {_ADVICE}")
+    for meta in sorted(index_path(store, generation.number).glob("*/meta.json")):
+        held = sum(segment["max_doc"] for segment in json.loads(meta.read_text(encoding="utf-8"))["segments"])
+        if held > generation.passages:
+            where = meta.parent.relative_to(store).as_posix()
+            said = f"it holds {held} passages, its generation {generation.passages}: {_ADVICE}"
+            yield Fault("StillPresent", where, said)

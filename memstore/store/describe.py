@@ -42,6 +42,7 @@ def inspect(store: Path) -> dict[str, Any]:
         "settings": dict(generation.settings),
         "source": dict(generation.source),
         "fingerprint": asdict(generation.fingerprint),
+        "metadata": {name: list(kinds) for name, kinds in generation.metadata.items()},
         "index": dict(generation.index.parts) if generation.index is not None else {},
         "made_by": dict(generation.made_by),
     }

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from memstore.errors import ChecksumMismatch, ConfigError, MissingData, StoreUnreadable
 from memstore.fingerprint import Fingerprint
+from memstore.metadata import Fields
 from memstore.store.foreign import is_foreign
 from memstore.store.manifest import FORMAT_VERSION, build_value, parse, render, versioned
 
@@ -38,7 +39,8 @@ HASHES = "passages.hashes.npy"  # (P,) uint64: `ids.hash_id` of each passage id,
 TEMPORARY = ".tmp-"  # names that begin so are unfinished work of a killed process
 _SEGMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BLOCK = 1 << 20  # bytes hashed at a time
-_ABSENT_IF_EMPTY = ("tables", "change", "ids_passages")  # of a generation: without them, earlier versions read it
+# Of a generation: without them, earlier versions read it.
+_ABSENT_IF_EMPTY = ("tables", "change", "ids_passages", "metadata")
 
 
 def generation_path(store: Path, number: int) -> Path:
@@ -274,6 +276,7 @@ class Generation:
         tables: what the segments' codecs learned, each once; `publish` fills it in.
         ids_passages: rows that the id index covers, from the first on; None for all. The rest are few.
         change: what made it of an earlier generation: "kind", "of", and counts; empty for a build.
+        metadata: the kinds of values of each metadata field, by its name. What only dead passages had is in it too.
     """
 
     format_version: int = FORMAT_VERSION
@@ -294,6 +297,7 @@ class Generation:
     tables: tuple[TablesRef, ...] = ()
     ids_passages: int | None = None
     change: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Fields = field(default_factory=dict)
 
     @property
     def dead(self) -> int:
@@ -334,6 +338,7 @@ class Generation:
             index=None if raw.index is None else build_value(IndexRef, raw.index, path),
             ids=None if raw.ids is None else build_value(FileRef, raw.ids, path),
             tables=tuple(tables_ref(t, path) for t in raw.tables),
+            metadata={name: tuple(kinds) for name, kinds in raw.metadata.items()},
         )
 
 

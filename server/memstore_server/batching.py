@@ -23,6 +23,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from memstore.answer import Answer, Question, RankedPassage
 from memstore.errors import MemstoreError
 from memstore.passage import Passage
+from memstore.retrieve import Filters
 from memstore_server.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,10 @@ class Engine(Protocol):
         """One answer per question. Raises RequestError for options that are impossible."""
         ...
 
-    def retrieve(self, questions: Sequence[str], k: int) -> Sequence[Sequence[RankedPassage]]:
-        """At most `k` passages per question, best first."""
+    def retrieve(
+        self, questions: Sequence[str], k: int, filters: Filters | None = None
+    ) -> Sequence[Sequence[RankedPassage]]:
+        """At most `k` passages per question, best first. Raises RequestError for filters that are impossible."""
         ...
 
     def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> Sequence[RankedPassage]:

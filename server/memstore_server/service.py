@@ -156,9 +156,9 @@ class Service:
 
     async def retrieve(self, asked: wire.RetrieveRequest) -> wire.RetrieveReply:
         """Passages for a question, best first."""
-        k = translate.retrieve_k(asked, self.settings)
+        k, where = translate.retrieve_k(asked, self.settings), translate.where(asked.filter)
         (ranking,), milliseconds, by = await self._call(
-            lambda engine: engine.retrieve([asked.question], k), "retrieve", asked.deadline_ms
+            lambda engine: engine.retrieve([asked.question], k, [where]), "retrieve", asked.deadline_ms
         )
         return wire.RetrieveReply(
             passages=translate.ranked(ranking),

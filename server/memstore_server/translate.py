@@ -15,7 +15,9 @@ from memstore.answer import Answer, Question, RankedPassage
 from memstore.errors import InvalidMetadata, RequestError
 from memstore.metadata import checked
 from memstore.passage import Passage
+from memstore.retrieve.filters import Filter
 from memstore_client import changes, wire
+from memstore_client.filters import FieldFilter, FilterTests
 from memstore_server.journal import Job
 from memstore_server.reloading import Reloaded
 from memstore_server.settings import Settings
@@ -76,7 +78,17 @@ def question(asked: wire.QuestionInput, settings: Settings, *, place: str = "#")
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         passages=None if own is None else tuple(passages(own)),
+        filter=where(asked.filter),
     )
+
+
+def where(asked: Mapping[str, FieldFilter] | None) -> Filter | None:
+    """The engine's filter. Raises RequestError for one that says two things at once."""
+    if asked is None:
+        return None
+    said = {name: one.model_dump(exclude_none=True) if isinstance(one, FilterTests) else one
+            for name, one in asked.items()}  # fmt: skip
+    return Filter.of(said)
 
 
 def questions(asked: wire.AnswerBatchRequest, settings: Settings) -> list[Question]:

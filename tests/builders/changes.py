@@ -16,6 +16,7 @@ import torch
 
 from memstore import checkpoint
 from memstore.answer import Answerer, Question
+from memstore.metadata import Metadata
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.passage import Passage
 from memstore.retrieve import Retriever
@@ -29,12 +30,23 @@ from memstore.store.history import forget, numbers, rollback, unneeded
 from memstore_builders.change import delete
 from memstore_builders.compact import compact
 from memstore_builders.encode import PassageEncoder
-from tests.builders.changing import Bench, Documents, live_passages, passages_of, put, require_same, write_corpus
+from tests.builders.changing import (
+    Bench,
+    Documents,
+    Said,
+    live_passages,
+    passages_of,
+    put,
+    require_filters,
+    require_same,
+    write_corpus,
+)
 from tests.builders.dying import Dying
 
 STOP_WORDS = ("the", "of")
 SENTENCES = ("the river.", "of a lake.", "a city of Paris.", "the of.", "Nile.", "the capital river.")
 TITLES = ("Nile", "Rhine")
+METADATA: tuple[Metadata, ...] = ({}, {}, {"n": 1}, {"n": 3, "tags": ["a"]}, {"tags": ["b", "a"]}, {"tags": []})
 ASKED = ("river", "the", "of the lake", "Paris capital", "the Nile", "the Everest", "who was born")
 """Questions: content words and stop words, words of titles, and words that no passage has."""
 OPERATIONS = {"add": 290, "delete": 110, "compact": 400, "rollback": 8, "forget": 100}
@@ -70,7 +82,7 @@ class Changes:
 
     # --- operations: each changes the store, and the dictionaries as it should -----------------------------------
 
-    def add(self, changed: Mapping[str, tuple[str, str]]) -> None:
+    def add(self, changed: Mapping[str, Said]) -> None:
         before = self.bench.documents
         report = self.bench.add(changed)
         said = {i: pair for i, pair in changed.items() if pair[1]}
@@ -111,7 +123,7 @@ class Changes:
         self._open()
         assert list(check_kept(self.bench.path)) == []
 
-    def crash(self, kind: str, percent: int, changed: Mapping[str, tuple[str, str]], choice: int) -> None:
+    def crash(self, kind: str, percent: int, changed: Mapping[str, Said], choice: int) -> None:
         """A change that dies: the former state is in force, or the new one where CURRENT names it."""
         before = 1 + percent * OPERATIONS[kind] // 100
         documents, number = self.bench.documents, self.number
@@ -188,6 +200,7 @@ class Changes:
         with_store = Store.open(path)
         assert with_store.generation.number == self.number
         self._require_found(with_store, self._retriever(with_store), expected)
+        require_filters(with_store, self._retriever(with_store), expected)
         self._require_searches(with_store, expected)
         self._require_memories(with_store, expected)
         with_store.close()

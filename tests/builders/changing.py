@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from memstore import checkpoint
+from memstore.errors import RequestError
 from memstore.metadata import Metadata, canonical
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.passage import Document, Passage
 from memstore.retrieve import Retriever
+from memstore.retrieve.filters import Filter
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore_builders.add import AddOptions, add
@@ -24,10 +27,19 @@ from memstore_builders.change import ChangeReport
 from memstore_builders.job import BuildOptions
 from memstore_builders.split import split_document
 from tests import tiny
+from tests.retrieve.retrieve_cases import passes
 
 MAX_WORDS = 6
 SEGMENT_PASSAGES = 8
 QUESTIONS = [f"{a} {b}" for a in tiny.WORDS[3:18:3] for b in ("river", "Paris", "17", "the")]
+
+FILTERS: list[dict[str, Any]] = [
+    {"n": 1},
+    {"n": {"gte": 2}},
+    {"n": {"exists": False}},
+    {"tags": "a"},
+    {"tags": {"not": "a"}, "n": {"lt": 3}},
+]
 
 Said = tuple[str, str] | tuple[str, str, Metadata]
 Documents = dict[str, Said]
@@ -119,13 +131,32 @@ def require_holds(bench: Bench) -> None:
     if expected:
         memories = store.load(list(by_id), dtype=torch.float32)
         assert memories.lengths.min() > 0
-    hits = bench.retriever_of(store).search(QUESTIONS, len(store) + 1)
+    retriever = bench.retriever_of(store)
+    require_filters(store, retriever, expected)
+    hits = retriever.search(QUESTIONS, len(store) + 1)
     for of_question in hits:
         assert len({hit.passage_id for hit in of_question}) == len(of_question)
         assert {hit.passage_id for hit in of_question} <= by_id.keys()
         if bench.retriever != "bm25":
             assert len(of_question) == len(expected)
     store.close()
+
+
+def require_filters(store: Store, retriever: Retriever, expected: Sequence[Passage]) -> None:
+    """The store knows the fields of its passages, and filtered searches find what passes: all of it where every passage
+    is found.
+    """
+    fields = store.generation.metadata
+    assert {name for p in expected for name in p.metadata} <= fields.keys()
+    for where in FILTERS:
+        if not where.keys() <= fields.keys():
+            with pytest.raises(RequestError, match=r"no metadata field '.*' to filter by"):
+                retriever.search(QUESTIONS[:1], 1, [Filter.of(where)])
+            continue
+        passing = {p.id for p in expected if passes(p.metadata, where)}
+        for found in retriever.search(QUESTIONS[:3], len(store) + 1, [Filter.of(where)] * 3):
+            ids = {hit.passage_id for hit in found}
+            assert ids <= passing if retriever.kind == "bm25" else ids == passing
 
 
 def require_same_as_built(bench: Bench, name: str) -> None:
@@ -136,6 +167,7 @@ def require_same_as_built(bench: Bench, name: str) -> None:
 def require_same(bench: Bench, path: Path, other: Path) -> None:
     mine, theirs = Store.open(path), Store.open(other)
     assert list(mine.iter_passages()) == list(theirs.iter_passages())
+    assert mine.generation.metadata == theirs.generation.metadata
     ids = [p.id for p in theirs.iter_passages()]
     a, b = mine.load(ids, dtype=torch.float32), theirs.load(ids, dtype=torch.float32)
     assert torch.equal(a.token_ids, b.token_ids)

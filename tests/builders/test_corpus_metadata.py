@@ -93,7 +93,7 @@ def test_a_collection_has_so_many_fields_at_most(tmp_path: Path, monkeypatch: py
     assert write_spool(open_corpus([corpus(tmp_path, *rows[:3])]), tmp_path / "spool").counts.fields == {
         f"f{i}": ["number"] for i in range(3)
     }
-    with pytest.raises(InvalidMetadata, match="more than 3 different metadata fields, 'f3' the last"):
+    with pytest.raises(InvalidMetadata, match="more than 3 different metadata fields, such as 'f3'"):
         write_spool(open_corpus([corpus(tmp_path, *rows)]), tmp_path / "spool")
 
 

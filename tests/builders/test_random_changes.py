@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.builders.changes import OPERATIONS, SENTENCES, TITLES, Changes
+from tests.builders.changes import METADATA, OPERATIONS, SENTENCES, TITLES, Changes
 from tests.builders.changing import Bench, texts
 from tests.builders.dying import Dying
 
@@ -29,7 +29,9 @@ SEED = int(os.environ.get("MEMSTORE_SEED", "1"))
 NAMES = tuple(f"d{i}" for i in range(12))
 
 IDS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True) | st.just(list(NAMES))
-SAID = st.tuples(st.sampled_from(TITLES), st.lists(st.sampled_from(SENTENCES), max_size=5).map(" ".join))
+SAID = st.tuples(
+    st.sampled_from(TITLES), st.lists(st.sampled_from(SENTENCES), max_size=5).map(" ".join), st.sampled_from(METADATA)
+)
 CHANGED = st.dictionaries(st.sampled_from(NAMES), SAID, min_size=1, max_size=3)
 CHOICE = st.integers(0, 9)
 
@@ -109,7 +111,7 @@ def test_a_few_operations_at_a_time(built: Bench, dying: Dying, tmp_path: Path) 
 
 def operation(rng: random.Random) -> tuple[str, dict[str, Any]]:
     """A random operation with its arguments."""
-    changed = {i: (rng.choice(TITLES), " ".join(rng.choices(SENTENCES, k=rng.randint(0, 5))))
+    changed = {i: (rng.choice(TITLES), " ".join(rng.choices(SENTENCES, k=rng.randint(0, 5))), rng.choice(METADATA))
                for i in rng.sample(NAMES, rng.randint(1, 3))}  # fmt: skip
     choice = rng.randrange(10)
     weights = {"add": 9, "delete": 4, "compact": 1, "rollback": 2, "forget": 1, "restart": 1, "crash": 6}

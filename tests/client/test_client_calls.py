@@ -125,6 +125,14 @@ TABLE = [
         "POST", "/answer/batch",
         {"questions": [{"question": "a"}, {"question": "b", "keep_k": 1}], "deadline_ms": 9},
     ),
+    (
+        lambda c: c.answer("why?", filter={"lang": "en", "year": {"gte": 1, "not": {"in": [3]}}}),
+        "POST", "/answer", {"question": "why?", "filter": {"lang": "en", "year": {"gte": 1, "not": {"in": [3]}}}},
+    ),
+    (
+        lambda c: c.retrieve("why?", filter={"new": True, "tags": {"exists": False}}),
+        "POST", "/retrieve", {"question": "why?", "filter": {"new": True, "tags": {"exists": False}}},
+    ),
     (lambda c: c.retrieve("why?", retrieve_k=3), "POST", "/retrieve", {"question": "why?", "retrieve_k": 3}),
     (
         lambda c: c.rerank("why?", [PassageInput(text="a", id="x")], task="nq"),

@@ -12,7 +12,7 @@ import pytest
 
 from memstore.answer import Answerer, Question
 from memstore.passage import Passage
-from memstore.retrieve import Hit
+from memstore.retrieve import Filters, Hit
 from memstore.store import texts
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
@@ -67,8 +67,8 @@ def test_a_retriever_may_know_ids_alone(tmp_path: Path, read: Counter[str]) -> N
     class Bare:
         kind = "bare"
 
-        def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
-            return [[Hit(hit.passage_id, hit.score) for hit in hits] for hits in bm25.search(questions, k)]
+        def search(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[Hit]]:
+            return [[Hit(hit.passage_id, hit.score) for hit in hits] for hits in bm25.search(questions, k, filters)]
 
     answerer.retriever = Bare()
     read.clear()

@@ -29,6 +29,7 @@ OUTSIDE = {
     "memstore convert": "needs the hub",
     "memstore add --store store/ --corpus more.jsonl\ncurl": "asks a server: tests/server/test_reloading.py",
     "openssl rand": "asks a server that can be changed: tests/server/test_writing.py",
+    'memstore ask "Who discovered radium?" --store store/ --filter': "the sample has no metadata",
     "memstore compare": "of a file that no page shows; recipes/compare has two",
 }
 """How ```sh blocks begin that do not run here, and why."""

@@ -17,6 +17,7 @@ from memstore.evaluate.mistakes import as_json_lines, as_markdown, mistakes
 from memstore.evaluate.outcome import Outcome, outcome
 from memstore.evaluate.run import evaluate
 from memstore.evaluate.task_files import named_files
+from memstore.retrieve.filters import Filter
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 from tests import tiny
@@ -47,6 +48,15 @@ def test_questions_are_asked_in_batches_with_the_settings(tmp_path: Path) -> Non
         "retrieve_k": 5, "keep_k": 2, "max_new_tokens": 7, "num_beams": 2, "batch": 3, "limit": None, "device": "cpu"
     }  # fmt: skip
     assert (report["model"]["name"], report["store"]["path"]) == ("script", "store")
+
+
+def test_a_filter_is_of_every_question_and_of_the_report(tmp_path: Path) -> None:
+    script = Scripted()
+    report = evaluate(options(tmp_path, filter={"lang": "en"}), answerer=script)
+    assert {q.filter for batch in script.asked for q in batch} == {Filter.of({"lang": "en"})}
+    assert report["settings"]["filter"] == {"lang": "en"}
+    with pytest.raises(RequestError, match="has no test 'is'"):
+        options(tmp_path, filter={"lang": {"is": "en"}})
 
 
 def test_a_task_that_the_model_does_not_know_is_asked_plainly(tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from memstore.metadata import Metadata
 from memstore.passage import Passage
-from memstore.retrieve import FoundRow, Hit, HitsOf
+from memstore.retrieve import Filters, FoundRow, Hit, HitsOf
 from memstore.retrieve.encoders import EncoderRef
 
 SUBJECTS = ["Nile", "Danube", "Everest", "Berlin", "Ångström", "Curie", "Москва", "東京", "Baikal", "Mozart"]
@@ -29,6 +32,36 @@ def corpus(size: int = 60) -> list[Passage]:
         text = f"{subject} and the {kind} number{row}. " + f"It is {kind} of year {1900 + row}. " * (row % 4)
         made.append(passage(row, subject, text))
     return made
+
+
+def passes(metadata: Metadata, where: Mapping[str, Any]) -> bool:
+    """Whether metadata pass a filter, said as plainly as can be: what every retriever must agree with."""
+    return all(_holds(metadata, name, _as_tests(said)) for name, said in where.items())
+
+
+def _as_tests(said: Any) -> Mapping[str, Any]:
+    return said if isinstance(said, dict) else {"in": [said]}
+
+
+def _holds(metadata: Metadata, name: str, tests: Mapping[str, Any]) -> bool:
+    there = metadata.get(name, [])
+    values = there if isinstance(there, list) else [there]
+    if "not" in tests and _holds(metadata, name, _as_tests(tests["not"])):
+        return False
+    if "exists" in tests and tests["exists"] is not (name in metadata):
+        return False
+    if "in" in tests and not any(_alike(v, one) and v == one for v in values for one in tests["in"]):
+        return False
+    bounds = [(_BOUNDS[test], bound) for test, bound in tests.items() if test in _BOUNDS]
+    return not bounds or any(all(_alike(v, b) and compare(v, b) for compare, b in bounds) for v in values)
+
+
+_BOUNDS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+
+
+def _alike(a: object, b: object) -> bool:
+    """Whether two values are of one kind: 1 is not True, and "1" neither."""
+    return isinstance(a, str) == isinstance(b, str) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def hits_of(passages: Sequence[Passage]) -> HitsOf:
@@ -60,7 +93,7 @@ class FixedRanking:
     def __init__(self, *letters: str) -> None:
         self.rows, self.asked = [ord(letter) - ord("a") for letter in letters], list[int]()
 
-    def search_rows(self, questions: Sequence[str], k: int) -> list[list[FoundRow]]:
+    def search_rows(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[FoundRow]]:
         self.asked.append(k)
         return [[(row, -float(rank)) for rank, row in enumerate(self.rows)][:k] for _ in questions]
 

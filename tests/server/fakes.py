@@ -9,6 +9,8 @@ from copy import copy
 from memstore.answer import Answer, Question, RankedPassage, Usage
 from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
+from memstore.retrieve import Filters
+from memstore.retrieve.filters import Filter
 from memstore_server.logs import request_id
 
 PATIENCE = 10.0  # seconds until a test that would hang fails instead
@@ -28,6 +30,7 @@ class FakeEngine:
         self.gate.set()
         self.begun = threading.Semaphore(0)
         self.trained = True
+        self.filters: list[Filter | None] = []  # of what was retrieved
         self.generation, self.newest = 4, 4
         self.closed = False
 
@@ -64,7 +67,8 @@ class FakeEngine:
         )  # fmt: skip
         return Answer(text=question.text + "!", score=-1.25, passages=ranked, usage=usage)
 
-    def retrieve(self, questions: Sequence[str], k: int) -> list[list[RankedPassage]]:
+    def retrieve(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[RankedPassage]]:
+        self.filters += filters or ()
         found = [
             RankedPassage(passage=OTTERS, retrieval_rank=1, retrieval_score=2.5),
             RankedPassage(passage=SLASH, retrieval_rank=2, retrieval_score=1.5),

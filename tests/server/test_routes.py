@@ -255,7 +255,7 @@ async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
         **MODEL, "alpha": 0.5, "beta": 0.25, "dtype": "float32", "parameters": 3, "tasks": ["nq"],
         "fingerprint": "f00d", "num_beams": 1,
     }  # fmt: skip
-    assert told["store"] == {**STORE, "codec": "int8", "retriever": "bm25", "reload_error": None}
+    assert told["store"] == {**STORE, "codec": "int8", "retriever": "bm25", "metadata": {}, "reload_error": None}
     assert told["limits"] == {
         "question_characters": 2_000, "retrieve_k": 50, "keep_k": 50, "max_new_tokens": 256, "num_beams": 8,
         "batch_questions": 7, "body_bytes": 4_000_000, "write_bytes": None,
