@@ -123,8 +123,8 @@ class Changes:
         self._open()
         assert list(check_kept(self.bench.path)) == []
 
-    def crash(self, kind: str, percent: int, changed: Mapping[str, Said], choice: int) -> None:
-        """A change that dies: the former state is in force, or the new one where CURRENT names it."""
+    def crash(self, kind: str, percent: int, changed: Mapping[str, Said], choice: int) -> bool:
+        """A change that may die: the former state is in force, or the new one where CURRENT names it. If it died."""
         before = 1 + percent * OPERATIONS[kind] // 100
         documents, number = self.bench.documents, self.number
         gone, keep, to = list(changed), 1 + choice % 3, sorted(self.past)[choice % len(self.past)]
@@ -152,6 +152,7 @@ class Changes:
             assert after == documents
         if kind in ("compact", "forget"):
             self._some_forgotten(1 if kind == "compact" else keep, all_of_them=not died)
+        return died
 
     # --- the model of generations -------------------------------------------------------------------------------
 

@@ -114,7 +114,7 @@ def operation(rng: random.Random) -> tuple[str, dict[str, Any]]:
     changed = {i: (rng.choice(TITLES), " ".join(rng.choices(SENTENCES, k=rng.randint(0, 5))), rng.choice(METADATA))
                for i in rng.sample(NAMES, rng.randint(1, 3))}  # fmt: skip
     choice = rng.randrange(10)
-    weights = {"add": 9, "delete": 4, "compact": 1, "rollback": 2, "forget": 1, "restart": 1, "crash": 6}
+    weights = {"add": 9, "delete": 4, "compact": 2, "rollback": 2, "forget": 1, "restart": 2, "crash": 8}
     match name := rng.choices(list(weights), list(weights.values()))[0]:
         case "add":
             return name, {"changed": changed}
@@ -138,8 +138,9 @@ def test_a_long_sequence(built: Bench, dying: Dying, tmp_path: Path) -> None:
     for _ in range(STEPS):
         name, arguments = operation(rng)
         said = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        sys.stdout.write(f"changes.{name}({said})\n")
-        getattr(changes, name)(**arguments)
+        sys.stdout.write(f"changes.{name}({said})")
+        died = getattr(changes, name)(**arguments)
+        sys.stdout.write("  # died\n" if died else "\n")
         changes.holds()
     changes.add({"last": ("Nile", "the river. of a lake.")})
     changes.compact()
