@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         data=chosen.data,
         llm=chosen.llm,
         limit=chosen.limit,
+        seconds=chosen.seconds,
         device=chosen.device,
         size=chosen.size,
         passages=chosen.passages,
@@ -114,7 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corpus", type=_existing, metavar="FILE", help="documents, for all but `reader`, `store` and `decode`"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="the most documents of the corpus, for `growing`")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="documents: the most of the corpus, for `growing`; added by `adding`",
+    )
+    parser.add_argument("--seconds", type=float, metavar="S", help="how long `replicas` runs, and `adding` asks alone")
     parser.add_argument(
         "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...: where `reader` and `builder` compute"
     )

@@ -35,7 +35,8 @@ class Options:
         corpus: files or folders of documents, instead of generated text.
         data: questions with answers, instead of the sample's.
         llm: the model to compare with, a GGUF file, instead of the one that a package brings.
-        limit: the most documents of the corpus that `growing` takes; all by default.
+        limit: the most documents of the corpus that `growing` takes, all by default; those that `adding` adds.
+        seconds: how long `replicas` runs, and `adding` asks without a change.
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
         size: the T5 whose shape these benchmarks take; None for their usual model.
         passages: how many `filters` searches; None for its usual number.
@@ -48,6 +49,7 @@ class Options:
     data: Path | None = None
     llm: Path | None = None
     limit: int | None = None
+    seconds: float | None = None
     device: str = "cpu"
     size: Literal["base", "large"] | None = None
     passages: int | None = None
@@ -160,7 +162,7 @@ class Report:
 def show(report: Report) -> None:
     """Print a report: first the ratios, then the times that they come from."""
     print(f"\n{report.name}: {report.claim}")
-    width = max(len(r.name) for r in report.ratios)
+    width = max((len(r.name) for r in report.ratios), default=0)
     for r in report.ratios:
         aim = "" if r.aim is None else f"   aim {r.aim:g}: {'met' if r.value >= r.aim else 'NOT met'}"
         spread = "" if r.low == r.high else f"   ({r.low:.2f} to {r.high:.2f} over the rounds)"

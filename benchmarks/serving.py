@@ -5,6 +5,7 @@ Does what a user would do: `memstore serve`, and HTTP. Refuses to know what is a
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
 
 _READY = "memstore: serving on "
+KEY = "the-benchmark's-write-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,14 @@ class Server:
 
     url: str
     start_up: float
+    process: subprocess.Popen[str]
 
 
 @contextmanager
-def serving(store: Path, *, max_batch: int | None = None) -> Iterator[Server]:
-    """Serve a store within the block, in a process of its own.
+def serving(
+    store: Path, *, max_batch: int | None = None, watch: float | None = None, write_key: str | None = None
+) -> Iterator[Server]:
+    """Serve a store within the block, in a process of its own; the options are those of `memstore serve`.
 
     Raises:
         RuntimeError: the server ended before it was ready; its output says why.
@@ -38,13 +43,16 @@ def serving(store: Path, *, max_batch: int | None = None) -> Iterator[Server]:
     command += ["--log-level", "warning"]
     if max_batch is not None:
         command += ["--max-batch", str(max_batch)]
+    if watch is not None:
+        command += ["--watch", str(watch)]
+    environment = os.environ if write_key is None else {**os.environ, "MEMSTORE_WRITE_KEY": write_key}
     begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(_READY):
-                yield Server(line.removeprefix(_READY).strip(), (time.perf_counter() - begin) * 1e3)
+                yield Server(line.removeprefix(_READY).strip(), (time.perf_counter() - begin) * 1e3, process)
                 break
         else:
             raise RuntimeError("the server ended before it was ready")

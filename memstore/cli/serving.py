@@ -47,6 +47,9 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
         Path | None, typer.Option(help="Key of requests that change the store, in a file; else there are none [none].")
     ] = None,
     max_write_bytes: Annotated[int | None, typer.Option(help="Size limit of such a request [16000000].")] = None,
+    write_nice: Annotated[
+        int | None, typer.Option(help="How far changes stand back: 0 the server's priority, 19 the least [10].")
+    ] = None,
     max_changes: Annotated[int | None, typer.Option(help="Changes that may wait; then 429 [8].")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,

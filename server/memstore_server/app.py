@@ -92,13 +92,19 @@ def run(settings: Settings) -> bool:
         program should then end by `os._exit`, as the interpreter would end the thread inside of torch, which aborts.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on; the write key is none; the store is to be changed, and cannot be
+            written.
         FingerprintMismatch: the store was not made by the model.
         MemstoreError: anything else that opening store and model, or the warm-up, find wrong.
     """
     logs.configure(style=settings.log_format, level=settings.log_level)
     for name, meant in unknown_variables(os.environ).items():
         log.warning("%s is not a setting; did you mean %s?", name, meant)
+    if settings.has_write_key and not os.access(settings.store, os.W_OK):
+        raise ConfigError(
+            f"{settings.store} cannot be written, which changing it over HTTP needs: let this user write there, or "
+            "start without a write key"
+        )
     with bound_socket(settings.host, settings.port) as listener:  # first: a taken port should not cost a start
         if settings.threads is not None:
             import torch

@@ -1,6 +1,6 @@
 """Changes of a store, one after another, each by the command line's own `add` or `delete` in a process of its own.
 
-So a change runs the same code wherever it is asked for. It has a Python, a model and threads of its own, at the lowest
+So a change runs the same code wherever it is asked for. It has a Python, a model and threads of its own, at a lower
 priority: answers wait for nothing but their share of the processor. What it cannot survive ends it alone. One
 generation or nothing is the command's promise, also when it is killed. Refuses to know HTTP and the engine.
 """
@@ -27,7 +27,6 @@ from memstore.store.holding import BUSY, only_writer
 from memstore_server.journal import KEPT, Job, Journal, Kind
 
 log = logging.getLogger(__name__)
-LOWEST_PRIORITY = 19  # nice(1)
 MOST_TRIES = 3  # of a change that ends its server each time
 GRACE = 5.0  # seconds between asking a process to end and ending it
 BUSY_PAUSE = 1.0  # seconds between two looks whether another process still changes the store
@@ -51,6 +50,8 @@ class Changes:
     Args:
         store: the folder.
         model, device, threads: for encoding; None leaves the choice to the command.
+        nice: how far the processes stand back (nice(1)). At 19 a server that is always busy leaves them 1% of its time,
+            so that a change never ends; at 10 a tenth.
         most: changes that may wait.
         changed: called after each change that made a generation, before its job is done.
         command: the command line.
@@ -63,13 +64,14 @@ class Changes:
         model: str | None,
         device: str,
         threads: int | None,
+        nice: int,
         most: int,
         changed: Callable[[], object],
         command: Sequence[str] = (sys.executable, "-m", "memstore"),
     ) -> None:
         self._store, self._most, self._changed, self._program = store, most, changed, command
         self._encoding = ["--device", device, *(["--model", model] if model is not None else [])]
-        self._environment = _environment(threads)
+        self._environment, self._nice = _environment(threads), nice
         self._journal = Journal(store)
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[str] = deque()
@@ -225,8 +227,9 @@ class Changes:
                     errors="replace", env=self._environment, process_group=0,
                 )  # fmt: skip
                 self._process = process
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST_PRIORITY)  # before it has made any thread
+            with contextlib.suppress(OSError):  # it has ended
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, process.pid, own + self._nice)  # before it has made any thread
             assert process.stderr is not None
             with process, process.stderr as lines:
                 said = self._follow(job, lines)

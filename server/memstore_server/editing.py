@@ -88,7 +88,13 @@ class Editor:
         self._service, self._store = service, s.store
         self._documents = Documents(s.store)
         self._changes = Changes(
-            s.store, model=s.model, device=s.device, threads=s.threads, most=s.max_changes, changed=self._changed
+            s.store,
+            model=s.model,
+            device=s.device,
+            threads=s.threads,
+            nice=s.write_nice,
+            most=s.max_changes,
+            changed=self._changed,
         )
 
     def start_after(self, warm_up: Future[None]) -> None:

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     max_write_bytes: int = Field(
         default=16_000_000, ge=1_000, description="Size limit of a body that changes the store."
     )
+    write_nice: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="How far processes that change the store stand back: 0 has the server's priority, 19 the least.",
+    )
     max_changes: int = Field(default=8, ge=1, description="Changes that may wait; beyond that the reply is 429.")
 
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines.")

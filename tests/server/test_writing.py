@@ -17,8 +17,8 @@ from memstore.errors import ConfigError, DiskSpaceError
 from memstore.store.holding import only_writer
 from memstore_builders.change import delete
 from memstore_client import AsyncClient, BadRequest, Conflict, NotFound, PassageInput, Unauthorized
-from memstore_server import problems
-from memstore_server.app import create_app
+from memstore_server import logs, problems
+from memstore_server.app import create_app, run
 from memstore_server.changes import NotOurJob
 from memstore_server.editing import Documents
 from memstore_server.settings import Settings
@@ -118,6 +118,12 @@ def test_a_key_that_is_none_stops_the_start(engine: FakeEngine, settings: dict, 
     with pytest.raises(ConfigError, match=message) as caught:
         create_app(engine, Settings.load(store="s", **settings))
     assert str(settings.get("write_key")) not in str(caught.value)
+
+
+def test_a_store_that_cannot_be_written_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "configure", lambda **style: None)
+    with pytest.raises(ConfigError, match="nowhere cannot be written, which changing it over HTTP needs"):
+        run(Settings.load(store=tmp_path / "nowhere", write_key=KEY, port=0))
 
 
 @pytest.mark.parametrize(
