@@ -28,7 +28,8 @@ FLIPS = int(os.environ.get("MEMSTORE_FLIPS", "200"))
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("flips")
     model = tiny.save_checkpoint(folder / "model", embedding_dim=8)
-    rows = [{"id": f"d{i}", "title": p.title, "text": f"{p.text} {i}."} for i, p in enumerate(tiny.passages(60))]
+    rows = [{"id": f"d{i}", "title": p.title, "text": f"{p.text} {i}.", "metadata": {"n": i, "tags": [p.title]}}
+            for i, p in enumerate(tiny.passages(60))]  # fmt: skip
     corpus = folder / "docs.jsonl"
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     build(BuildOptions(corpus=(corpus,), out=folder / "store", model=str(model), dtype="float32", retriever="hybrid",
