@@ -3,7 +3,7 @@
 A store of all documents but the last `ADDED` is built. Those are added, `DELETED` random ones are deleted, and the
 store is compacted; then one is built at once from the documents that are left. Each step has its time, the bytes that
 it wrote, and what the store takes afterwards (a file with several names counts once). In the end both stores must hold
-the same passages and memories, and find the same.
+the same passages and memories, find the same, and answer the same.
 
 The documents are those of `--corpus`, at most `--limit` of them, or made of the bundled sample's sentences. Of fewer
 than `WHOLE` documents, as many in proportion are added and deleted. The disk needs room for three stores (TMPDIR).
@@ -16,23 +16,20 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.common import TOTAL, Options, Report, ratio, summary
 from benchmarks.growth import small_model
 from benchmarks.inputs import corpus_file, questions_of
-from memstore.checkpoint.loading import model_of
+from memstore.answer import Answerer, Question
 from memstore.errors import ConfigError
-from memstore.model.embedding import MemoryTextEncoder
 from memstore.passage import Document
 from memstore.retrieve import Retriever
-from memstore.retrieve.open import open_retriever
 from memstore.store import Store
 from memstore_builders.add import AddOptions, add
 from memstore_builders.build import BuildReport, build
@@ -46,6 +43,7 @@ from memstore_builders.streams import RowError, numbered_lines
 WHOLE, ADDED, DELETED = 171_896, 896, 5000  # documents of Simple English Wikipedia; of them added, and deleted
 MADE_UP, QUICK = 20_000, 80  # documents without a corpus
 SEARCHES, K = 500, 40
+ANSWERS, NEW_TOKENS, BATCH = 200, 16, 8
 RETRIEVER = "hybrid"
 QUICK_DIM = 32  # width of the small model's vectors
 _COMPARED = 2048  # memories compared at a time
@@ -94,7 +92,8 @@ def run(options: Options) -> Report:
             _step("compact", store, lambda: compact(store)),
             _step("build at once", other, lambda: built(parts.left, other)),
         ]
-        figures = compared(store, other, searches=20 if options.quick else SEARCHES)
+        searches, answers = (20, 3) if options.quick else (SEARCHES, ANSWERS)
+        figures = compared(store, other, searches=searches, answers=answers)
     at_once = [steps[-1].seconds * 1e3]
     return Report(
         name="growing",
@@ -183,13 +182,22 @@ def _files(folder: Path) -> dict[tuple[int, int], int]:
 # --- comparing ------------------------------------------------------------------------------------------------
 
 
-def compared(mine: Path, theirs: Path, *, searches: int) -> dict[str, float | int | str]:
-    """How much of two stores is the same: passages in their order, memories, and what searches find."""
-    ours, at_once = Store.open(mine), Store.open(theirs)
-    passages, equal_passages, equal_tokens, values, equal_values, largest = 0, 0, 0, 0, 0, 0.0
+def compared(mine: Path, theirs: Path, *, searches: int, answers: int) -> dict[str, float | int | str]:
+    """How much of two stores is the same: passages in their order, memories, what searches find, and answers."""
+    ours, at_once = Answerer.open(mine), Answerer.open(theirs)
+    rows = random.Random(1).sample(range(len(at_once.store)), min(searches, len(at_once.store)))
+    questions = questions_of([at_once.store.passage_at(row) for row in rows])
+    return (
+        _memories(ours.store, at_once.store)
+        | _searched(ours.retriever, at_once.retriever, questions)
+        | _answered(ours, at_once, questions[:answers])
+    )
+
+
+def _memories(ours: Store, at_once: Store) -> dict[str, float | int | str]:
+    equal_passages, equal_tokens, values, equal_values, largest = 0, 0, 0, 0, 0.0
     pairs = zip(ours.iter_passages(), at_once.iter_passages(), strict=False)
     while some := list(itertools.islice(pairs, _COMPARED)):
-        passages += len(some)
         same = [a.id for a, b in some if a == b]
         equal_passages += len(same)
         a, b = (store.load(same, dtype=torch.float32) for store in (ours, at_once))
@@ -199,21 +207,18 @@ def compared(mine: Path, theirs: Path, *, searches: int) -> dict[str, float | in
         values += a.states.numel()
         equal_values += int((a.states == b.states).sum())
         largest = max(largest, float((a.states - b.states).norm() / b.states.norm().clamp_min(1e-12)))
-    found = {
+    return {
         "passages": f"{len(ours)} and {len(at_once)}, {equal_passages} the same in the same place",
         "token ids that are the same": f"{equal_tokens} of {at_once.generation.tokens}",
         "memory values that are the same, %": 100 * equal_values / max(1, values),
-        "largest difference of 2048 memories (relative norm)": largest,
+        f"largest difference of {_COMPARED} memories (relative norm)": largest,
     }
-    return found | _searched(ours, at_once, searches)
 
 
-def _searched(ours: Store, at_once: Store, searches: int) -> dict[str, Any]:
+def _searched(ours: Retriever, at_once: Retriever, questions: Sequence[str]) -> dict[str, float | int | str]:
     """Questions whose passages are the same, in the same order, and those whose scores are, too."""
-    rows = random.Random(1).sample(range(len(at_once)), min(searches, len(at_once)))
-    questions = questions_of([at_once.passage_at(row) for row in rows])
-    found = ([[(h.passage_id, h.score) for h in hits] for hits in _retriever(store).search(questions, K)]
-             for store in (ours, at_once))  # fmt: skip
+    found = ([[(h.passage_id, h.score) for h in hits] for hits in retriever.search(questions, K)]
+             for retriever in (ours, at_once))  # fmt: skip
     pairs = list(zip(*found, strict=True))
     same = [[i for i, _ in a] == [i for i, _ in b] for a, b in pairs]
     both = [len({i for i, _ in a} & {i for i, _ in b}) for a, b in pairs]
@@ -224,6 +229,13 @@ def _searched(ours: Store, at_once: Store, searches: int) -> dict[str, Any]:
     }
 
 
-def _retriever(store: Store) -> Retriever:
-    model, tokenizer = model_of(store)
-    return open_retriever(store, memory_encoder=MemoryTextEncoder(model, tokenizer))
+def _answered(ours: Answerer, at_once: Answerer, questions: Sequence[str]) -> dict[str, float | int | str]:
+    """Answers of the same words, and the largest difference of the scores of these."""
+    asked = [Question(text, max_new_tokens=NEW_TOKENS) for text in questions]
+    batches = [asked[first : first + BATCH] for first in range(0, len(asked), BATCH)]
+    pairs = [pair for some in batches for pair in zip(ours.answer(some), at_once.answer(some), strict=True)]
+    same = [abs(a.score - b.score) for a, b in pairs if a.text == b.text]
+    return {
+        "answers that are the same": f"{len(same)} of {len(pairs)}",
+        "largest difference of their scores": max(same, default=0.0),
+    }

@@ -38,6 +38,7 @@ def test_it_ends_in_what_a_build_at_once_gives(
     assert same_tokens == tokens
     assert figures["largest difference of 2048 memories (relative norm)"] < 0.01
     assert figures["passages found by both, %"] > 99
+    assert figures["answers that are the same"].endswith(" of 3")
     written = {row["step"]: row["written, MB"] for row in report["rows"]}
     assert written["add again, unchanged"] == 0 < written["add"] < written["build at once"] / 10
     assert "ratio  compact" in capsys.readouterr().out
@@ -70,6 +71,6 @@ def test_what_differs_is_counted(tmp_path: Path) -> None:
     one, other = (
         Bench(tmp_path / name, texts(9, seed=seed), retriever="hybrid") for name, seed in (("a", 1), ("b", 2))
     )
-    figures = compared(one.path, other.path, searches=5)
+    figures = compared(one.path, other.path, searches=5, answers=2)
     assert ", 0 the same" in str(figures["passages"])
     assert str(figures["searches with the same passages"]) != "5 of 5"
