@@ -168,7 +168,7 @@ class Answerer:
             opened.store.fingerprint.require(self.fingerprint)
             opened.store.open_segments()
             opened.codec = opened.store.codec
-            opened.retriever = _retriever(opened.store, self.model, self.tokenizer)
+            opened.retriever = _retriever(opened.store, self.model, self.tokenizer, beside=self.retriever)
             opened._memories(opened._candidates([Question(try_with)]))
         except BaseException:
             opened.close()
@@ -430,9 +430,11 @@ class Answerer:
         return spent.to_dict(), float(flops.fid_flops(c, **read, num_beams=beams).total)
 
 
-def _retriever(store: Store, model: MemoryModel, tokenizer: TextTokenizer) -> Retriever:
+def _retriever(
+    store: Store, model: MemoryModel, tokenizer: TextTokenizer, *, beside: Retriever | None = None
+) -> Retriever:
     encoder = MemoryTextEncoder(model, tokenizer) if model.projection is not None else None
-    return open_retriever(store, memory_encoder=encoder)
+    return open_retriever(store, memory_encoder=encoder, beside=beside)
 
 
 def _brought(passages: Sequence[Passage]) -> list[_Candidate]:

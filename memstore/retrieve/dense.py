@@ -310,6 +310,11 @@ class DenseRetriever:
         self._filtered: OrderedDict[Filter, list[Part]] = OrderedDict()
         self._mapped = False
 
+    @property
+    def encoder(self) -> QuestionEncoder:
+        """What makes vectors of questions."""
+        return self._encoder
+
     def __len__(self) -> int:
         """Rows that the index covers, dead ones included."""
         return self.settings.passages

@@ -31,6 +31,11 @@ class HybridRetriever:
             raise ConfigError(f"k0 must be at least 0 and depth at least 1, not {k0} and {depth}")
         self._parts, self._hits, self._k0, self._depth = tuple(parts), hits, k0, depth
 
+    @property
+    def parts(self) -> Sequence[RowSearch]:
+        """The retrievers that are fused."""
+        return self._parts
+
     def search(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[Hit]]:
         """See `Retriever.search`."""
         check_k(k)

@@ -20,12 +20,15 @@ a dense one whose documents have metadata.
 """
 
 
-def open_retriever(store: Store, *, memory_encoder: QuestionEncoder | None = None) -> Retriever:
+def open_retriever(
+    store: Store, *, memory_encoder: QuestionEncoder | None = None, beside: Retriever | None = None
+) -> Retriever:
     """The retriever that `store`'s generation names, over exactly its passages.
 
     Args:
         store: an open store.
         memory_encoder: the model's own memory encoder; needed if the dense vectors are its own.
+        beside: a retriever that is open already, whose sentence encoder is shared if it is the one that is needed.
 
     Raises:
         IndexCorrupt: an index is absent, damaged, or of another number of passages.
@@ -34,17 +37,18 @@ def open_retriever(store: Store, *, memory_encoder: QuestionEncoder | None = Non
         ConfigError: the generation names an unknown retriever, or needs an encoder that is not at hand.
         CheckpointNotFound, CheckpointError: its sentence encoder is absent, or cannot be loaded.
     """
+    encoders = [e for e in (memory_encoder, _encoder_of(beside)) if e is not None]
     kind, folder = store.generation.retriever, index_path(store.path, store.generation.number)
     match kind:
         case "bm25":
             return _open_lexical(store, folder / LEXICAL)
         case "dense":
             has_metadata = store.generation.index is not None and METADATA in store.generation.index.parts
-            beside = _open_lexical(store, folder / METADATA) if has_metadata else None
-            return _open_dense(store, folder / DENSE, memory_encoder, beside)
+            lexical = _open_lexical(store, folder / METADATA) if has_metadata else None
+            return _open_dense(store, folder / DENSE, encoders, lexical)
         case "hybrid":
             lexical = _open_lexical(store, folder / LEXICAL)
-            dense = _open_dense(store, folder / DENSE, memory_encoder, lexical)
+            dense = _open_dense(store, folder / DENSE, encoders, lexical)
             return HybridRetriever([lexical, dense], hits_of(store))
         case _:
             raise ConfigError(f"the store names the retriever {kind!r}; known are bm25, dense and hybrid")
@@ -89,21 +93,32 @@ def _check_stores(store: Store, folder: Path) -> None:
 
 
 def _open_dense(
-    store: Store, folder: Path, memory_encoder: QuestionEncoder | None, beside: Bm25Retriever | None
+    store: Store, folder: Path, encoders: Sequence[QuestionEncoder], beside: Bm25Retriever | None
 ) -> DenseRetriever:
     made_by = read_dense_settings(folder).encoder
-    encoder = SentenceEncoder(made_by.name) if made_by.kind == "sentence" else memory_encoder
-    if encoder is None:
+    known = [(encoder.ref(), encoder) for encoder in encoders]
+    same_kind = [(ref, encoder) for ref, encoder in known if ref.kind == made_by.kind]
+    if made_by.kind == "sentence" and made_by not in [ref for ref, _ in same_kind]:
+        opened = SentenceEncoder(made_by.name)
+        same_kind = [(opened.ref(), opened)]
+    if not same_kind:
         raise ConfigError(
             f"the dense index at {folder} was made by the model's own memory encoder, and this model has no "
             "projection for it (embedding_dim is 0); serve the store with the model that built it"
         )
-    if (found := encoder.ref()) != made_by:
+    found, encoder = next((pair for pair in same_kind if pair[0] == made_by), same_kind[0])
+    if found != made_by:
         raise FingerprintMismatch({f"{made_by.kind} encoder of the dense index": (made_by.sha256, found.sha256)})
     passing = None if beside is None else beside.rows
     retriever = DenseRetriever(folder, encoder, hits_of(store), dead=store.dead_rows(), passing=passing)
     _require_whole(store, folder, len(retriever))
     return retriever
+
+
+def _encoder_of(retriever: Retriever | None) -> QuestionEncoder | None:
+    """The encoder of an open retriever; None if it has none."""
+    parts = retriever.parts if isinstance(retriever, HybridRetriever) else (retriever,)
+    return next((part.encoder for part in parts if isinstance(part, DenseRetriever)), None)
 
 
 def _require_whole(store: Store, folder: Path, indexed: int) -> None:

@@ -37,7 +37,7 @@ class OtherModel(MemstoreError):  # noqa: N818
 
 
 class Documents:
-    """Documents by their ids, of the generation last asked for. Memory: 33 bytes per passage of it, from then on."""
+    """Documents by their ids, of the generation last asked for. Memory: 33 bytes per passage of it, until closed."""
 
     def __init__(self, store: Path) -> None:
         self._store, self._lock = store, threading.Lock()
@@ -65,7 +65,7 @@ class Documents:
         return sorted(found, key=lambda passage: (passage.start, passage.id))
 
     def close(self) -> None:
-        """Let go of the generation."""
+        """Let go of the generation; the next request opens the one that it asks for."""
         with self._lock:
             if self._opened is not None:
                 self._opened[1].store.close()
@@ -87,6 +87,7 @@ class Editor:
         s = service.settings
         self._service, self._store = service, s.store
         self._documents = Documents(s.store)
+        service.before_release(self._documents.close)
         self._changes = Changes(
             s.store,
             model=s.model,

@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,6 +42,9 @@ class Reloader:
         thread: whose engine is replaced.
         watch: seconds between two looks of its own; None for none.
         try_with: the question that a new engine is tried with, before it answers others.
+
+    Attributes:
+        before_release: called when another engine answers, and the former one's generation is about to be given back.
     """
 
     def __init__(self, thread: EngineThread, *, watch: float | None, try_with: str) -> None:
@@ -49,6 +52,7 @@ class Reloader:
         self._asked: queue.SimpleQueue[Future[Reloaded] | None] = queue.SimpleQueue()
         self._stopped = False
         self._error: str | None = None
+        self.before_release: list[Callable[[], object]] = []
         self._thread = threading.Thread(target=self._run, name="memstore-reload", daemon=True)
 
     @property
@@ -140,6 +144,8 @@ class Reloader:
         except BaseException:
             opened.close()
             raise
+        for release in self.before_release:
+            release()
         former.close()
         del former  # its memory maps go with the last name that it has
         give_memory_back()

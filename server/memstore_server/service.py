@@ -120,6 +120,10 @@ class Service:
         """What answers, and what is allowed."""
         return translate.info(self._thread.info, self.settings, reload_error=self._reloader.error)
 
+    def before_release(self, release: Callable[[], object]) -> None:
+        """Has a function called each time when another generation answers, for who has the former one open too."""
+        self._reloader.before_release.append(release)
+
     @property
     def store_summary(self) -> wire.StoreSummary:
         """The generation that answers."""

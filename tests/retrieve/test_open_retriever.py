@@ -13,6 +13,7 @@ import torch
 from memstore.errors import ConfigError, FingerprintMismatch, IndexCorrupt
 from memstore.retrieve.dense import build_dense
 from memstore.retrieve.encoders import EncoderRef
+from memstore.retrieve.hybrid import HybridRetriever
 from memstore.retrieve.lexical import build_bm25
 from memstore.retrieve.open import open_retriever
 from memstore.retrieve.sentence import SentenceEncoder
@@ -143,6 +144,17 @@ def with_sentence_encoder(store: Store, folder: Path) -> Any:
 def test_the_sentence_encoder_is_opened_again(store: Store, tmp_path: Path) -> None:
     [hits] = open_retriever(with_sentence_encoder(store, tmp_path)).search([QUESTION], 3)
     assert len(hits) == 3
+
+
+def test_a_sentence_encoder_that_is_open_is_shared_and_another_is_not(store: Store, tmp_path: Path) -> None:
+    dense = with_sentence_encoder(store, tmp_path)
+    first = open_retriever(dense)
+    assert open_retriever(dense, beside=first).encoder is first.encoder
+    hybrid = HybridRetriever([first], lambda found: [])
+    assert open_retriever(dense, beside=hybrid).encoder is first.encoder
+    first._encoder = WordEncoder()
+    again = open_retriever(dense, beside=first)
+    assert isinstance(again.encoder, SentenceEncoder)
 
 
 def test_another_sentence_encoder_in_its_place_is_refused(store: Store, tmp_path: Path) -> None:

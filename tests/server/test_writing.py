@@ -14,6 +14,7 @@ import pytest
 
 from memstore.answer import Answerer
 from memstore.errors import ConfigError, DiskSpaceError
+from memstore.store.history import forget
 from memstore.store.holding import only_writer
 from memstore_builders.change import delete
 from memstore_client import AsyncClient, BadRequest, Conflict, NotFound, PassageInput, Unauthorized
@@ -201,6 +202,16 @@ async def test_documents_are_put_and_deleted_and_the_answers_follow(bench: Bench
         assert (await client.rollback(to=1)).generation == await generation() == 1
         with pytest.raises(BadRequest, match="is the first: there is none to go back to"):
             await client.rollback()
+
+
+async def test_looking_at_a_document_does_not_keep_its_generation(bench: Bench) -> None:
+    async with serving(bench) as client:
+        assert (await client.document("d0")).store.generation == 1
+        delete(bench.path, ["d0"])
+        assert forget(bench.path).in_use == (1,)
+        assert (await client.reload()).generation == 2
+        assert forget(bench.path).removed == (1,)
+        assert (await client.document("d1")).store.generation == 2
 
 
 async def test_what_stands_in_the_way_of_going_back(bench: Bench, tmp_path: Path) -> None:
