@@ -34,6 +34,7 @@ from memstore.retrieve import Filters, Retriever
 from memstore.retrieve.filters import Filter
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, read_generation
+from memstore.store.sampling import spread
 
 RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
 
@@ -305,6 +306,10 @@ class Answerer:
             PassageNotFound: there is none of that id.
         """
         return self.store.passages([passage_id])[0]
+
+    def spread(self, most: int) -> list[Passage]:
+        """At most so many passages from all over the collection, always the same ones of a generation."""
+        return spread(self.store, most)
 
     def info(self) -> dict[str, object]:
         """What answers: the model and the store generation."""

@@ -66,12 +66,13 @@ def run(out: Path, *, keep_serving: bool, ask: Callable[[str, str], dict[str, An
             "than it reads: see what an answer costs, and which passages come first."
         )
         if keep_serving:
-            console.print(f"\nStill serving on {url} (control-C stops it). Ask more from another terminal:")
+            console.print(f"\nStill serving on {url} (control-C stops it).")
+            console.print("Open that address in a browser, or ask more from another terminal:")
             console.print(f"  .venv/bin/memstore ask '...' --url {url}")
             with suppress(KeyboardInterrupt):
                 process.wait()
     again = f"  .venv/bin/memstore ask '...' --store {out}"
-    console.print("\nAsk more:", again, "Or serve it, with the API's page at /docs:", sep="\n")
+    console.print("\nAsk more:", again, "Or serve it, and open the address that it prints in a browser:", sep="\n")
     console.print(f"  .venv/bin/memstore serve --store {out}")
 
 

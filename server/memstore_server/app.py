@@ -21,7 +21,7 @@ from fastapi_offline import FastAPIOffline
 import memstore
 from memstore.errors import ConfigError
 from memstore_client.wire import Problem
-from memstore_server import logs, problems, routes, writing
+from memstore_server import logs, page, problems, routes, writing
 from memstore_server.batching import Engine, EngineStopped
 from memstore_server.editing import Editor
 from memstore_server.keys import read_key
@@ -71,6 +71,7 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
     app.state.service = service
     app.state.write_key, app.state.editor = key, editor
     app.include_router(routes.router)
+    app.include_router(page.router)
     app.include_router(routes.admin)
     if editor is not None:
         app.include_router(writing.router)

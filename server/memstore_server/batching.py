@@ -67,6 +67,10 @@ class Engine(Protocol):
         """Raises PassageNotFound."""
         ...
 
+    def spread(self, most: int) -> list[Passage]:
+        """At most so many passages from all over the collection, always the same ones."""
+        ...
+
     def info(self) -> Mapping[str, object]:
         """What answers: `model` and `store`, each a mapping."""
         ...

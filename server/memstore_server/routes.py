@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from starlette.convertors import Convertor, register_url_convertor
 
 from memstore_client import wire
@@ -63,13 +63,13 @@ async def answer(asked: wire.AnswerRequest, request: Request, service: ServiceOf
     """
     if asked.stream:
         raise problems.StreamingNotOffered("leave `stream` out: this version does not stream")
-    return await _unless_disconnected(request, service.answer(asked))
+    return await unless_disconnected(request, service.answer(asked))
 
 
 @router.post("/answer/batch", tags=["questions"], responses=problems.documented(*_POSTED))
 async def answer_batch(asked: wire.AnswerBatchRequest, request: Request, service: ServiceOf) -> wire.AnswerBatchReply:
     """Answer several questions. One that cannot be answered has a problem in its place."""
-    outcomes = await _unless_disconnected(request, service.answer_batch(asked))
+    outcomes = await unless_disconnected(request, service.answer_batch(asked))
     items = [
         wire.BatchItem(problem=problems.problem(outcome, path=request.url.path)[0])
         if isinstance(outcome, Exception)
@@ -82,13 +82,13 @@ async def answer_batch(asked: wire.AnswerBatchRequest, request: Request, service
 @router.post("/retrieve", tags=["passages"], responses=problems.documented(*_POSTED))
 async def retrieve(asked: wire.RetrieveRequest, request: Request, service: ServiceOf) -> wire.RetrieveReply:
     """Find passages for a question, best first, without reading them."""
-    return await _unless_disconnected(request, service.retrieve(asked))
+    return await unless_disconnected(request, service.retrieve(asked))
 
 
 @router.post("/rerank", tags=["passages"], responses=problems.documented(*_POSTED))
 async def rerank(asked: wire.RerankRequest, request: Request, service: ServiceOf) -> wire.RerankReply:
     """Score passages of your own for a question, best first."""
-    return await _unless_disconnected(request, service.rerank(asked))
+    return await unless_disconnected(request, service.rerank(asked))
 
 
 @router.get(
@@ -98,7 +98,7 @@ async def rerank(asked: wire.RerankRequest, request: Request, service: ServiceOf
 )
 async def passage(passage_id: str, request: Request, service: ServiceOf) -> wire.PassageReply:
     """A passage of the store by its id, as replies name it."""
-    return await _unless_disconnected(request, service.passage(passage_id))
+    return await unless_disconnected(request, service.passage(passage_id))
 
 
 @router.get("/health", tags=["server"], responses=problems.documented(problems.NOT_READY))
@@ -146,14 +146,7 @@ async def docs() -> HTMLResponse:
     )
 
 
-@router.get("/", include_in_schema=False)
-async def root(request: Request) -> RedirectResponse:
-    """The address that the server prints, opened in a browser: leads to the API's page."""
-    below = request.scope.get("root_path", "")  # unknown, the proxy may still be there: then a relative address
-    return RedirectResponse(f"{below}/docs" if below else "docs", status_code=307)
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Awaits `work`; if the client hangs up first, cancels it: what has not begun leaves the queue.
 
     Raises:

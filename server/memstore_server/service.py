@@ -15,7 +15,7 @@ from typing import TypeVar
 from memstore.answer import Answer, Question
 from memstore.errors import MemstoreError
 from memstore_client import wire
-from memstore_server import translate
+from memstore_server import examples, translate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
 from memstore_server.logs import request_id
 from memstore_server.reloading import Reloaded, Reloader
@@ -55,6 +55,7 @@ class Service:
         self.warm_up: Future[None] = Future()
         self._state = "is starting: the warm-up answer is not there yet"
         self._failed = False  # the warm-up
+        self._examples: tuple[int, examples.Examples] | None = None  # of a generation
 
     # --- life ---
 
@@ -190,6 +191,14 @@ class Service:
         """A passage of the store. Raises PassageNotFound."""
         found, _, _ = await self._call(lambda engine: engine.passage(passage_id), "passage", None)
         return translate.passage(found)
+
+    async def examples(self) -> examples.Examples:
+        """What a first visitor may ask; made once for each generation, so that visits cost the engine nothing."""
+        generation = self.info.store.generation
+        if self._examples is None or self._examples[0] != generation:
+            made, _, by = await self._call(examples.examples, "examples", None)
+            self._examples = translate.store_summary(by).generation, made
+        return self._examples[1]
 
     async def _call(
         self, function: Callable[[Engine], T], stage: str, deadline_ms: int | None

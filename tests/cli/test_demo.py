@@ -114,7 +114,11 @@ def test_control_c_is_how_a_kept_server_is_stopped(
 ) -> None:
     monkeypatch.setattr(page, "show_answer", lambda *_, **__: None)
     page.run(tmp_path, keep_serving=True, ask=lambda *_: {"answer": "?"})
-    assert f"memstore ask '...' --store {tmp_path}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Still serving on http://m" in printed
+    assert printed.count("in a browser") == 2  # while it serves, and how to later
+    assert f"memstore ask '...' --store {tmp_path}" in printed
+    assert printed.endswith(f"memstore serve --store {tmp_path}\n")
 
 
 def test_a_store_that_cannot_be_built_again_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class FakeEngine:
         self.begun = threading.Semaphore(0)
         self.trained = True
         self.filters: list[Filter | None] = []  # of what was retrieved
+        self.stored: tuple[Passage, ...] = (OTTERS, SLASH)
         self.generation, self.newest = 4, 4
         self.closed = False
 
@@ -50,7 +51,7 @@ class FakeEngine:
         return [self._answer(q, len(questions)) for q in questions]
 
     def _answer(self, question: Question, batch: int) -> Answer:
-        passages = question.passages or (OTTERS, SLASH)
+        passages = question.passages or self.stored
         ranked = tuple(
             RankedPassage(
                 passage=p,
@@ -79,10 +80,13 @@ class FakeEngine:
         return [RankedPassage(passage=p, rerank_score=float(-at)) for at, p in enumerate(reversed(passages))]
 
     def passage(self, passage_id: str) -> Passage:
-        for one in (OTTERS, SLASH):
+        for one in self.stored:
             if one.id == passage_id:
                 return one
         raise PassageNotFound(passage_id)
+
+    def spread(self, most: int) -> list[Passage]:
+        return list(self.stored[:most])
 
     def info(self) -> dict[str, object]:
         return {

@@ -108,8 +108,7 @@ def test_below_a_path_that_a_proxy_strips(monkeypatch: pytest.MonkeyPatch) -> No
     with served() as process:
         try:
             url = process.stdout.readline().split()[-1]
-            page = httpx.get(url)
-            assert page.headers["location"] == "/below/docs"
+            assert 'href="/below/page/page.css"' in httpx.get(url).text
             assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/below"}]
             assert httpx.get(f"{url}/docs-static/swagger-ui.css").status_code == 200
         finally:

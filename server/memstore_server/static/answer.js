@@ -1,0 +1,191 @@
+/**
+ * An answer and its passages as elements. Passages come in the order of the reply: best first, the kept ones ahead.
+ *
+ * @typedef {import("./api.js").AnswerReply} AnswerReply
+ * @typedef {import("./api.js").RankedPassage} RankedPassage
+ */
+import { bar, counted, element } from "./dom.js";
+import { canBeMarked, marksOf, pieces } from "./marks.js";
+
+const SHORTEST = 0.03; // of a bar, so that the lowest score is still to be seen
+
+/** @param {AnswerReply} reply @param {string} question @returns {HTMLElement[]} */
+export function answerParts(reply, question) {
+  const { model, store, passages } = reply;
+  const notices = [];
+  if (!model.trained) {
+    notices.push("This model is untrained: its weights are random, so the answer and the ranking mean nothing.");
+  }
+  if (!passages.length) notices.push("No passage was found: this answer is a guess.");
+  return [
+    element("h2", { id: "answer-title", class: "asked", dir: "auto" }, question),
+    element("p", { class: "text", dir: "auto" }, reply.answer || "(the model wrote nothing)"),
+    ...notices.map((notice) => element("p", { class: "notice" }, notice)),
+    ...sources(passages, reply.answer),
+    element("p", { class: "by" },
+      "by ", element("b", {}, model.name), ` (${systemName(model.system)}), generation ${store.generation}, `,
+      `${counted(store.passages, "passage")} · log-probability `, decimal(reply.score)),
+  ];
+}
+
+/** Which of the passages read hold the whole answer. @param {RankedPassage[]} passages @param {string} answer */
+function sources(passages, answer) {
+  const kept = passages.filter((passage) => passage.kept);
+  if (!kept.length || !canBeMarked(answer)) return [];
+  const places = kept.flatMap((passage, at) => (holds(passage, answer) ? [at + 1] : []));
+  if (!places.length) return [element("p", { class: "sources" }, "Its words stand together in none of the passages read.")];
+  const links = places.flatMap((place) => [" ", placeLink(place)]);
+  return [element("p", { class: "sources" }, places.length === 1 ? "Stands in passage" : "Stands in passages", ...links)];
+}
+
+/**
+ * Leads to a passage, without an address of its own: that would be a place to go back to.
+ * @param {number} place
+ */
+function placeLink(place) {
+  const id = `passage-${place}`;
+  const go = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    document.getElementById(id)?.focus();
+  };
+  return element("a", { href: `#${id}`, class: "place", click: go }, String(place));
+}
+
+/** @param {RankedPassage} passage @param {string} answer */
+function holds(passage, answer) {
+  return [passage.title, passage.text].some((text) => marksOf(text, answer).some((mark) => mark.whole));
+}
+
+/** @param {AnswerReply} reply @returns {HTMLElement[]} */
+export function passageParts({ passages, answer }) {
+  if (!passages.length) return [];
+  const scales = {
+    rerank: scaleOf(passages.map((passage) => passage.rerank_score)),
+    retrieval: scaleOf(passages.map((passage) => passage.retrieval_score)),
+  };
+  const shown = passages.map((passage, at) => passageItem(passage, at + 1, scales, answer));
+  const kept = passages.filter((passage) => passage.kept).length;
+  const parts = [
+    element("h2", { id: "passages-title" }, scales.rerank ? "Passages, reranked" : "Passages, as retrieved"),
+    element("p", { class: "about" },
+      `${counted(passages.length, "passage")} found, the best ${kept} kept and read. `,
+      "Bars reach from the lowest score here to the highest."),
+    element("ol", { class: "list" }, ...shown.slice(0, kept)),
+  ];
+  if (kept < passages.length) {
+    parts.push(
+      element("h3", { class: "cut" }, `Dropped: ${passages.length - kept}, scored but not read`),
+      element("ol", { class: "list", start: kept + 1 }, ...shown.slice(kept)),
+    );
+  }
+  return parts;
+}
+
+/**
+ * @typedef {(score: number) => number} Scale a score to a share of a bar
+ * @typedef {{rerank: Scale | null, retrieval: Scale | null}} Scales
+ */
+
+/** @param {(number | null)[]} scores @returns {Scale | null} null where nothing was scored */
+function scaleOf(scores) {
+  const known = scores.filter((score) => score !== null);
+  if (!known.length) return null;
+  const [lowest, highest] = [Math.min(...known), Math.max(...known)];
+  return (score) => (highest === lowest ? 1 : Math.max(SHORTEST, (score - lowest) / (highest - lowest)));
+}
+
+/**
+ * @param {RankedPassage} passage
+ * @param {number} place in the order of the reply, from 1
+ * @param {Scales} scales
+ * @param {string} answer
+ */
+function passageItem(passage, place, scales, answer) {
+  const title = passage.title || passage.id;
+  const kind = passage.kept ? "kept" : "dropped";
+  const number = element("span", { class: "number" }, String(place));
+  const scores = element("span", { class: "scores" },
+    ...scoreLine("rerank", place, passage.rerank_score, scales.rerank),
+    ...scoreLine("retrieval", passage.retrieval_rank, passage.retrieval_score, scales.retrieval));
+  const head = [
+    number,
+    element(passage.kept ? "h3" : "span", { class: "title", dir: "auto" }, ...marked(title, passage, answer)),
+    element("span", { class: `tag ${kind}` }, kind),
+    scores,
+  ];
+  const body = element("div", { class: "body" },
+    element("p", { class: "text", dir: "auto" }, ...marked(passage.text, passage, answer)), ...origin(passage));
+  const item = { class: `passage ${kind}`, id: `passage-${place}`, tabindex: passage.kept ? -1 : null };
+  if (passage.kept) return element("li", item, element("div", { class: "head" }, ...head), body);
+  return element("li", item, element("details", {}, element("summary", { class: "head" }, ...head), body));
+}
+
+/**
+ * A score, its place and its bar; nothing where the step did not take place.
+ * @param {"rerank" | "retrieval"} kind
+ * @param {number | null} place
+ * @param {number | null} score
+ * @param {Scale | null} scale
+ */
+function scoreLine(kind, place, score, scale) {
+  if (score === null || scale === null) return [];
+  return [
+    element("span", { class: "kind" }, kind),
+    element("span", { class: "rank" }, place === null ? "" : ordinal(place)),
+    bar(scale(score), kind),
+    element("span", { class: "score" }, decimal(score)),
+  ];
+}
+
+/** Where a passage is from, and what its document says of itself. @param {RankedPassage} passage */
+function origin({ id, url, metadata = {} }) {
+  const parts = [element("span", {}, id)];
+  const link = webAddress(url);
+  if (link) parts.push(element("a", { href: link, rel: "noopener noreferrer", target: "_blank" }, url));
+  else if (url) parts.push(element("span", {}, url));
+  for (const [name, value] of Object.entries(metadata)) {
+    parts.push(element("span", { dir: "auto" }, `${name}: ${Array.isArray(value) ? value.join(", ") : value}`));
+  }
+  return [element("p", { class: "origin" }, ...parts)];
+}
+
+/** An address that may be followed: a corpus can hold `javascript:` too. @param {string} url */
+function webAddress(url) {
+  try {
+    const { protocol, href } = new URL(url);
+    return protocol === "https:" || protocol === "http:" ? href : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * A passage's text or title with the answer's words marked: only in what the reader saw, and single words only where
+ * the whole answer is in neither.
+ * @param {string} text
+ * @param {RankedPassage} passage
+ * @param {string} answer
+ */
+function marked(text, passage, answer) {
+  if (!passage.kept) return [text];
+  const whole = holds(passage, answer);
+  return pieces(text, marksOf(text, answer).filter((mark) => mark.whole || !whole)).map((piece) =>
+    piece.mark ? element("mark", { class: piece.mark.whole ? "whole" : "word" }, piece.text) : piece.text);
+}
+
+/** @param {string} system */
+function systemName(system) {
+  return { fid: "FiD", lumen: "LUMEN", glimmer: "GLIMMER" }[system] ?? system;
+}
+
+/** @param {number} value */
+function decimal(value) {
+  return value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 }).replace("-", "−");
+}
+
+/** 1st, 2nd, 3rd, 4th. @param {number} place */
+function ordinal(place) {
+  const endings = { one: "st", two: "nd", few: "rd", other: "th" };
+  const kind = new Intl.PluralRules("en", { type: "ordinal" }).select(place);
+  return `${place}${endings[/** @type {keyof typeof endings} */ (kind)]}`;
+}

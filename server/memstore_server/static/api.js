@@ -1,0 +1,131 @@
+/**
+ * The server's API: a reply, or a `Trouble` that says in plain words what went wrong. Knows no elements.
+ *
+ * @typedef {{question: string, task?: string, retrieve_k?: number, keep_k?: number}} AnswerRequest
+ * @typedef {{id: string, title: string, text: string, url: string, retrieval_rank: number | null,
+ *   retrieval_score: number | null, rerank_score: number | null, kept: boolean,
+ *   metadata?: Record<string, string | boolean | number | string[]>}} RankedPassage
+ * @typedef {{milliseconds: Record<string, number>, bytes_read: number, flops: Record<string, number>,
+ *   fid_flops: number, questions_in_batch: number}} Usage
+ * @typedef {{answer: string, score: number, passages: RankedPassage[], usage: Usage,
+ *   model: {name: string, trained: boolean, system: string},
+ *   store: {generation: number, passages: number}, request_id: string}} AnswerReply
+ * @typedef {{model: {name: string, trained: boolean, system: string, tasks: string[]},
+ *   store: {generation: number, passages: number},
+ *   limits: {question_characters: number, retrieve_k: number, keep_k: number},
+ *   defaults: {retrieve_k: number, keep_k: number}}} Info
+ * @typedef {{questions: string[], topics: string[]}} Examples
+ */
+
+const ROOT = new URL("../", import.meta.url); // wherever a proxy shows the server
+const PROBLEM = "application/problem+json";
+
+/** Why there is no reply. `message` is the headline; `advice` says what to do. */
+export class Trouble extends Error {
+  /** @param {string} headline @param {{advice?: string, requestId?: string}} [more] */
+  constructor(headline, { advice = "", requestId = "" } = {}) {
+    super(headline);
+    this.advice = advice;
+    this.requestId = requestId;
+  }
+}
+
+/** @param {AbortSignal} [signal] @returns {Promise<Info>} */
+export const info = (signal) => call("info", { signal });
+
+/** @param {AbortSignal} [signal] @returns {Promise<Examples>} */
+export const examples = (signal) => call("page/examples", { signal });
+
+/** @param {AnswerRequest} request @param {AbortSignal} [signal] @returns {Promise<AnswerReply>} */
+export const answer = (request, signal) =>
+  call("answer", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ ...request, question: request.question.toWellFormed?.() ?? request.question }),
+    signal,
+  });
+
+/**
+ * @param {string} path below the page's own address
+ * @param {RequestInit} options
+ * @throws {Trouble} for whatever is no reply; what `options.signal` aborts ends in its `AbortError`
+ */
+async function call(path, options) {
+  const response = await reached(() => fetch(new URL(path, ROOT), { cache: "no-store", ...options }));
+  const text = await reached(() => response.text());
+  const kind = response.headers.get("Content-Type") ?? "";
+  if (!response.ok) throw troubleOf(response, kind.startsWith(PROBLEM) ? parsed(text) : null);
+  const value = kind.startsWith("application/json") ? parsed(text) : null;
+  if (value === null) {
+    throw new Trouble("The reply is not memstore's.", { advice: "Something between this page and the server replied." });
+  }
+  return value;
+}
+
+/** @template T @param {() => Promise<T>} step @returns {Promise<T>} */
+async function reached(step) {
+  try {
+    return await step();
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new Trouble("The server cannot be reached.", {
+      advice: "It may have been stopped, or the network is down. Your question is still here: ask again in a moment.",
+    });
+  }
+}
+
+/** @param {string} text @returns {any} */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+/** @type {Record<number, string>} */
+const HEADLINES = {
+  401: "The server wants to know who asks.",
+  403: "You may not ask this server.",
+  404: "The server has nothing at this address.",
+  413: "The question is too long.",
+  422: "The question cannot be answered as asked.",
+  429: "Too many questions are waiting.",
+  500: "The server failed.",
+  502: "The server cannot be reached.",
+  503: "The server takes no questions right now.",
+  504: "There was no answer in time.",
+};
+
+/** @type {Record<number, string>} */
+const ADVICE = {
+  413: "Ask a shorter one.",
+  500: "Its log has the cause, under the number below.",
+  502: "The proxy in front of it is there, the server is not.",
+  504: "Ask again, or have fewer passages found and read.",
+};
+
+/**
+ * @param {Response} response
+ * @param {{title?: string, detail?: string, request_id?: string} | null} problem
+ */
+function troubleOf(response, problem) {
+  const { status, headers } = response;
+  const headline = HEADLINES[status] ?? `The server replied "${problem?.title ?? response.statusText}" (${status}).`;
+  const said = status === 500 || status === 429 ? "" : sentence(problem?.detail ?? "");
+  const advice = [said, ADVICE[status] ?? "", later(headers.get("Retry-After"))].filter(Boolean).join(" ");
+  return new Trouble(headline, { advice, requestId: problem?.request_id ?? "" });
+}
+
+/** When it is worth another try. @param {string | null} retryAfter seconds, or a date, which is left out */
+function later(retryAfter) {
+  if (retryAfter === null || !/^\d+$/.test(retryAfter)) return "";
+  const seconds = Number(retryAfter);
+  return `Try again in ${seconds === 1 ? "a second" : `${seconds} seconds`}.`;
+}
+
+/** @param {string} text */
+function sentence(text) {
+  const begun = text.charAt(0).toUpperCase() + text.slice(1);
+  return !begun || /[.!?]$/.test(begun) ? begun : `${begun}.`;
+}

@@ -1,0 +1,229 @@
+/**
+ * The page: a question is asked, its address noted, its reply shown. One question at a time: a new one ends the one
+ * before it, whose reply is then never shown, whenever it comes.
+ *
+ * @typedef {import("./controls.js").Options} Options
+ */
+import { answerParts, passageParts } from "./answer.js";
+import * as api from "./api.js";
+import { Controls } from "./controls.js";
+import { costParts } from "./cost.js";
+import { byId, counted, element } from "./dom.js";
+
+const TICK = 100; // milliseconds
+const NEARLY_FULL = 0.9; // of the characters a question may have: from then on they are counted
+
+/** @type {Controls | null} */
+let controls = null; // null until the server has said what it has
+/** @type {import("./api.js").Info | null} */
+let served = null;
+/** @type {AbortController | null} */
+let running = null;
+let noted = ""; // the part of the address that asks, as last acted on
+
+const question = () => byId("question").value.trim();
+
+/** Ends the question that is being answered, if one is. */
+function stop() {
+  running?.abort();
+  running = null;
+  showWaiting(null);
+}
+
+/** @param {string} asked */
+async function ask(asked) {
+  stop();
+  const mine = new AbortController();
+  running = mine;
+  clearProblem();
+  byId("examples").hidden = true;
+  const ended = showWaiting(asked);
+  try {
+    if (controls === null) await greet(mine.signal);
+    const reply = await api.answer({ question: asked, ...controls?.chosen }, mine.signal);
+    if (running === mine) showReply(reply, asked);
+  } catch (error) {
+    if (running === mine) showProblem(error);
+  } finally {
+    ended();
+    if (running === mine) stop();
+  }
+}
+
+// --- what is shown ---
+
+/** @param {import("./api.js").AnswerReply} reply @param {string} asked */
+function showReply(reply, asked) {
+  byId("answer").replaceChildren(...answerParts(reply, asked));
+  byId("cost").replaceChildren(...costParts(reply.usage));
+  byId("passages").replaceChildren(...passageParts(reply));
+  byId("passages").hidden = !reply.passages.length;
+  byId("reply").hidden = false;
+  const kept = reply.passages.filter((passage) => passage.kept).length;
+  byId("status").textContent = `Answer: ${reply.answer || "none"}. ${counted(kept, "passage")} read.`;
+  document.title = `${asked} · memstore`;
+}
+
+/**
+ * @param {string | null} asked null: nothing is waited for
+ * @returns {() => void} stops the clock
+ */
+function showWaiting(asked) {
+  const waits = asked !== null;
+  byId("waiting").hidden = !waits;
+  byId("stop").hidden = !waits;
+  byId("reply").classList.toggle("former", waits);
+  byId("reply").setAttribute("aria-busy", String(waits));
+  if (!waits) return () => {};
+  byId("status").textContent = "Answering";
+  byId("waiting-for").textContent = asked;
+  const began = performance.now();
+  const show = () => (byId("elapsed").textContent = ((performance.now() - began) / 1000).toFixed(1));
+  show();
+  const clock = setInterval(show, TICK);
+  return () => clearInterval(clock);
+}
+
+/** @param {unknown} error */
+function showProblem(error) {
+  const trouble = error instanceof api.Trouble ? error : new api.Trouble("This page failed.", { advice: String(error) });
+  const parts = [element("p", { class: "headline" }, trouble.message)];
+  if (trouble.advice) parts.push(element("p", { dir: "auto" }, trouble.advice));
+  if (trouble.requestId) parts.push(element("p", { class: "about" }, "Request ", element("code", {}, trouble.requestId)));
+  if (question()) {
+    parts.push(element("button", { type: "button", class: "quiet", click: () => submit() }, "Ask again"));
+  }
+  byId("problem").replaceChildren(...parts);
+  byId("reply").hidden = true;
+  byId("status").textContent = "";
+}
+
+function clearProblem() {
+  byId("problem").replaceChildren();
+}
+
+/** How many characters are left, once that matters. Counted as the server counts: by code points. */
+function showLength() {
+  const most = served?.limits.question_characters ?? Infinity;
+  const length = [...question()].length;
+  byId("hint").hidden = length < most * NEARLY_FULL;
+  byId("hint").textContent = `${length.toLocaleString("en")} of at most ${most.toLocaleString("en")} characters`;
+}
+
+// --- the server's own words ---
+
+/** Asks the server what it has, and makes the controls of it. @param {AbortSignal} [signal] */
+async function greet(signal) {
+  served = await api.info(signal);
+  const { model, store } = served;
+  byId("served").textContent =
+    `${counted(store.passages, "passage")}, read by ${model.name}${model.trained ? "" : " (untrained)"}`;
+  controls = new Controls(served, byId("options"));
+  controls.chosen = addressed().options;
+}
+
+/** Examples for a first visit. They are an offer: where there are none, the page does without. */
+async function offerExamples() {
+  const { questions, topics } = await api.examples().catch(() => ({ questions: [], topics: [] }));
+  const chips = [
+    ...questions.map((example) => chip(example, () => submit(example))),
+    ...topics.map((topic) => chip(`${topic} …`, () => begin(`${topic}: `))),
+  ];
+  byId("examples-title").textContent = questions.length ? "Questions to begin with" : "There are passages about";
+  byId("examples-list").replaceChildren(...chips);
+  byId("examples").hidden = !chips.length || running !== null || !byId("reply").hidden;
+}
+
+/** @param {string} text @param {() => void} chosen */
+function chip(text, chosen) {
+  return element("li", {}, element("button", { type: "button", class: "chip", dir: "auto", click: chosen }, text));
+}
+
+/** Puts the first words of a question into the box, for the visitor to go on. @param {string} words */
+function begin(words) {
+  const box = byId("question");
+  box.value = words;
+  box.focus();
+  box.setSelectionRange(words.length, words.length);
+}
+
+// --- the address ---
+
+/** @returns {{asked: string, options: Options}} what the address asks */
+function addressed() {
+  const named = new URLSearchParams(location.search);
+  const count = (/** @type {string} */ name) => (/^\d{1,9}$/.test(named.get(name) ?? "") ? Number(named.get(name)) : undefined);
+  const options = { retrieve_k: count("retrieve_k"), keep_k: count("keep_k"), task: named.get("task") ?? undefined };
+  return { asked: (named.get("q") ?? "").trim(), options };
+}
+
+/** Asks what is in the box, or what is given, and notes it in the address. @param {string} [given] */
+function submit(given) {
+  if (given !== undefined) byId("question").value = given;
+  const asked = question();
+  if (!asked) {
+    byId("question").focus();
+    return;
+  }
+  const named = new URLSearchParams({ q: asked });
+  for (const [name, value] of Object.entries(controls?.changed ?? addressed().options)) {
+    if (value !== undefined) named.set(name, String(value));
+  }
+  const address = `?${named}`;
+  if (address !== location.search) history.pushState(null, "", address);
+  noted = location.search;
+  void ask(asked);
+}
+
+/** Shows what the address asks, as on arrival and on going back. */
+function arrive() {
+  const { asked, options } = addressed();
+  noted = location.search;
+  byId("question").value = asked;
+  if (controls) controls.chosen = options;
+  showLength();
+  if (asked) {
+    void ask(asked);
+    return;
+  }
+  stop();
+  clearProblem();
+  byId("reply").hidden = true;
+  byId("status").textContent = "";
+  document.title = "memstore";
+  void offerExamples();
+}
+
+async function start() {
+  byId("form").hidden = false;
+  byId("form").addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    submit();
+  });
+  byId("question").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return; // composing: Enter picks a word there
+    event.preventDefault();
+    submit();
+  });
+  byId("question").addEventListener("input", showLength);
+  byId("stop").addEventListener("click", () => {
+    stop();
+    byId("status").textContent = "Stopped";
+    byId("question").focus();
+  });
+  addEventListener("popstate", () => location.search !== noted && arrive()); // not for another place on the page
+  if (matchMedia("(hover: hover)").matches) byId("question").focus(); // elsewhere a keyboard would cover the page
+  if (addressed().asked) {
+    arrive(); // greets first
+    return;
+  }
+  try {
+    await greet();
+  } catch (error) {
+    if (running === null) showProblem(error);
+    return;
+  }
+  if (running === null) arrive();
+}
+
+void start();
