@@ -1,7 +1,7 @@
 /**
  * The server's API: a reply, or a `Trouble` that says in plain words what went wrong. Knows no elements.
  *
- * @typedef {{question: string, task?: string, retrieve_k?: number, keep_k?: number}} AnswerRequest
+ * @typedef {{question: string, task?: string, retrieve_k?: number, keep_k?: number, filter?: unknown}} AnswerRequest
  * @typedef {{id: string, title: string, text: string, url: string, retrieval_rank: number | null,
  *   retrieval_score: number | null, rerank_score: number | null, kept: boolean,
  *   metadata?: Record<string, string | boolean | number | string[]>}} RankedPassage
@@ -11,7 +11,7 @@
  *   model: {name: string, trained: boolean, system: string},
  *   store: {generation: number, passages: number}, request_id: string}} AnswerReply
  * @typedef {{model: {name: string, trained: boolean, system: string, tasks: string[]},
- *   store: {generation: number, passages: number},
+ *   store: {generation: number, passages: number, metadata?: Record<string, import("./filter.js").Kind[]>},
  *   limits: {question_characters: number, retrieve_k: number, keep_k: number},
  *   defaults: {retrieve_k: number, keep_k: number}}} Info
  * @typedef {{questions: string[], topics: string[]}} Examples

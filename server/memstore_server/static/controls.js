@@ -2,10 +2,11 @@
  * What can be chosen beside the question. Made of what `/info` reports: what a server does not have is not shown.
  *
  * @typedef {import("./api.js").Info} Info
- * @typedef {{retrieve_k?: number, keep_k?: number, task?: string}} Options as a request names them; what is left out
- *   is the server's to choose
+ * @typedef {{retrieve_k?: number, keep_k?: number, task?: string, filter?: unknown}} Options as a request names them;
+ *   what is left out is the server's to choose
  */
 import { element } from "./dom.js";
+import { FilterChoice } from "./filter.js";
 
 /** A slider with its label and its value. */
 class Slider {
@@ -35,10 +36,10 @@ class Slider {
   }
 }
 
-/** The sliders and the task of one server. */
+/** The sliders, the task and the filter of one server. */
 export class Controls {
   /** @param {Info} info @param {HTMLElement} place */
-  constructor({ limits, defaults, model }, place) {
+  constructor({ limits, defaults, model, store }, place) {
     this.defaults = defaults;
     this.retrieve = new Slider(
       { name: "retrieve_k", label: "Passages found", value: defaults.retrieve_k, most: limits.retrieve_k },
@@ -54,13 +55,17 @@ export class Controls {
     this.task = model.tasks.length ? taskChoice(model.tasks) : null;
     place.replaceChildren(this.retrieve.element, this.keep.element);
     if (this.task) place.append(element("div", { class: "task" }, element("label", { for: "task" }, "Task"), this.task));
+    const fields = store.metadata ?? {};
+    this.filter = Object.keys(fields).length ? new FilterChoice(fields) : null;
+    if (this.filter) place.append(this.filter.element);
     place.hidden = false;
   }
 
   /** @returns {Options} what is chosen */
   get chosen() {
     const task = this.task?.value ? { task: this.task.value } : {};
-    return { retrieve_k: this.retrieve.value, keep_k: this.keep.value, ...task };
+    const filter = this.filter?.chosen ? { filter: this.filter.chosen } : {};
+    return { retrieve_k: this.retrieve.value, keep_k: this.keep.value, ...task, ...filter };
   }
 
   /** @returns {Options} what differs from the server's defaults */
@@ -75,10 +80,11 @@ export class Controls {
   }
 
   /** @param {Options} options those left out take the server's defaults */
-  set chosen({ retrieve_k = this.defaults.retrieve_k, keep_k, task = "" }) {
+  set chosen({ retrieve_k = this.defaults.retrieve_k, keep_k, task = "", filter }) {
     this.retrieve.value = retrieve_k;
     this.keep.value = Math.min(keep_k ?? this.defaults.keep_k, this.retrieve.value);
     if (this.task) this.task.value = [...this.task.options].some((option) => option.value === task) ? task : "";
+    if (this.filter) this.filter.chosen = filter;
   }
 }
 

@@ -153,8 +153,20 @@ function begin(words) {
 function addressed() {
   const named = new URLSearchParams(location.search);
   const count = (/** @type {string} */ name) => (/^\d{1,9}$/.test(named.get(name) ?? "") ? Number(named.get(name)) : undefined);
-  const options = { retrieve_k: count("retrieve_k"), keep_k: count("keep_k"), task: named.get("task") ?? undefined };
+  const options = {
+    retrieve_k: count("retrieve_k"), keep_k: count("keep_k"),
+    task: named.get("task") ?? undefined, filter: parsed(named.get("filter") ?? ""),
+  };
   return { asked: (named.get("q") ?? "").trim(), options };
+}
+
+/** @param {string} text @returns {unknown} the JSON that it is, if it is */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Asks what is in the box, or what is given, and notes it in the address. @param {string} [given] */
@@ -167,7 +179,7 @@ function submit(given) {
   }
   const named = new URLSearchParams({ q: asked });
   for (const [name, value] of Object.entries(controls?.changed ?? addressed().options)) {
-    if (value !== undefined) named.set(name, String(value));
+    if (value !== undefined) named.set(name, typeof value === "object" ? JSON.stringify(value) : String(value));
   }
   const address = `?${named}`;
   if (address !== location.search) history.pushState(null, "", address);

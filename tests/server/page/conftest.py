@@ -16,6 +16,7 @@ from memstore_server.settings import Settings
 from tests.server.fakes import PATIENCE, FakeEngine
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER_PATIENCE = 30.0  # seconds, as Playwright has it for what a visitor does
 FAILED_LOADS = "Failed to load resource"  # what Chromium notes for each reply of 400 and more
 
 Serve = Callable[..., str]
@@ -60,7 +61,7 @@ def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it is in `dev`")
     if CHROMIUM is None:
         pytest.skip("no Chromium here: on Debian, apt-get install chromium")
-    sync_api.expect.set_options(timeout=PATIENCE * 1000)
+    sync_api.expect.set_options(timeout=BROWSER_PATIENCE * 1000)
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # for root, as in CI
         yield chromium
