@@ -183,10 +183,10 @@ class Changes:
             self._fail(job, f"it was begun {MOST_TRIES} times, and each time the server ended; nothing was changed")
             return
         while self._wanted(job):
-            before = read_generation(self._store)
             if not _is_free(self._store):
                 self._pause()
                 continue
+            before = read_generation(self._store)  # what others have changed until now is none of this job's doing
             code, said = self._command(job)
             if code and said.startswith(BUSY):
                 self._pause()
