@@ -420,12 +420,13 @@ class Answerer:
         return question.num_beams or self.model.config.num_beams
 
     def _text(self, ids: Sequence[int], ranked: Sequence[RankedPassage]) -> str:
-        """The answer in words, spelled as in the passages read where the tokenizer folds case."""
-        text = self.tokenizer.decode(ids)
+        """The answer in words, spelled as in the passages read where the tokenizer folds case or lacks letters."""
+        kept = [p.passage for p in ranked if p.kept]
+        read = [*(p.text for p in kept), *(p.title for p in kept)]
+        text = self.tokenizer.decode_from(read, ids)
         if not self.tokenizer.folds_case or text in self.model.config.spellings.values():
             return text
-        kept = [p.passage for p in ranked if p.kept]
-        return spelled(text, [*(p.text for p in kept), *(p.title for p in kept)])
+        return spelled(text, read)
 
     def _flops(self, question: Question, **tokens: Any) -> tuple[dict[str, float], float]:
         """Operations per stage, and FiD's for the same passages; `tokens` as `flops.answer_flops` counts them."""

@@ -35,8 +35,8 @@ class Heard:
 
     def __init__(self, listeners: Sequence[Listener | None], tokenizer: TextTokenizer) -> None:
         self.listeners = listeners
-        # Spelling looks at the whole answer, so what folds case is given out at the end.
-        self._texts = None if tokenizer.folds_case else [GrowingText(tokenizer.decode) for _ in listeners]
+        # Spelling looks at the whole answer: what folds case, or comes after an unknown letter, waits for the end.
+        self._texts = None if tokenizer.folds_case else [GrowingText(_known_text(tokenizer)) for _ in listeners]
         self.token = self._token if any(listeners) else None
 
     def retrieved(self, passages: Sequence[Sequence[RankedPassage]]) -> None:
@@ -64,6 +64,10 @@ class Heard:
             return True
         piece = "" if self._texts is None else self._texts[question].add(token)
         return listener.wrote(piece)
+
+
+def _known_text(tokenizer: TextTokenizer) -> Callable[[Sequence[int]], str]:
+    return lambda ids: tokenizer.decode(tokenizer.known(ids))
 
 
 class GrowingText:

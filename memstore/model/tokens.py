@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from memstore.errors import CheckpointMismatch, RequestError
 from memstore.model.config import ModelConfig
@@ -51,6 +51,7 @@ class TextTokenizer:
         self._tokenizer = Tokenizer.from_str(self.json)
         self.phrases = self._encode(list(config.spellings)) if config.extractive else None
         self.folds_case = self._read_back("Aa") == "aa"
+        self._unknown = _unknown_id(self._tokenizer)
         for answer in config.spellings:
             if (read := self._read_back(answer)) != answer:
                 raise CheckpointMismatch(
@@ -125,6 +126,33 @@ class TextTokenizer:
         text = self._decode(ids)
         return self.config.spellings.get(text, text)
 
+    def known(self, ids: Sequence[int]) -> Sequence[int]:
+        """The ids before the first that stands for characters which the tokenizer lacks: it decodes to nothing."""
+        ids = list(ids)
+        return ids[: ids.index(self._unknown)] if self._unknown in ids else ids
+
+    def decode_from(self, texts: Sequence[str], ids: Sequence[int]) -> str:
+        """`decode`, but ids that stand for unknown characters are read as the first of the texts has them.
+
+        T5's tokenizer lacks some letters: "Brasília" would be "Braslia". Ids that stand in none of the texts are
+        decoded without.
+        """
+        plain, before = self.decode(ids), self._decode(self.known(ids))
+        if len(self.known(ids)) == len(ids):
+            return plain
+        wanted = list(ids)
+        for encoding, text in zip(self._with_offsets(texts), texts, strict=True):
+            for start in range(len(encoding.ids) - len(wanted) + 1):
+                if encoding.ids[start : start + len(wanted)] == wanted:
+                    first, last = encoding.offsets[start][0], encoding.offsets[start + len(wanted) - 1][1]
+                    found = encodable(text)[first:last].strip()
+                    if found.startswith(before):  # which may have been shown already
+                        return found
+        return plain
+
+    def _with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+        return self._tokenizer.encode_batch([encodable(t) for t in texts], add_special_tokens=False)
+
     def _read_back(self, text: str) -> str:
         return self._decode(self._encode([text])[0])
 
@@ -139,6 +167,14 @@ class TextTokenizer:
     def _ended(self, rows: list[list[int]], limit: int) -> list[Ids]:
         eos = self.config.eos_token_id
         return [np.array([*row[: limit - 1], eos], dtype=np.int32) for row in rows]
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id that a tokenizer gives to what it does not know; None if there is nothing that it does not know."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return None if model.get("unk_token") is None else tokenizer.token_to_id(model["unk_token"])
 
 
 def ids_of(tokenizer: Tokenizer) -> int:

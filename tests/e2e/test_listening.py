@@ -97,7 +97,7 @@ def test_an_answer_that_nobody_wants_more_of_ends(answerer: Answerer, questions:
 
 def test_text_that_is_spelled_afterwards_comes_at_the_end() -> None:
     ear = Ear()
-    tokenizer: Any = SimpleNamespace(folds_case=True, decode=lambda ids: "paris"[: len(ids)])
+    tokenizer: Any = SimpleNamespace(folds_case=True, known=list, decode=lambda ids: "paris"[: len(ids)])
     heard = Heard([ear], tokenizer)
     assert heard.token is not None
     assert all(heard.token(0, i) for i in range(5))

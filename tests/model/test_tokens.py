@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from memstore.checkpoint.loading import from_scratch
 from memstore.errors import CheckpointMismatch, ConfigError, RequestError
@@ -191,3 +191,38 @@ def test_whole_answers_are_spelled_as_the_config_says() -> None:
 def test_a_spelling_of_an_answer_that_the_tokenizer_never_decodes_is_refused() -> None:
     with pytest.raises(CheckpointMismatch, match="names the answer 'Yes', which this tokenizer decodes as 'yes'"):
         TextTokenizer(folding(), tiny.config(spellings={"Yes": "YES"}))
+
+
+def without_some_letters() -> TextTokenizer:
+    """Like T5's: pieces with spaces, and one id for all characters that it lacks."""
+    letters = [(c, -5.0) for c in "abdeilnorstuBIJT"]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("\u2581", -4.0), ("\u2581Bras", -1.0), ("lia", -1.0)]
+    made = Tokenizer(models.Unigram([*pieces, *letters], unk_id=2))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    made.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    return TextTokenizer(made, tiny.config())
+
+
+def answer_of(tokens: TextTokenizer, text: str) -> list[int]:
+    return list(tokens.encode_answers([text], max_tokens=99)[0].tolist()[:-1])
+
+
+def test_letters_that_a_tokenizer_lacks_are_read_in_the_texts() -> None:
+    tokens = without_some_letters()
+    brasilia = answer_of(tokens, "Bras\u00edlia")
+    assert tokens.decode(brasilia) == "Braslia"
+    assert tokens.decode(tokens.known(brasilia)) == "Bras"
+    texts = ["to Lisbon", "It is Bras\u00edlia, not Rio", "Bras\u00fdlia"]
+    assert tokens.decode_from(texts, brasilia) == "Bras\u00edlia"  # the first that has it, alone
+    assert tokens.decode_from(texts[:1], brasilia) == "Braslia"  # none has it
+    assert tokens.decode_from([], brasilia) == "Braslia"
+
+
+def test_an_answer_of_known_letters_is_decoded_whatever_the_texts_are() -> None:
+    tokens = without_some_letters()
+    rio = answer_of(tokens, "Brasrio to")
+    assert tokens.known(rio) == rio
+    assert tokens.decode_from(["Brasrio  to"], rio) == "Brasrio to"
+    plain = tiny.text_tokenizer()  # knows every byte
+    assert plain.decode_from(["Bras\u00edlia"], answer_of(plain, "Bras\u00edlia")) == "Bras\u00edlia"
