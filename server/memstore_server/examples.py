@@ -1,6 +1,6 @@
 """What the page offers a first visitor to ask. Knows the engine's words; refuses to know HTTP.
 
-Of the bundled sample there are whole questions, each offered only where the passage that answers it is in the
+Of the bundled sample there are whole questions, each offered only where the document that answers it is in the
 collection. Of any other collection nobody knows a question, so the titles of some passages are offered to begin with.
 """
 
@@ -15,7 +15,7 @@ MOST = 6  # what a visitor takes in at a glance
 _LOOKED_AT = 24  # passages: titles may be missing, long, or the same
 _LONGEST_TITLE = 60  # characters; longer ones are no names
 
-SAMPLE = (  # question, and the id and title of the passage that holds its answer
+SAMPLE = (  # question, and the first passage's id and the title of the document that holds its answer
     ("Who discovered radium together with her husband?", "sample-001:0", "Marie Curie"),
     ("Which river flows through Cairo?", "sample-049:0", "Nile"),
     ("Who painted the Mona Lisa?", "sample-146:0", "Mona Lisa"),
@@ -39,7 +39,7 @@ class Collection(Protocol):
 
 
 def examples(collection: Collection) -> Examples:
-    """Questions that the collection's own passages answer if it is the sample, else topics; at most `MOST`.
+    """Questions that the collection's own documents answer if it is the sample, else topics; at most `MOST`.
 
     Reads some thirty passages, and no memory.
     """
