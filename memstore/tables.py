@@ -82,7 +82,9 @@ def read_table(cls: type[T], table: Mapping[str, Any], *, where: str, name: str 
 def _value(hint: Any, value: Any, *, where: str, key: str) -> Any:
     """One value as its annotation wants it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # X | None: TOML has no None
+    if origin in (types.UnionType, typing.Union):  # X | None: TOML has no None, but a state kept as JSON has
+        if value is None and type(None) in arguments:
+            return None
         return _value(arguments[0], value, where=where, key=key)
     if origin is Literal:
         if value not in arguments:

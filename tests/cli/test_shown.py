@@ -119,7 +119,8 @@ def build_report(out: str, **changes: Any) -> dict[str, Any]:
 def store_report(name: str) -> dict[str, Any]:
     settings = {"model": name, "corpus": [{"name": f"corpus {name}"}]}
     texts = {"codec": "int8", "retriever": "bm25", "settings": settings, "fingerprint": ones(model=name)}
-    return ones(**texts, source={}, store=f"/tmp/{name}/store", made_by={}, generations=[1])
+    lists = {"source": {}, "made_by": {}, "generations": [1], "metadata": {name: ["string"]}}
+    return ones(**texts, **lists, store=f"/tmp/{name}/store")
 
 
 def show_everything_else(odd: str) -> None:

@@ -147,7 +147,9 @@ def test_training_from_a_store_encodes_no_passage(
     }  # fmt: skip
     report = train(read_table(TrainConfig, values, where="test"))
     assert report.step == 3
-    values |= {"steps": 4, "out": str(tmp_path / "other")}
+    values |= {"steps": 4}
+    assert train(read_table(TrainConfig, values, where="test")).step == 4  # it goes on
+    values |= {"out": str(tmp_path / "other")}
     values["model"] |= {"frozen_memories": False}
     with pytest.raises(ConfigError, match="set frozen_memories = true"):
         train(read_table(TrainConfig, values, where="test"))
