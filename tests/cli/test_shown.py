@@ -148,7 +148,7 @@ def test_paths_and_names_are_shown_as_they_are(
     show_everything_else(ODD[name])
     out = capsys.readouterr().out
     assert out.count(f"/tmp/{ODD[name]}/store") == 8
-    assert out.count(ODD[name]) == 8 + 8
+    assert out.count(ODD[name]) == 8 + 9
 
 
 def test_a_long_path_is_not_broken(capsys: pytest.CaptureFixture[str], width: int) -> None:
