@@ -28,7 +28,6 @@ from memstore.model.tokens import TextTokenizer
 from memstore.train.config import TrainConfig
 from memstore.train.data.batch import Batch, BatchSource
 from memstore.train.data.cache import content_of
-from memstore.train.data.stored_memories import content_of as memories_of
 from memstore.train.dev_scores import measure
 from memstore.train.initial_model import check_dev, check_losses, checkpoint_activations, compile_blocks, open_model
 from memstore.train.losses import training_loss
@@ -182,9 +181,17 @@ def _identity(
     """Settings that a resumed run must share with the saved one. No paths: a run may go on in another place."""
     values = {name: config.to_dict()[name] for name in ("data", "loss", "optimizer", "seed", "accumulate")}
     if config.data is not None:
-        values["data"] |= {"cache": content_of(config.data.cache), "memories": memories_of(config.data.memories)}
+        values["data"] |= {"cache": content_of(config.data.cache), "memories": _memories_of(config.data.memories)}
     made_of = {"model": model.config.to_dict(), "tokenizer": tokenizer.fingerprint}
     return made_of | values | {"processes": processes.world}
+
+
+def _memories_of(store: Path | None) -> str | None:
+    if store is None:
+        return None
+    from memstore.train.data.stored_memories import content_of as memories_of  # here: it needs what reads stores
+
+    return memories_of(store)
 
 
 def _source(config: TrainConfig, model: MemoryModel, tokenizer: TextTokenizer) -> BatchSource:

@@ -13,7 +13,7 @@ Knows the cache's arrays; refuses to know models, stores and retrievers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -32,10 +32,12 @@ from memstore.train.data.pretrain import Example, Pretraining
 from memstore.train.data.pretrain_table import PretrainTable
 from memstore.train.data.ragged import Ints
 from memstore.train.data.settings import DataSettings, Difficulty
-from memstore.train.data.stored_memories import StoredMemories
 from memstore.train.data.tasks import choose_answer, mixture
 from memstore.train.data.windows import Windows, beginning, find
 from memstore.train.data.word_dropout import Words
+
+if TYPE_CHECKING:
+    from memstore.train.data.stored_memories import StoredMemories
 
 # Before a dev question's number in its seed. Seeds of training questions have three parts, so none is the same.
 _DEV = (0, 0, 0, 1)
@@ -65,7 +67,7 @@ class MixedBatches:
         self._train = [_Set(self._named(n), settings, whole=n in settings.whole) for n in trained]
         self._dev = [self._named(n) for n in self._names(settings.dev, ".dev")]
         self.pretraining = self._open_pretraining(tokenizer)
-        self.memories = None if settings.memories is None else StoredMemories(settings.memories, self.cache)
+        self.memories = self._open_memories()
         shares = [p[1] for p in settings.pretrain_share]
         if min(shares) < 1 and not self._train:
             raise ConfigError(f"{settings.cache} has no question set to train on, and pretrain_share is below 1")
@@ -260,6 +262,13 @@ class MixedBatches:
         s, counts = self.settings, {t.questions.name: len(t.rows) for t in self._train}
         rules: dict[str, Any] = {"uniform": None, "temperature": s.temperature, "given": s.weights}
         return np.cumsum(list(mixture(counts, weights=rules[s.mixture]).values()))
+
+    def _open_memories(self) -> StoredMemories | None:
+        if self.settings.memories is None:
+            return None
+        from memstore.train.data.stored_memories import StoredMemories  # here: without a store, none is imported
+
+        return StoredMemories(self.settings.memories, self.cache)
 
     def _open_pretraining(self, tokenizer: TextTokenizer) -> Pretraining | None:
         if max(p[1] for p in self.settings.pretrain_share) == 0:

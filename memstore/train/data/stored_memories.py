@@ -77,14 +77,12 @@ class StoredMemories:
         return Packed(whole.states[index], whole.token_ids[index], layout)
 
 
-def content_of(store: Path | None) -> str | None:
-    """What a store's memories are: of the encoder and the codec. None without a store.
+def content_of(store: Path) -> str:
+    """What a store's memories are: of the encoder and the codec.
 
     Raises:
         StoreNotFound, StoreCorrupt: there is none, or it is damaged.
     """
-    if store is None:
-        return None
     opened = Store.open(store)
     try:
         return f"{opened.fingerprint.encoder} {opened.generation.codec}"
