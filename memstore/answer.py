@@ -254,10 +254,8 @@ class Answerer:
             found = self._candidates(questions)
         heard.retrieved([[candidate.found for candidate in own] for own in found])
         read = self._read(questions, found, heard, stages)
-        answers, first = [], 0
-        for i, (question, own) in enumerate(zip(questions, found, strict=True)):
-            rows = range(first, first + len(own))
-            first += max(1, len(own))
+        answers = []
+        for i, (question, rows) in enumerate(zip(questions, _rows(found), strict=True)):
             spent, fid = self._flops(
                 question,
                 question_tokens=read.question_tokens[i],
@@ -401,13 +399,11 @@ class Answerer:
         return [float(self.model.config.retrieval_prior) if q.passages is None else 0.0 for q in questions]
 
     def _in_order(self, found: Sequence[Candidates], order: Tensor, kept: set[int]) -> list[tuple[RankedPassage, ...]]:
-        """Each question's candidates as `_ranked` has them; a question without any has one row all the same."""
-        ranked, first = [], 0
-        for own in found:
-            rows = range(first, first + len(own))
-            first += max(1, len(own))
-            ranked.append(self._ranked(own, order[rows.start : rows.stop], [row in kept for row in rows]))
-        return ranked
+        """Each question's candidates as `_ranked` has them."""
+        return [
+            self._ranked(own, order[rows.start : rows.stop], [row in kept for row in rows])
+            for own, rows in zip(found, _rows(found), strict=True)
+        ]
 
     def _ranked(self, candidates: Candidates, order: Tensor, kept: Sequence[bool]) -> tuple[RankedPassage, ...]:
         """One question's candidates with their scores, best first: those that are kept are the first of them."""
@@ -441,6 +437,15 @@ def _retriever(
 ) -> Retriever:
     encoder = MemoryTextEncoder(model, tokenizer) if model.projection is not None else None
     return open_retriever(store, memory_encoder=encoder, beside=beside)
+
+
+def _rows(found: Sequence[Candidates]) -> list[range]:
+    """The rows of each question's candidates; a question without any has one row all the same, which is not its."""
+    rows, first = [], 0
+    for own in found:
+        rows.append(range(first, first + len(own)))
+        first += max(1, len(own))
+    return rows
 
 
 def _brought(passages: Sequence[Passage]) -> list[_Candidate]:

@@ -54,8 +54,9 @@ class Heard:
     def ended(self, question: int, text: str) -> None:
         """Gives out what is left of an answer."""
         listener = self.listeners[question]
-        rest = text if self._texts is None else self._texts[question].rest(text)
-        if listener is not None and rest:
+        if listener is None:
+            return
+        if rest := text if self._texts is None else self._texts[question].rest(text):
             listener.wrote(rest)
 
     def _token(self, question: int, token: int) -> bool:

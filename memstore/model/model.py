@@ -64,7 +64,7 @@ class DecoderState:
             self.copy_before = self.copy_before[questions]
 
 
-def _stream(x: Tensor) -> Tensor:
+def stream(x: Tensor) -> Tensor:
     """What the residual stream is kept in: the parameters' dtype, or under autocast (training) its dtype, so that
     norms and sums move half the bytes and the model is trained in the precision it serves in.
     """
@@ -183,7 +183,7 @@ class MemoryModel(nn.Module):
         return self._encode(tokens, self.embedding, self.question_encoder or self.memory_encoder)
 
     def _encode(self, tokens: Tokens, embedding: nn.Embedding, stack: EncoderStack) -> Packed:
-        x = self.dropout(_stream(embedding(tokens.ids)))  # (T, D)
+        x = self.dropout(stream(embedding(tokens.ids)))  # (T, D)
         return Packed(states=stack(x, tokens.layout), token_ids=tokens.ids, layout=tokens.layout)
 
     def embed(self, packed: Packed) -> Tensor:
@@ -267,7 +267,7 @@ class MemoryModel(nn.Module):
 
     def _decode(self, ids: Tensor, state: DecoderState) -> Tensor:
         """Decoder tokens `(N, t)` to decoder states `(N, t, D)`."""
-        return self.decoder(_stream(self.embedding(ids)), state.cache)  # type: ignore[no-any-return]
+        return self.decoder(stream(self.embedding(ids)), state.cache)  # type: ignore[no-any-return]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Decoder states `(..., D)` to logits `(..., V)`."""

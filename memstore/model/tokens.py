@@ -137,10 +137,10 @@ class TextTokenizer:
         T5's tokenizer lacks some letters: "Brasília" would be "Braslia". Ids that stand in none of the texts are
         decoded without.
         """
-        plain, before = self.decode(ids), self._decode(self.known(ids))
-        if len(self.known(ids)) == len(ids):
+        plain, known = self.decode(ids), self.known(ids)
+        if len(known) == len(ids):
             return plain
-        wanted = list(ids)
+        wanted, before = list(ids), self._decode(known)
         for encoding, text in zip(self._with_offsets(texts), texts, strict=True):
             for start in range(len(encoding.ids) - len(wanted) + 1):
                 if encoding.ids[start : start + len(wanted)] == wanted:

@@ -200,7 +200,8 @@ def _source(config: TrainConfig, model: MemoryModel, tokenizer: TextTokenizer) -
     if config.data is None:
         raise ConfigError("the training config has no [data] table: name the cache to train from, as data.cache")
     batches = MixedBatches(config.data, tokenizer=tokenizer, seed=config.seed)
-    batches.require(model)
+    if batches.memories is not None:
+        batches.memories.require(model, tokenizer)
     return batches
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from memstore.model import selection
-from memstore.model.model import MemoryModel
+from memstore.model.model import MemoryModel, stream
 from memstore.model.packed import Packed, Rows
 from memstore.train.config import LossConfig
 from memstore.train.data.batch import Batch
@@ -77,9 +77,7 @@ def encode_memories(model: MemoryModel, batch: Batch) -> Packed:
     without dropout.
     """
     if batch.memories is not None:
-        autocast = torch.is_autocast_enabled(model.device.type)
-        dtype = torch.get_autocast_dtype(model.device.type) if autocast else model.dtype
-        states = batch.memories.states.to(model.device, dtype)
+        states = stream(batch.memories.states.to(model.device, model.dtype))
         return Packed(states, batch.memories.token_ids.to(model.device), batch.memories.layout)
     tokens = batch.passages.to(model.device)
     if (model.memory_embedding or model.embedding).weight.requires_grad:

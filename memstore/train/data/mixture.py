@@ -21,7 +21,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from memstore.errors import ConfigError
-from memstore.model.model import MemoryModel
 from memstore.model.packed import Layout, Tokens
 from memstore.model.tokens import TextTokenizer
 from memstore.questions.answers import searchable_answers
@@ -72,11 +71,6 @@ class MixedBatches:
         if min(shares) < 1 and not self._train:
             raise ConfigError(f"{settings.cache} has no question set to train on, and pretrain_share is below 1")
         self._shares = self._mixture() if self._train else np.zeros(0)
-
-    def require(self, model: MemoryModel) -> None:
-        """Check that memories of a store are the model's. Raises FingerprintMismatch or ConfigError if they are not."""
-        if self.memories is not None:
-            self.memories.require(model, self._tokenizer)
 
     def batch(self, step: int) -> Batch:
         """The batch of a number; see `BatchSource`."""

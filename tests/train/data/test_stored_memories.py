@@ -156,9 +156,13 @@ def test_training_from_a_store_encodes_no_passage(
 
 
 def test_memories_of_another_model_are_refused(batches: Made, folder: Path) -> None:
-    batches().require(model_of(folder))
+    model, tokenizer = model_of(folder), cases.tokenizer(vocab_size=VOCABULARY)
+    own, others = batches().memories, batches(memories="others").memories
+    assert own is not None
+    assert others is not None
+    own.require(model, tokenizer)
     with pytest.raises(FingerprintMismatch):
-        batches(memories="others").require(model_of(folder))
+        others.require(model, tokenizer)
 
 
 def test_a_store_without_the_passages_is_refused(batches: Made) -> None:
