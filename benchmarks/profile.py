@@ -26,8 +26,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.common import Options, Report, Subject, Times, ratio, take_turns
 from benchmarks.inputs import questions_of
 from benchmarks.serving import built_store, serving
-from memstore import answer as story
 from memstore.answer import Answerer, Question
+from memstore.answer import answerer as story
 from memstore.machine import StageTimer
 from memstore.model.model import MemoryModel
 from memstore.model.packed import Packed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memstore.answer import Answerer, Question
-from memstore.listening import GrowingText, Heard
+from memstore.answer.listening import GrowingText, Heard
 from memstore.passage import RankedPassage
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from memstore import checkpoint, decode
+from memstore.answer.candidates import Candidate, Candidates, brought, rows_of
+from memstore.answer.listening import Heard, Listener
+from memstore.answer.values import Answer, Question, Usage
 from memstore.checkpoint.loading import model_of
 from memstore.decode.prepared import PreparedDecoder
 from memstore.decode.spelling import spelled
 from memstore.errors import RequestError
-from memstore.listening import Heard, Listener
 from memstore.machine import StageTimer
 from memstore.model import flops, selection
 from memstore.model.embedding import MemoryTextEncoder
@@ -28,85 +30,11 @@ from memstore.model.model import MemoryModel
 from memstore.model.packed import Layout, Packed, Tokens, concatenate
 from memstore.model.ranking import rank
 from memstore.model.tokens import TextTokenizer
-from memstore.passage import Passage, StoredPassage
-from memstore.passage import RankedPassage as RankedPassage  # also a name of this module
+from memstore.passage import Passage, RankedPassage
 from memstore.retrieve import Filters, Retriever
-from memstore.retrieve.filters import Filter
 from memstore.retrieve.open import open_retriever
 from memstore.store import Store, read_generation
 from memstore.store.sampling import spread
-
-RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS = 40, 10, 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked, and how much to spend on it. `passages` of the caller's own replace retrieval. With a `filter`,
-    only passages whose metadata pass it are found.
-
-    `num_beams` is the model's where it is None.
-
-    Raises:
-        RequestError: the text is empty, or a number is below 1 or does not fit the others.
-    """
-
-    text: str = field(kw_only=False)
-    task: str | None = None
-    retrieve_k: int = RETRIEVE_K
-    keep_k: int = KEEP_K
-    max_new_tokens: int = MAX_NEW_TOKENS
-    num_beams: int | None = None
-    passages: tuple[Passage, ...] | None = None
-    filter: Filter | None = None
-
-    def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise RequestError("the question is empty: ask something")
-        for name in ("retrieve_k", "keep_k", "max_new_tokens", "num_beams"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RequestError(f"{name} must be at least 1, not {value}")
-        if self.passages is None and self.keep_k > self.retrieve_k:
-            raise RequestError(f"keep_k ({self.keep_k}) must not exceed retrieve_k ({self.retrieve_k})")
-        if self.passages is not None and self.filter is not None:
-            raise RequestError("a filter has no meaning with passages of your own: leave it out")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """The bill of one answer.
-
-    `milliseconds` per stage are those of the batch the question was answered in; `bytes_read` (encoded
-    memories) and `flops` (analytic, per stage) are the question's own. `fid_flops` is what FiD of the same
-    size would have spent on reading all retrieved passages.
-    """
-
-    milliseconds: dict[str, float]
-    bytes_read: int
-    flops: dict[str, float]
-    fid_flops: float
-    questions_in_batch: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """`score` is the sum of the answer tokens' log-probabilities; `passages` come best first, kept ones ahead."""
-
-    text: str
-    score: float
-    passages: tuple[RankedPassage, ...]
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A passage that a question may read. `stored` is None where the caller brought it."""
-
-    found: RankedPassage
-    stored: StoredPassage | None = None
-
-
-Candidates = Sequence[_Candidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +183,7 @@ class Answerer:
         heard.retrieved([[candidate.found for candidate in own] for own in found])
         read = self._read(questions, found, heard, stages)
         answers = []
-        for i, (question, rows) in enumerate(zip(questions, _rows(found), strict=True)):
+        for i, (question, rows) in enumerate(zip(questions, rows_of(found), strict=True)):
             spent, fid = self._flops(
                 question,
                 question_tokens=read.question_tokens[i],
@@ -295,7 +223,7 @@ class Answerer:
         encoded = self.model.encode_question(self._question_tokens([asked]))
         ranked = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64))
         order = ranked.order(self._priors([asked]))
-        return list(self._ranked(_brought(passages), order, [False] * len(passages)))
+        return list(self._ranked(brought(passages), order, [False] * len(passages)))
 
     def passage(self, passage_id: str) -> Passage:
         """One passage of the store.
@@ -345,19 +273,19 @@ class Answerer:
         searched = self._search([questions[i].text for i in asked], most, filters) if asked else []
         found = dict(zip(asked, searched, strict=True))
         return [
-            found[i][: q.retrieve_k] if q.passages is None else _brought(q.passages) for i, q in enumerate(questions)
+            found[i][: q.retrieve_k] if q.passages is None else brought(q.passages) for i, q in enumerate(questions)
         ]
 
-    def _search(self, questions: Sequence[str], k: int, filters: Filters | None) -> list[list[_Candidate]]:
+    def _search(self, questions: Sequence[str], k: int, filters: Filters | None) -> list[list[Candidate]]:
         """What the retriever finds, each passage with its row. Most retrievers have read it to name it."""
         hits = self.retriever.search(questions, k, filters)
         unread = iter(self.store.find([h.passage_id for own in hits for h in own if h.stored is None]))
-        found: list[list[_Candidate]] = [[] for _ in hits]
+        found: list[list[Candidate]] = [[] for _ in hits]
         for own, candidates in zip(hits, found, strict=True):
             for place, hit in enumerate(own, start=1):
                 stored = hit.stored or next(unread)
                 passage = RankedPassage(passage=stored.passage, retrieval_rank=place, retrieval_score=hit.score)
-                candidates.append(_Candidate(passage, stored))
+                candidates.append(Candidate(passage, stored))
         return found
 
     def _question_tokens(self, questions: Sequence[Question]) -> Tokens:
@@ -384,11 +312,11 @@ class Answerer:
         memories = Packed(loaded.states, loaded.token_ids, layout)
         per_token, tokens = loaded.bytes_read / max(1, layout.tokens), iter(layout.lengths.tolist())
         bytes_read = [round(sum(next(tokens) for c in own if c.stored) * per_token) for own in found]
-        brought = [c.found.passage for c in candidates if c.stored is None]
-        if not brought and all(found):
+        own_passages = [c.found.passage for c in candidates if c.stored is None]
+        if not own_passages and all(found):
             return memories, bytes_read  # the usual case: already in order
-        parts = [memories, *([self._encode(brought)] if brought else []), _empty_memory(self.model)]
-        from_store, from_caller, nothing = count(), count(layout.rows), layout.rows + len(brought)
+        parts = [memories, *([self._encode(own_passages)] if own_passages else []), _empty_memory(self.model)]
+        from_store, from_caller, nothing = count(), count(layout.rows), layout.rows + len(own_passages)
         order: list[int] = []
         for own in found:
             order += [next(from_store if c.stored else from_caller) for c in own] or [nothing]
@@ -402,7 +330,7 @@ class Answerer:
         """Each question's candidates as `_ranked` has them."""
         return [
             self._ranked(own, order[rows.start : rows.stop], [row in kept for row in rows])
-            for own, rows in zip(found, _rows(found), strict=True)
+            for own, rows in zip(found, rows_of(found), strict=True)
         ]
 
     def _ranked(self, candidates: Candidates, order: Tensor, kept: Sequence[bool]) -> tuple[RankedPassage, ...]:
@@ -437,19 +365,6 @@ def _retriever(
 ) -> Retriever:
     encoder = MemoryTextEncoder(model, tokenizer) if model.projection is not None else None
     return open_retriever(store, memory_encoder=encoder, beside=beside)
-
-
-def _rows(found: Sequence[Candidates]) -> list[range]:
-    """The rows of each question's candidates; a question without any has one row all the same, which is not its."""
-    rows, first = [], 0
-    for own in found:
-        rows.append(range(first, first + len(own)))
-        first += max(1, len(own))
-    return rows
-
-
-def _brought(passages: Sequence[Passage]) -> list[_Candidate]:
-    return [_Candidate(RankedPassage(passage=p)) for p in passages]
 
 
 def _empty_memory(model: MemoryModel) -> Packed:
