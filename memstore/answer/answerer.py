@@ -123,7 +123,7 @@ class Answerer:
             ranked = rank(self.model, encoded_questions, memories, question_of)
             order = ranked.order(self._priors(questions))
             kept = selection.select(order, question_of, [q.keep_k for q in questions])
-            live = ranked.take(kept)
+            live = ranked.take(kept, order)
         chosen = set(kept.tolist())
         in_order = self._in_order(found, order, chosen)
         heard.ranked(in_order)

@@ -41,6 +41,9 @@ class ModelConfig:
             encoder; 0 for none.
         retrieval_prior: how much the retriever's order counts in reranking: a passage's score less this times the
             logarithm of its retrieval rank. 0 for GLIMMER as published, which has none.
+        score_bias: how much the reader heeds the ranking: this times the logarithm of each kept passage's share, by
+            softmax of what they are ordered by, is added to the decoder's cross-attention for all of its tokens. 0 for
+            GLIMMER as published.
         question_template, passage_template: `{question}`, and `{title}` and `{text}`.
         tasks: question templates of tasks by name, instead of `question_template`.
         extractive: answers are spans of the passages read (as `passage_template` shows them) or one of the
@@ -71,6 +74,7 @@ class ModelConfig:
     head_norms: bool = False
     embedding_dim: int = 0
     retrieval_prior: float = 0.0
+    score_bias: float = 0.0
     extractive: bool = False
     num_beams: int = 1
     relative_attention_num_buckets: int = 32
@@ -111,6 +115,8 @@ class ModelConfig:
             raise ConfigError(f"alpha and beta must be in (0, 1], not {self.alpha} and {self.beta}")
         if self.system == "fid" and self.alpha != 1:
             raise ConfigError(f"FiD precomputes nothing: alpha must be 1, not {self.alpha}")
+        if self.score_bias and not self.has_scorer:
+            raise ConfigError(f"score_bias needs rerank scores, and {self.system} has none: it must be 0")
         if self.copy_previous and not self.copy_head:
             raise ConfigError("copy_previous is a setting of the copy head: it needs copy_head")
         if "{question}" not in self.question_template:
@@ -126,7 +132,7 @@ class ModelConfig:
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:
                 raise ConfigError(f"{name} must be in [0, {self.vocab_size}), not {getattr(self, name)}")
-        for name in ("embedding_dim", "layer_norm_epsilon", "retrieval_prior", "match_scale"):
+        for name in ("embedding_dim", "layer_norm_epsilon", "retrieval_prior", "match_scale", "score_bias"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.dropout_rate <= 1:

@@ -302,7 +302,7 @@ class LayerCache:
 class DecoderCache:
     """What decoding one batch of questions carries from step to step.
 
-    `mask` is `(B, 1, 1, S)` additive, or None without padding; `length` counts decoded positions.
+    `mask` is `(B, 1, 1, S)` additive, or None where it is zeros; `length` counts decoded positions.
     """
 
     layers: list[LayerCache]
@@ -365,20 +365,27 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def start(self, encoded: Tensor, layout: Layout, *, capacity: int, beams: int = 1) -> DecoderCache:
+    def start(
+        self, encoded: Tensor, layout: Layout, bias: Tensor | None = None, *, capacity: int, beams: int = 1
+    ) -> DecoderCache:
         """Compute every layer's cross keys and values, and make room for `capacity` decoded positions.
 
         Args:
             encoded: packed `(S, D)`, all kept rows of B questions.
             layout: tokens per question.
+            bias: `(S,)`, added to cross-attention; None for nothing.
             capacity: positions that will be decoded at most.
             beams: hypotheses per question.
         """
         mask = layout.key_mask(encoded.device)
         additive = None
-        if mask is not None:
-            zero = encoded.new_zeros(mask.shape)
-            additive = zero.masked_fill(~mask, torch.finfo(zero.dtype).min)[:, None, None, :]
+        if bias is not None:
+            additive = layout.pad(bias.to(encoded.dtype))
+        elif mask is not None:
+            additive = encoded.new_zeros(mask.shape)
+        if mask is not None and additive is not None:
+            additive = additive.masked_fill(~mask, torch.finfo(additive.dtype).min)
+        additive = None if additive is None else additive[:, None, None, :]
         shape = (layout.rows * beams, self.heads, capacity, self.d_kv)
         layers = []
         for block in self.blocks:

@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memstore.model import selection
 from memstore.model.config import ModelConfig
 from memstore.model.layers import Decoder, DecoderCache, EncoderStack, RMSNorm
 from memstore.model.lookup import lookup
 from memstore.model.packed import Layout, Packed, Rows, Tokens, join, matches
 
+_FAR = 1e4  # a rerank score beyond all others, finite
 _CONTINUE = 3.0  # of a new copy head: how much a token that continues what was written is preferred
 
 
@@ -31,13 +33,15 @@ _CONTINUE = 3.0  # of a new copy head: how much a token that continues what was 
 class Encoded:
     """What the decoder reads: all kept rows of each question one after another, normed.
 
-    `states` `(S, D)`, `token_ids` `(S,)`, `from_passage` `(S,)` bool; `layout` counts tokens per question.
+    `states` `(S, D)`, `token_ids` `(S,)`, `from_passage` `(S,)` bool; `layout` counts tokens per question. `bias` is
+    `(S,)` float32, added to cross-attention; None for nothing.
     """
 
     states: Tensor
     token_ids: Tensor
     from_passage: Tensor
     layout: Layout
+    bias: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -238,13 +242,23 @@ class MemoryModel(nn.Module):
             token_ids=rows.token_ids,
             from_passage=rows.from_passage,
             layout=rows.question_layout(),
+            bias=self._score_bias(rows),
         )
+
+    def _score_bias(self, rows: Rows) -> Tensor | None:
+        """What the ranking of rows adds to cross-attention, `(T,)` float32, without gradient; None for nothing."""
+        if not self.config.score_bias or rows.order is None or not rows.layout.tokens:
+            return None
+        # As in selection, a score that is no number is the worst, and takes no other passage along.
+        order = rows.order.detach().float().nan_to_num(nan=-_FAR, posinf=_FAR, neginf=-_FAR)
+        shares = self.config.score_bias * selection.log_shares(order, rows.question_of)
+        return shares.to(rows.states.device)[rows.layout.on(rows.states.device).row_of]
 
     # --- decoder ------------------------------------------------------------------------------------------
 
     def start(self, encoded: Encoded, *, capacity: int, beams: int = 1) -> DecoderState:
         """Prepare decoding: cross keys and values of every layer, and the copy head's, computed once."""
-        cache = self.decoder.start(encoded.states, encoded.layout, capacity=capacity, beams=beams)
+        cache = self.decoder.start(encoded.states, encoded.layout, encoded.bias, capacity=capacity, beams=beams)
         if self.copy_head is None:
             return DecoderState(cache=cache)
         layout = encoded.layout

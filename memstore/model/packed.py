@@ -8,7 +8,7 @@ This file knows index arithmetic and refuses to know any layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -212,7 +212,8 @@ class Rows:
     """Rows `[question; passage]` on their way through the live encoder.
 
     `question_of` is `(R,)` int64 on the CPU, ascending: the question that each row belongs to; `questions`
-    counts them. `from_passage` is `(T,)` bool: the tokens that the copy head may copy.
+    counts them. `from_passage` is `(T,)` bool: the tokens that the copy head may copy. `order` is what passages are
+    ordered by, `(R,)` float32, higher is better; None where nobody ranked them.
     """
 
     states: Tensor
@@ -221,6 +222,7 @@ class Rows:
     layout: Layout
     question_of: Tensor
     questions: int
+    order: Tensor | None = None
 
     def take(self, kept: Tensor) -> Rows:
         """The rows with the given indices `(M,)`, in that order (which must keep questions ascending)."""
@@ -234,18 +236,16 @@ class Rows:
             layout=layout,
             question_of=self.question_of[kept],
             questions=self.questions,
+            order=None if self.order is None else self.order[kept.to(self.order.device)],
         )
 
     def with_states(self, states: Tensor) -> Rows:
         """The same rows with other states `(T, D)`."""
-        return Rows(
-            states=states,
-            token_ids=self.token_ids,
-            from_passage=self.from_passage,
-            layout=self.layout,
-            question_of=self.question_of,
-            questions=self.questions,
-        )
+        return replace(self, states=states)
+
+    def with_order(self, order: Tensor) -> Rows:
+        """The same rows, ordered by `(R,)` float32."""
+        return replace(self, order=order)
 
     def question_layout(self) -> Layout:
         """Tokens per question over all its rows: what the decoder cross-attends to at once."""

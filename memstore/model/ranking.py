@@ -53,9 +53,15 @@ class Ranked:
         weight = float(self.model.config.retrieval_prior) if prior is None else prior
         return selection.order(self.scores, self.rows.question_of, weight)
 
-    def take(self, kept: Tensor) -> Rows:
-        """The rows with the given indices `(M,)`, questions ascending, as `MemoryModel.live_a` leaves them."""
-        rows = self.rows.take(kept)
+    def take(self, kept: Tensor, order: Tensor | None = None) -> Rows:
+        """The rows with the given indices `(M,)`, questions ascending, as `MemoryModel.live_a` leaves them.
+
+        `order` `(R,)` is what they were chosen by, for the reader's bias; None: what `order()` gives, if there are
+        scores.
+        """
+        if order is None and self.scores is not None:
+            order = self.order()
+        rows = (self.rows if order is None else self.rows.with_order(order)).take(kept)
         if self.pending is None or not rows.layout.tokens:
             return rows
         layout = rows.layout

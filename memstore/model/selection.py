@@ -47,6 +47,21 @@ def order(scores: Tensor | None, question_of: Tensor, prior: float | Sequence[fl
     return scores.detach().float().cpu() - less
 
 
+def log_shares(values: Tensor, question_of: Tensor) -> Tensor:
+    """The log-softmax of `(R,)` within questions of any size, with its gradient; `question_of` `(R,)` ascends."""
+    group, position = places(question_of)
+    padded = by_question(values, question_of)  # (questions, longest)
+    return padded.log_softmax(1)[group.to(values.device), position.to(values.device)]
+
+
+def by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.inf) -> Tensor:
+    """The values `(R,)` as `(questions, longest)`, padded with `fill`; `question_of` `(R,)` ascends."""
+    group, position = places(question_of)
+    shape = (int(group.max()) + 1, int(position.max()) + 1) if len(group) else (0, 0)
+    padded = values.new_full(shape, fill)
+    return padded.index_put((group.to(values.device), position.to(values.device)), values)
+
+
 def best_first(values: Tensor, question_of: Tensor) -> Tensor:
     """All rows `(R,)` int64: questions ascending, within a question by descending values; see `select`.
 

@@ -22,6 +22,7 @@ _OF_ANSWERING = {
     "name",
     "num_beams",
     "retrieval_prior",
+    "score_bias",
     "spellings",
 }  # settings that no parameter depends on
 

@@ -54,6 +54,8 @@ def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed:
     memories = encode_memories(model, batch)
     rows = model.live_a(questions, memories, batch.question_of)
     scores = model.score(rows) if model.scorer is not None else None
+    if scores is not None:
+        rows = rows.with_order(scores.detach())
     kept = select(scores, batch, config, seed=seed)
     log_probs, mask = model.target_log_probs(model.live_b(rows.take(kept)), targets)
     parts = {"answer": answer_loss(log_probs, mask, mean=config.answer_mean)}
@@ -186,8 +188,8 @@ def distillation(
         score_temperature: divides scores before their softmax.
         lm_temperature: divides likelihoods before theirs.
     """
-    rank = grouped_log_softmax(scores / score_temperature, question_of)
-    lm = grouped_log_softmax(likelihoods.detach() / lm_temperature, question_of)
+    rank = selection.log_shares(scores / score_temperature, question_of)
+    lm = selection.log_shares(likelihoods.detach() / lm_temperature, question_of)
     p, q = (lm, rank) if direction == "lm||rank" else (rank, lm)
     questions = int(selection.places(question_of)[0][-1]) + 1  # groups are numbered from 0, ascending
     return (p.exp() * (p - q)).sum() / questions
@@ -195,19 +197,14 @@ def distillation(
 
 def gold_loss(scores: Tensor, gold: Tensor, question_of: Tensor) -> Tensor:
     """-log of the gold passages' share of softmax(scores), averaged over the questions that have any."""
-    log_shares = grouped_log_softmax(scores, question_of)
-    padded = _by_question(log_shares.masked_fill(~gold.to(scores.device), -torch.inf), question_of)
-    with_gold = _by_question(gold.float(), question_of, fill=0.0).any(1).nonzero().squeeze(1)  # on the CPU: no waiting
+    log_shares = selection.log_shares(scores, question_of)
+    padded = selection.by_question(log_shares.masked_fill(~gold.to(scores.device), -torch.inf), question_of)
+    with_gold = (
+        selection.by_question(gold.float(), question_of, fill=0.0).any(1).nonzero().squeeze(1)
+    )  # on the CPU: no waiting
     if not len(with_gold):
         return scores.sum() * 0.0  # zero, with a gradient of zeros
     return -padded.index_select(0, with_gold.to(scores.device)).logsumexp(1).mean()
-
-
-def grouped_log_softmax(values: Tensor, question_of: Tensor) -> Tensor:
-    """The log-softmax of `(R,)` within groups of any size; `question_of` `(R,)` ascends."""
-    group, position = selection.places(question_of)
-    padded = _by_question(values, question_of)  # (groups, longest)
-    return padded.log_softmax(1)[group.to(values.device), position.to(values.device)]
 
 
 # --- the retrieval projection -------------------------------------------------------------------------------
@@ -294,15 +291,8 @@ def _alone(rows: Rows) -> Rows:
         layout=rows.layout,
         question_of=torch.arange(len(rows.question_of)),
         questions=len(rows.question_of),
+        order=rows.order,
     )
-
-
-def _by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.inf) -> Tensor:
-    """The values `(R,)` as `(groups, longest)`, padded with `fill`."""
-    group, position = selection.places(question_of)
-    shape = (int(group.max()) + 1, int(position.max()) + 1) if len(group) else (0, 0)
-    padded = values.new_full(shape, fill)
-    return padded.index_put((group.to(values.device), position.to(values.device)), values)
 
 
 def _gold_kept(kept: Tensor, batch: Batch) -> Tensor:

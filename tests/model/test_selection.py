@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memstore.errors import RequestError
-from memstore.model.selection import best_first, order, select
+from memstore.model.selection import best_first, log_shares, order, select
 
 NAN, INF = float("nan"), float("inf")
 
@@ -85,3 +85,9 @@ def test_the_rows_that_are_kept_are_the_first_of_all() -> None:
     values, question_of = torch.tensor([1.0, NAN, 3.0, 3.0, -INF]), torch.tensor([0, 0, 0, 1, 1])
     assert best_first(values, question_of).tolist() == [2, 0, 1, 3, 4]
     assert select(values, question_of, 2).tolist() == [2, 0, 3, 4]
+
+
+def test_shares_are_a_softmax_within_questions_of_any_size() -> None:
+    values = torch.tensor([0.0, math.log(3), 7.0, 1.0, 1.0, 1.0 + math.log(2)])
+    got = log_shares(values, torch.tensor([0, 0, 4, 5, 5, 5]))  # questions may be missing
+    torch.testing.assert_close(got.exp(), torch.tensor([1 / 4, 3 / 4, 1.0, 1 / 4, 1 / 4, 1 / 2]))

@@ -88,12 +88,6 @@ def test_the_gradient_of_distillation_is_the_difference_of_the_rankings() -> Non
     assert likelihoods.grad is None
 
 
-def test_softmax_within_ragged_groups() -> None:
-    values = torch.tensor([0.0, LN(3), 7.0, 1.0, 1.0, 1.0 + LN(2)])
-    got = losses.grouped_log_softmax(values, torch.tensor([0, 0, 4, 5, 5, 5]))  # groups may be missing
-    close(got.exp(), torch.tensor([1 / 4, 3 / 4, 1.0, 1 / 4, 1 / 4, 1 / 2]))
-
-
 @pytest.mark.parametrize(
     ("gold", "want"),
     [
