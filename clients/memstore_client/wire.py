@@ -115,7 +115,8 @@ class AnswerRequest(QuestionInput):
     )
     stream: bool = Field(
         default=False,
-        description="Reserved: `true` is answered 501, as this version does not stream.",
+        description="`true` sends the answer as it is made, as server-sent events. With more than one beam, or where "
+        "`/info` says that the model `streams` whole answers, the text is one `token` event: it is not certain before.",
     )
 
 
@@ -299,6 +300,11 @@ class ModelInfo(ModelSummary):
     tasks: list[str] = Field(default=[], description="Names a request's `task` may have.")
     fingerprint: str
     num_beams: int = Field(default=1, description="Beams where neither a request nor the server says.")
+    streams: Literal["tokens", "answers"] = Field(
+        default="answers",
+        description="What a streamed answer comes in with one beam: token by token, or whole, since its spelling is "
+        "chosen at the end. With more beams it always comes whole.",
+    )
 
 
 class StoreInfo(StoreSummary):

@@ -252,6 +252,7 @@ class Answerer:
                 "tasks": sorted(c.tasks),
                 "fingerprint": self.fingerprint.encoder,
                 "num_beams": c.num_beams,
+                "streams": "answers" if self.tokenizer.folds_case else "tokens",
             },
             "store": {
                 "path": str(self.store.path),

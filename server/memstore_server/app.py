@@ -20,6 +20,7 @@ from fastapi_offline import FastAPIOffline
 
 import memstore
 from memstore.errors import ConfigError
+from memstore_client.events import RankedEvent, RetrievedEvent, TokenEvent
 from memstore_client.wire import Problem
 from memstore_server import logs, page, problems, routes, writing
 from memstore_server.batching import Engine, EngineStopped
@@ -222,16 +223,17 @@ def _signals_handled(server: uvicorn.Server, service: Service) -> Iterator[None]
 
 
 def _document_problems(app: FastAPI) -> None:
-    """Adds the schema of `Problem`, which no route returns but every route may reply with."""
+    """Adds the schemas of what no route returns: of `Problem`, and of the events of a stream."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = plain()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        if "Problem" not in schemas:
-            problem = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-            schemas.update(problem.pop("$defs", {}))
-            schemas["Problem"] = problem
+        for kind in (Problem, RetrievedEvent, RankedEvent, TokenEvent):
+            if kind.__name__ not in schemas:
+                made = kind.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+                schemas.update(made.pop("$defs", {}))
+                schemas[kind.__name__] = made
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

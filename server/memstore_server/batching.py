@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from memstore.answer import Answer, Question, RankedPassage
+from memstore.answer import Answer, Listener, Question, RankedPassage
 from memstore.errors import MemstoreError
 from memstore.passage import Passage
 from memstore.retrieve import Filters
@@ -49,8 +49,8 @@ class DeadlineExceeded(MemstoreError, TimeoutError):  # noqa: N818
 class Engine(Protocol):
     """What the server needs of `memstore.answer.Answerer`. Called from one thread only, but `reopened` and `close`."""
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
-        """One answer per question. Raises RequestError for options that are impossible."""
+    def answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None] = ()) -> Sequence[Answer]:
+        """One answer per question, heard by its listener. Raises RequestError for options that are impossible."""
         ...
 
     def retrieve(
@@ -102,6 +102,7 @@ class _Job:
     deadline: float | None
     request_id: str
     question: Question | None = None
+    listener: Listener | None = None
     call: Callable[[Engine], Any] | None = None
     successor: Engine | None = None
     future: Future[Any] = field(default_factory=Future)
@@ -173,12 +174,15 @@ class EngineThread:
         """Jobs in the queue, those given up included."""
         return len(self._waiting)
 
-    def ask(self, questions: Sequence[Question], *, deadline: float | None = None) -> list[Future[Timed[Answer]]]:
+    def ask(
+        self, questions: Sequence[Question], *, deadline: float | None = None, listeners: Sequence[Listener | None] = ()
+    ) -> list[Future[Timed[Answer]]]:
         """Admits all the questions, or none; each may be joined with others into one batch.
 
         Args:
             questions: at most `queue_size`, or they can never be admitted.
             deadline: on this thread's clock. A question still waiting then is not run.
+            listeners: one for each question, or none. After a batch that failed they hear from the beginning again.
 
         Returns:
             One future per question. Cancelling one that still waits takes it out. They fail with
@@ -190,7 +194,9 @@ class EngineThread:
             EngineStopped: the thread does not take work.
         """
         now, asker = self._clock(), request_id.get()
-        return self._admit([_Job(now, deadline, asker, question=question) for question in questions])
+        heard_by = listeners or [None] * len(questions)
+        return self._admit([_Job(now, deadline, asker, question=question, listener=listener)
+                            for question, listener in zip(questions, heard_by, strict=True)])  # fmt: skip
 
     def call(self, function: Callable[[Engine], T], *, deadline: float | None = None) -> Future[Timed[T]]:
         """Admits a function to be run on the engine by itself. Arguments and errors as for `ask`."""
@@ -362,8 +368,10 @@ class EngineThread:
                 self._deliver(job, answer, started)
 
     def _answer(self, jobs: Iterable[_Job]) -> Sequence[Answer]:
-        questions = [job.question for job in jobs if job.question is not None]
-        answers = self._engine.answer(questions)
+        asked = [job for job in jobs if job.question is not None]
+        questions = [job.question for job in asked if job.question is not None]
+        heard_by = [job.listener for job in asked]
+        answers = self._engine.answer(questions, heard_by) if any(heard_by) else self._engine.answer(questions)
         if len(answers) != len(questions):
             raise RuntimeError(f"the engine gave {len(answers)} answers to {len(questions)} questions")
         return answers

@@ -39,10 +39,6 @@ class ClientDisconnected(Exception):  # noqa: N818 - reads as the fact it states
     """The client hung up before its reply was ready. There is nobody left to reply to."""
 
 
-class StreamingNotOffered(MemstoreError, NotImplementedError):  # noqa: N818
-    """A request asked for a streamed answer."""
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of problem: what `type`, `title` and `status` say, always the same three together."""
@@ -77,7 +73,6 @@ TOO_MANY_CHANGES = Kind("too-many-changes", 429, "Too many changes are waiting")
 INTERNAL = Kind("internal", 500, "The server failed")
 STORE_DAMAGED = Kind("store-damaged", 500, "The store is damaged")
 NOT_RELOADED = Kind("not-reloaded", 500, "The store's generation could not be taken up")
-STREAMING_NOT_OFFERED = Kind("streaming-not-offered", 501, "This server does not stream answers")
 NOT_READY = Kind("not-ready", 503, "The server does not take questions now")
 DEADLINE_EXCEEDED = Kind("deadline-exceeded", 504, "The deadline passed before there was an answer")
 NO_ROOM = Kind("no-room", 507, "The disk is full")
@@ -86,7 +81,7 @@ KINDS = (
     UNREADABLE_BODY, UNAUTHORIZED, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, DOCUMENT_NOT_FOUND, JOB_NOT_FOUND,
     GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER, OTHER_MODEL, BODY_TOO_LARGE, NOT_JSON,
     INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED, NOT_RELOADED,
-    STREAMING_NOT_OFFERED, NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
+    NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
 )  # fmt: skip
 _TRY_LATER = (OVERLOADED, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
 _CHANGE_SECONDS = "5"  # a short change's time
@@ -148,8 +143,6 @@ def describe(error: Exception) -> Trouble:
             return Trouble(DEADLINE_EXCEEDED, str(error))
         case NotReloaded():
             return Trouble(NOT_RELOADED, str(error))
-        case StreamingNotOffered():
-            return Trouble(STREAMING_NOT_OFFERED, str(error))
         case StoreCorrupt():
             return Trouble(STORE_DAMAGED, "The server's log names the damage under this request's id.")
         case _:

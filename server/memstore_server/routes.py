@@ -9,10 +9,11 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
+from fastapi.sse import EventSourceResponse
 from starlette.convertors import Convertor, register_url_convertor
 
 from memstore_client import wire
-from memstore_server import problems
+from memstore_server import problems, streaming
 from memstore_server.keys import KeyedRoute
 from memstore_server.logs import request_id
 from memstore_server.service import Service
@@ -54,15 +55,24 @@ async def service_of(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(service_of)]
 
 
-@router.post("/answer", tags=["questions"], responses=problems.documented(*_POSTED, problems.STREAMING_NOT_OFFERED))
-async def answer(asked: wire.AnswerRequest, request: Request, service: ServiceOf) -> wire.AnswerReply:
+@router.post(
+    "/answer", tags=["questions"], response_model=wire.AnswerReply,
+    responses=streaming.documented(problems.documented(*_POSTED)),
+)  # fmt: skip
+async def answer(
+    asked: wire.AnswerRequest, request: Request, service: ServiceOf
+) -> wire.AnswerReply | EventSourceResponse:
     """Answer a question from the store, or from passages of your own.
 
     Retrieves `retrieve_k` passages, reranks them, and reads the best `keep_k`. The reply says what was read,
     how long each stage took, and what FiD, which precomputes nothing, would have computed for the same.
+
+    With `"stream": true` the reply is a stream of server-sent events: `retrieved` and `ranked` with the passages,
+    `token` with each piece of the answer, and `done` with the whole reply. What goes wrong before the first event has
+    its own status, as without a stream; after it, an `error` event with the same problem object ends the stream.
     """
     if asked.stream:
-        raise problems.StreamingNotOffered("leave `stream` out: this version does not stream")
+        return await unless_disconnected(request, streaming.response(service.stream(asked), request))
     return await unless_disconnected(request, service.answer(asked))
 
 

@@ -17,6 +17,7 @@ from memstore.errors import MemstoreError
 from memstore_client import wire
 from memstore_server import examples, translate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
+from memstore_server.hearing import Events, Hearing
 from memstore_server.logs import request_id
 from memstore_server.reloading import Reloaded, Reloader
 from memstore_server.settings import Settings
@@ -147,6 +148,27 @@ class Service:
             raise outcome
         return self._answered(outcome, began)
 
+    async def stream(self, asked: wire.AnswerRequest) -> Events:
+        """One answer as it arrives; its last event is what `answer` returns. Raises what `answer` raises. Who closes it
+        early ends the work.
+        """
+        began = time.monotonic()
+        self.require_ready()
+        question, hearing = translate.question(asked, self.settings), Hearing()
+        deadline = _deadline(began, asked.deadline_ms)
+        (future,) = self._thread.ask([question], deadline=deadline, listeners=[hearing])
+        done = asyncio.wrap_future(future)
+        try:
+            async for event in hearing.until(done, deadline):
+                yield event
+            outcome = _outcome(done)
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield self._answered(outcome, began)
+        finally:
+            hearing.stop()
+            _give_up(future, done)
+
     async def answer_batch(self, asked: wire.AnswerBatchRequest) -> list[wire.AnswerReply | Exception]:
         """Per question its answer, or the error that is its alone; errors of the whole request are raised."""
         began = time.monotonic()
@@ -239,12 +261,17 @@ async def _all(futures: Sequence[Future[Timed[T]]], deadline: float | None) -> l
         outcomes = [_outcome(one) for one in waited if one.done()]
     finally:
         for future, one in zip(futures, waited, strict=True):
-            future.cancel()
-            if not one.cancel() and not one.cancelled():
-                one.exception()  # seen, even if nobody waits for it any more
+            _give_up(future, one)
     if late:
         raise DeadlineExceeded("the deadline passed before the model had finished")
     return outcomes
+
+
+def _give_up(future: Future[Timed[T]], waited: asyncio.Future[Timed[T]]) -> None:
+    """Takes out of the queue what has not begun."""
+    future.cancel()
+    if not waited.cancel() and not waited.cancelled():
+        waited.exception()  # seen, even if nobody waits for it any more
 
 
 def _outcome(done: asyncio.Future[Timed[T]]) -> Timed[T] | Exception:

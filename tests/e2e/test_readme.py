@@ -82,14 +82,14 @@ def write_corpus(folder: Path) -> None:
 def test_the_blocks_run(pages: list[str], tmp_path: Path) -> None:
     write_corpus(tmp_path)
     port = free_port()
-    building, serving = blocks("bash", *pages)
+    building, *serving = blocks("bash", *pages)
     done = run(building, tmp_path)
     assert done.returncode == 0, done.stderr
     for expected in ("a build would make", "built store", "sound:", "generation", "answer:"):
         assert expected in done.stdout, expected
     assert "UNTRAINED" not in done.stdout
 
-    serve, *asking = serving.replace("8080", str(port)).splitlines()
+    serve, *asking = "".join(serving).replace("8080", str(port)).splitlines()
     assert serve.endswith(" &")
     server = subprocess.Popen(
         serve.removesuffix(" &").split(), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL

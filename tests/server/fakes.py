@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 
-from memstore.answer import Answer, Question, RankedPassage, Usage
+from memstore.answer import Answer, Listener, Question, RankedPassage, Usage
 from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
 from memstore.retrieve import Filters
@@ -20,7 +22,9 @@ SLASH = Passage("a/b:1", "a/b", "Slash", "An id with a slash.", "", 20, 39, {"ta
 
 
 class FakeEngine:
-    """A question's text says what happens: "impossible", "broken" and "damaged" fail, others are answered."""
+    """A question's text says what happens: "impossible" and "broken" fail at once, "damaged" when passages are read,
+    "halfway" in the middle of the text; others are answered, and heard word by word.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -29,13 +33,16 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Semaphore(0)
+        self.pause = threading.Event()  # before each piece of text
+        self.pause.set()
+        self.cut_short = threading.Semaphore(0)  # answers that nobody wanted more of
         self.trained = True
         self.filters: list[Filter | None] = []  # of what was retrieved
         self.stored: tuple[Passage, ...] = (OTTERS, SLASH)
         self.generation, self.newest = 4, 4
         self.closed = False
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None] = ()) -> list[Answer]:
         self.batches.append([q.text for q in questions])
         self.ids.append(request_id.get())
         self.questions += questions
@@ -46,9 +53,26 @@ class FakeEngine:
                 raise RequestError("the model knows no task 'juggling'")
             if text.startswith("broken"):
                 raise RuntimeError("secret path /srv/model")
-            if text.startswith("damaged"):
-                raise ChecksumMismatch("secret path /srv/store")
-        return [self._answer(q, len(questions)) for q in questions]
+        answers = [self._answer(q, len(questions)) for q in questions]
+        for answer, listener in zip(answers, listeners or [None] * len(questions), strict=True):
+            self._let_hear(answer, listener)
+        return answers
+
+    def _let_hear(self, answer: Answer, listener: Listener | None) -> None:
+        if listener:
+            found = [replace(one, rerank_score=None, kept=False) for one in answer.passages]
+            listener.retrieved(found)
+        if answer.text.startswith("damaged"):
+            raise ChecksumMismatch("secret path /srv/store")
+        if listener:
+            listener.ranked(answer.passages)
+        for piece in re.findall(r"\s*\S+", answer.text):
+            assert self.pause.wait(PATIENCE), "nobody let it go on"
+            if listener and not listener.wrote(piece):
+                self.cut_short.release()
+                break
+            if answer.text.startswith("halfway"):
+                raise RuntimeError("secret path /srv/model")
 
     def _answer(self, question: Question, batch: int) -> Answer:
         passages = question.passages or self.stored

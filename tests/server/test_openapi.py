@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memstore_client import Client, changes, filters, wire
+from memstore_client import Client, changes, events, filters, wire
 from memstore_client.wire import AnswerReply, Problem
 from memstore_server import problems
 from memstore_server.app import create_app
@@ -76,8 +76,6 @@ def test_every_operation_lists_its_problems(document: dict) -> None:
                 expected |= {"404", "409"} if verb == "delete" else {"404"}
         elif verb == "post":
             expected |= {"400", "413", "415", "422", "429", "500", "503", "504"}
-        if path == "/answer":
-            expected |= {"501"}
         if path == "/passages/{passage_id}":
             expected |= {"404", "429", "500", "503"}
         if path in ("/health", "/ready"):
@@ -124,7 +122,7 @@ async def test_the_example_of_every_body_is_answered(serving, document: dict) ->
 def test_every_key_of_a_reply_is_promised(document: dict) -> None:
     """Whoever generates a client from the document need not ask whether a key is there: only whether it is null."""
     for name, schema in document["components"]["schemas"].items():
-        made_of = next(vars(module)[name] for module in (wire, changes, filters) if name in vars(module))
+        made_of = next(vars(module)[name] for module in (wire, changes, filters, events) if name in vars(module))
         if issubclass(made_of, wire.Reply):
             assert set(schema["required"]) == set(schema["properties"]), name
 
@@ -132,6 +130,17 @@ def test_every_key_of_a_reply_is_promised(document: dict) -> None:
 def test_operations_are_called_as_the_clients_methods(document: dict) -> None:
     methods = {operation["operationId"] for operation in operations(document).values()}
     assert methods == {name for name in dir(Client) if not name.startswith("_")} - {"close", "wait"}
+
+
+def test_the_events_of_a_stream_have_schemas(document: dict) -> None:
+    replies = operations(document)["post", "/answer"]["responses"]["200"]["content"]
+    assert set(replies) == {"application/json", "text/event-stream"}
+    assert replies["application/json"]["schema"] == {"$ref": "#/components/schemas/AnswerReply"}
+    schemas = {name: one["$ref"].rpartition("/")[2] for name, one in replies["text/event-stream"]["x-events"].items()}
+    assert schemas == {
+        "retrieved": "RetrievedEvent", "ranked": "RankedEvent", "token": "TokenEvent", "done": "AnswerReply",
+        "error": "Problem",
+    }  # fmt: skip
 
 
 def test_schemas_are_those_of_the_wire(document: dict) -> None:
@@ -144,7 +153,7 @@ def test_schemas_are_those_of_the_wire(document: dict) -> None:
 def test_it_speaks_of_this_version_and_of_answers_from_nothing(document: dict) -> None:
     schemas = document["components"]["schemas"]
     stream = schemas["AnswerRequest"]["properties"]["stream"]["description"]
-    assert stream == "Reserved: `true` is answered 501, as this version does not stream."
+    assert stream.startswith("`true` sends the answer as it is made, as server-sent events.")
     assert "`passages` empty it is a guess" in schemas["AnswerReply"]["properties"]["answer"]["description"]
 
 

@@ -74,7 +74,6 @@ TABLE = [
     (post("/retrieve", {"question": "a", "deadline_ms": 10**400}), 422, "invalid-request", "deadline_ms: "),
     (post("/rerank", {"question": "a", "passages": OWN, "deadline_ms": 10**400}), 422, "invalid-request", ""),
     (ask(stream="yes"), 422, "invalid-request", "stream: "),
-    (ask(stream=True), 501, "streaming-not-offered", "leave `stream` out: this version does not stream"),
     (ask(passages=[]), 422, "invalid-request", "passages: "),
     (ask(passages=[{"text": " "}]), 422, "invalid-request", "passages/0/text: "),
     (ask(passages=["a"]), 422, "invalid-request", "passages/0: must be a JSON object"),
@@ -291,7 +290,7 @@ async def test_an_error_outside_all_handlers_is_still_a_problem(serving, engine)
 
 
 def test_kinds_are_distinct() -> None:
-    assert len({kind.type for kind in KINDS}) == len(KINDS) == 24
+    assert len({kind.type for kind in KINDS}) == len(KINDS) == 23
     untested = {kind.name for kind in KINDS} - {name for _, _, name, _ in TABLE}
     assert untested == {
         "overloaded", "not-ready", "deadline-exceeded",  # in test_serving_life.py

@@ -256,7 +256,7 @@ async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
     told = response.json()
     assert told["model"] == {
         **MODEL, "alpha": 0.5, "beta": 0.25, "dtype": "float32", "parameters": 3, "tasks": ["nq"],
-        "fingerprint": "f00d", "num_beams": 1,
+        "fingerprint": "f00d", "num_beams": 1, "streams": "answers",
     }  # fmt: skip
     assert told["store"] == {**STORE, "codec": "int8", "retriever": "bm25", "metadata": {}, "reload_error": None}
     assert told["limits"] == {
