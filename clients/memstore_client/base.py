@@ -68,11 +68,11 @@ class BaseClient:
 
     @staticmethod
     def _answer_batch(
-        questions: Sequence[str | wire.QuestionInput], deadline_ms: int | None
+        questions: Sequence[str | wire.QuestionInput], deadline_ms: int | None, collection: str | None
     ) -> Call[wire.AnswerBatchReply]:
         if isinstance(questions, str):  # a sequence of strings too: its letters
             raise errors.BadRequest("questions must be a list of questions, not one string: `answer` asks one")
-        asked = [{"question": one} if isinstance(one, str) else one for one in questions]
+        asked = [_question(one, collection) for one in questions]
         body = _body(wire.AnswerBatchRequest, questions=asked, deadline_ms=deadline_ms)
         return Call("POST", "/answer/batch", wire.AnswerBatchReply, body)
 
@@ -86,8 +86,9 @@ class BaseClient:
         return Call("POST", "/rerank", wire.RerankReply, _body(wire.RerankRequest, question=question, **options))
 
     @staticmethod
-    def _passage(passage_id: str) -> Call[wire.PassageReply]:
-        return Call("GET", f"/passages/{_escaped(passage_id, 'passage_id')}", wire.PassageReply, repeatable=True)
+    def _passage(passage_id: str, collection: str | None) -> Call[wire.PassageReply]:
+        path = f"/passages/{_escaped(passage_id, 'passage_id')}{_of(collection)}"
+        return Call("GET", path, wire.PassageReply, repeatable=True)
 
     @staticmethod
     def _health() -> Call[wire.HealthReply]:
@@ -98,30 +99,34 @@ class BaseClient:
         return Call("GET", "/ready", wire.ReadyReply, repeatable=True, patient=False)
 
     @staticmethod
-    def _info() -> Call[wire.InfoReply]:
-        return Call("GET", "/info", wire.InfoReply, repeatable=True)
+    def _info(collection: str | None) -> Call[wire.InfoReply]:
+        return Call("GET", f"/info{_of(collection)}", wire.InfoReply, repeatable=True)
 
     @staticmethod
-    def _reload() -> Call[wire.ReloadReply]:
-        return Call("POST", "/admin/reload", wire.ReloadReply, repeatable=True, keyed=True)
+    def _reload(collection: str | None) -> Call[wire.ReloadReply]:
+        return Call("POST", f"/admin/reload{_of(collection)}", wire.ReloadReply, repeatable=True, keyed=True)
 
     @staticmethod
     def _put_documents(
-        documents: Iterable[changes.DocumentInput | Mapping[str, Any]], on_existing: changes.OnExisting
+        documents: Iterable[changes.DocumentInput | Mapping[str, Any]],
+        on_existing: changes.OnExisting,
+        collection: str | None,
     ) -> Call[changes.JobReply]:
-        body = _body(changes.PutDocumentsRequest, documents=list(documents), on_existing=on_existing)
+        body = _body(
+            changes.PutDocumentsRequest, documents=list(documents), on_existing=on_existing, collection=collection
+        )
         return Call("PUT", "/documents", changes.JobReply, body, repeatable=True, keyed=True)
 
     @staticmethod
-    def _delete_documents(ids: Iterable[str]) -> Call[changes.JobReply]:
+    def _delete_documents(ids: Iterable[str], collection: str | None) -> Call[changes.JobReply]:
         if isinstance(ids, str):  # iterable too: its letters
             raise errors.BadRequest("ids must be a list of ids, not one string")
-        body = _body(changes.DeleteDocumentsRequest, ids=list(ids))
+        body = _body(changes.DeleteDocumentsRequest, ids=list(ids), collection=collection)
         return Call("DELETE", "/documents", changes.JobReply, body, repeatable=True, keyed=True)
 
     @staticmethod
-    def _document(document_id: str) -> Call[changes.DocumentReply]:
-        path = f"/documents/{_escaped(document_id, 'document_id')}"
+    def _document(document_id: str, collection: str | None) -> Call[changes.DocumentReply]:
+        path = f"/documents/{_escaped(document_id, 'document_id')}{_of(collection)}"
         return Call("GET", path, changes.DocumentReply, repeatable=True, keyed=True)
 
     @staticmethod
@@ -133,12 +138,12 @@ class BaseClient:
         return Call("DELETE", f"/jobs/{_escaped(job_id, 'job_id')}", changes.JobReply, repeatable=True, keyed=True)
 
     @staticmethod
-    def _generations() -> Call[changes.GenerationsReply]:
-        return Call("GET", "/generations", changes.GenerationsReply, repeatable=True, keyed=True)
+    def _generations(collection: str | None) -> Call[changes.GenerationsReply]:
+        return Call("GET", f"/generations{_of(collection)}", changes.GenerationsReply, repeatable=True, keyed=True)
 
     @staticmethod
-    def _rollback(to: int | None) -> Call[wire.ReloadReply]:
-        body = _body(changes.RollbackRequest, to=to)
+    def _rollback(to: int | None, collection: str | None) -> Call[wire.ReloadReply]:
+        body = _body(changes.RollbackRequest, to=to, collection=collection)
         return Call("POST", "/admin/rollback", wire.ReloadReply, body, keyed=True)
 
     def _headers(self, call: Call[R]) -> dict[str, str]:
@@ -185,6 +190,20 @@ class BaseClient:
                 status=response.status_code,
                 request_id=response.headers.get(wire.REQUEST_ID_HEADER),
             ) from error
+
+
+def _question(asked: str | wire.QuestionInput, collection: str | None) -> wire.QuestionInput | dict[str, str | None]:
+    """A question of a batch, with the collection of the batch where it names none of its own."""
+    if isinstance(asked, str):
+        return {"question": asked} if collection is None else {"question": asked, "collection": collection}
+    if isinstance(asked, wire.QuestionInput) and asked.collection is None and collection is not None:
+        return asked.model_copy(update={"collection": collection})
+    return asked
+
+
+def _of(collection: str | None) -> str:
+    """The query of a request that names a collection, and has no body."""
+    return "" if collection is None else f"?collection={_escaped(collection, 'collection')}"
 
 
 def _escaped(name: str, what: str) -> str:

@@ -12,6 +12,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from memstore_client.wire import (
     MAX_ID_CHARACTERS,
+    UNNAMED,
+    CollectionName,
     Count,
     MetadataValue,
     PassageReply,
@@ -49,6 +51,7 @@ class PutDocumentsRequest(Request):
     on_existing: OnExisting = Field(
         default="replace", description="What to do with a document that is there and says something else."
     )
+    collection: CollectionName = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -62,6 +65,7 @@ class DeleteDocumentsRequest(Request):
     model_config = _example({"ids": ["curie"]})
 
     ids: Annotated[list[DocumentId], Field(min_length=1)]
+    collection: CollectionName = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -75,6 +79,7 @@ class RollbackRequest(Request):
     model_config = _example({"to": 3})
 
     to: Count | None = Field(default=None, description="Number of a generation; by default the one before.")
+    collection: CollectionName = None
 
 
 def _require_distinct(ids: Sequence[str]) -> None:
@@ -105,6 +110,7 @@ class JobReply(Reply):
     """A change that was accepted. It waits for others, runs, and ends as `done`, `failed` or `cancelled`."""
 
     id: str
+    collection: str = Field(default=UNNAMED, description="Which one is changed.")
     kind: Literal["add", "delete"]
     state: JobState
     documents: int = Field(description="In the request.")
@@ -148,4 +154,5 @@ class GenerationsReply(Reply):
 
     generations: list[GenerationReply]
     answering: int = Field(description="The generation that this server answers from.")
+    collection: str = Field(default=UNNAMED, description="Whose they are.")
     request_id: str

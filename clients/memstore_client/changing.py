@@ -29,25 +29,27 @@ class ChangingClient(BaseClient):
         documents: Iterable[changes.DocumentInput | Mapping[str, Any]],
         *,
         on_existing: changes.OnExisting = "replace",
+        collection: str | None = None,
     ) -> changes.JobReply:
         """Puts documents into the store by their ids: new ones are added, changed ones replaced, one generation in all.
 
         Args:
             documents: `id` and `text`, perhaps `title` and `url`; as many as `info().limits` has bytes for.
             on_existing: "replace" a document that is there and says something else, "skip" it, or "fail".
+            collection: which of the server's collections; the first where none is named, as in all of these methods.
 
         Returns:
             The job that does it, which may wait for others; see `wait`.
         """
-        return self._send(self._put_documents(documents, on_existing))
+        return self._send(self._put_documents(documents, on_existing, collection))
 
-    def delete_documents(self, ids: Iterable[str]) -> changes.JobReply:
+    def delete_documents(self, ids: Iterable[str], *, collection: str | None = None) -> changes.JobReply:
         """Deletes documents by their ids, as a job: one generation in all. Those that are not there are counted."""
-        return self._send(self._delete_documents(ids))
+        return self._send(self._delete_documents(ids, collection))
 
-    def document(self, document_id: str) -> changes.DocumentReply:
+    def document(self, document_id: str, *, collection: str | None = None) -> changes.DocumentReply:
         """A document as its passages. Raises NotFound if there is none of that id."""
-        return self._send(self._document(document_id))
+        return self._send(self._document(document_id, collection))
 
     def job(self, job_id: str) -> changes.JobReply:
         """How far a change is, or what became of it. Raises NotFound."""
@@ -72,17 +74,17 @@ class ChangingClient(BaseClient):
             job = self.job(job.id)
         return job
 
-    def generations(self) -> changes.GenerationsReply:
+    def generations(self, *, collection: str | None = None) -> changes.GenerationsReply:
         """The generations of the store, the oldest first, and which one the server answers from."""
-        return self._send(self._generations())
+        return self._send(self._generations(collection))
 
-    def rollback(self, *, to: int | None = None) -> wire.ReloadReply:
+    def rollback(self, *, to: int | None = None, collection: str | None = None) -> wire.ReloadReply:
         """Puts an earlier generation in force again, by default the one before, and has the server answer from it."""
-        return self._send(self._rollback(to))
+        return self._send(self._rollback(to, collection))
 
-    def reload(self) -> wire.ReloadReply:
+    def reload(self, *, collection: str | None = None) -> wire.ReloadReply:
         """Has the server take up the generation that is in force in its store; ServerFailed if that cannot be used."""
-        return self._send(self._reload())
+        return self._send(self._reload(collection))
 
     @abstractmethod
     def _send(self, call: Call[R]) -> R: ...
@@ -100,17 +102,18 @@ class AsyncChangingClient(BaseClient):
         documents: Iterable[changes.DocumentInput | Mapping[str, Any]],
         *,
         on_existing: changes.OnExisting = "replace",
+        collection: str | None = None,
     ) -> changes.JobReply:
         """Puts documents into the store by their ids, as a job; see `Client.put_documents`."""
-        return await self._send(self._put_documents(documents, on_existing))
+        return await self._send(self._put_documents(documents, on_existing, collection))
 
-    async def delete_documents(self, ids: Iterable[str]) -> changes.JobReply:
+    async def delete_documents(self, ids: Iterable[str], *, collection: str | None = None) -> changes.JobReply:
         """Deletes documents by their ids, as a job: one generation in all. Those that are not there are counted."""
-        return await self._send(self._delete_documents(ids))
+        return await self._send(self._delete_documents(ids, collection))
 
-    async def document(self, document_id: str) -> changes.DocumentReply:
+    async def document(self, document_id: str, *, collection: str | None = None) -> changes.DocumentReply:
         """A document as its passages. Raises NotFound if there is none of that id."""
-        return await self._send(self._document(document_id))
+        return await self._send(self._document(document_id, collection))
 
     async def job(self, job_id: str) -> changes.JobReply:
         """How far a change is, or what became of it. Raises NotFound."""
@@ -135,17 +138,17 @@ class AsyncChangingClient(BaseClient):
             job = await self.job(job.id)
         return job
 
-    async def generations(self) -> changes.GenerationsReply:
+    async def generations(self, *, collection: str | None = None) -> changes.GenerationsReply:
         """The generations of the store, the oldest first, and which one the server answers from."""
-        return await self._send(self._generations())
+        return await self._send(self._generations(collection))
 
-    async def rollback(self, *, to: int | None = None) -> wire.ReloadReply:
+    async def rollback(self, *, to: int | None = None, collection: str | None = None) -> wire.ReloadReply:
         """Puts an earlier generation in force again, by default the one before, and has the server answer from it."""
-        return await self._send(self._rollback(to))
+        return await self._send(self._rollback(to, collection))
 
-    async def reload(self) -> wire.ReloadReply:
+    async def reload(self, *, collection: str | None = None) -> wire.ReloadReply:
         """Has the server take up the generation that is in force in its store; ServerFailed if that cannot be used."""
-        return await self._send(self._reload())
+        return await self._send(self._reload(collection))
 
     @abstractmethod
     async def _send(self, call: Call[R]) -> R: ...

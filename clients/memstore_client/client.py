@@ -66,6 +66,7 @@ class Client(ChangingClient):
         deadline_ms: int | None = None,
         passages: Sequence[wire.PassageInput] | None = None,
         filter: Filter | None = None,
+        collection: str | None = None,
     ) -> wire.AnswerReply:
         """Answers a question from the server's store, or from `passages` of the caller's own.
 
@@ -79,18 +80,26 @@ class Client(ChangingClient):
             deadline_ms: milliseconds after which the answer is of no use; then DeadlineExceeded is raised.
             passages: read instead of the store's; excludes `retrieve_k` and `filter`.
             filter: what metadata the passages' documents must have, such as `{"lang": "en", "year": {"gte": 2000}}`.
+            collection: which of the server's collections; the first where none is named, see `info`.
         """
         call = self._answer(
             question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
             num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
+            collection=collection,
         )  # fmt: skip
         return self._send(call)
 
     def answer_batch(
-        self, questions: Sequence[str | wire.QuestionInput], *, deadline_ms: int | None = None
+        self,
+        questions: Sequence[str | wire.QuestionInput],
+        *,
+        deadline_ms: int | None = None,
+        collection: str | None = None,
     ) -> wire.AnswerBatchReply:
-        """Answers several questions in one request; each item is an answer or a problem of its own."""
-        return self._send(self._answer_batch(questions, deadline_ms))
+        """Answers several questions in one request; each item is an answer or a problem of its own. `collection` is of
+        those that name none.
+        """
+        return self._send(self._answer_batch(questions, deadline_ms, collection))
 
     def retrieve(
         self,
@@ -99,9 +108,16 @@ class Client(ChangingClient):
         retrieve_k: int | None = None,
         deadline_ms: int | None = None,
         filter: Filter | None = None,
+        collection: str | None = None,
     ) -> wire.RetrieveReply:
-        """Finds passages, best first; fewer than `retrieve_k` if no more match. `filter` as in `answer`."""
-        return self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms, filter=filter))
+        """Finds passages, best first; fewer than `retrieve_k` if no more match.
+
+        `filter` and `collection` are as in `answer`.
+        """
+        call = self._retrieve(
+            question, retrieve_k=retrieve_k, deadline_ms=deadline_ms, filter=filter, collection=collection
+        )
+        return self._send(call)
 
     def rerank(
         self,
@@ -110,13 +126,17 @@ class Client(ChangingClient):
         *,
         task: str | None = None,
         deadline_ms: int | None = None,
+        collection: str | None = None,
     ) -> wire.RerankReply:
-        """Scores passages of the caller's own for a question, best first."""
-        return self._send(self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms))
+        """Scores passages of the caller's own for a question, best first, with the model of a collection."""
+        call = self._rerank(
+            question, passages=_list(passages), task=task, deadline_ms=deadline_ms, collection=collection
+        )
+        return self._send(call)
 
-    def passage(self, passage_id: str) -> wire.PassageReply:
+    def passage(self, passage_id: str, *, collection: str | None = None) -> wire.PassageReply:
         """A passage of the store by its id. Raises NotFound if there is none."""
-        return self._send(self._passage(passage_id))
+        return self._send(self._passage(passage_id, collection))
 
     def health(self) -> wire.HealthReply:
         """Whether the server's process is alive: replies, or raises (NotReady when only a restart helps)."""
@@ -130,9 +150,9 @@ class Client(ChangingClient):
             return False
         return True
 
-    def info(self) -> wire.InfoReply:
-        """The server's model and store, and its limits and defaults."""
-        return self._send(self._info())
+    def info(self, *, collection: str | None = None) -> wire.InfoReply:
+        """A collection's model and store, the limits and defaults of its requests, and what others there are."""
+        return self._send(self._info(collection))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -208,19 +228,27 @@ class AsyncClient(AsyncChangingClient):
         deadline_ms: int | None = None,
         passages: Sequence[wire.PassageInput] | None = None,
         filter: Filter | None = None,
+        collection: str | None = None,
     ) -> wire.AnswerReply:
         """Answers a question; see `Client.answer`."""
         call = self._answer(
             question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
             num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
+            collection=collection,
         )  # fmt: skip
         return await self._send(call)
 
     async def answer_batch(
-        self, questions: Sequence[str | wire.QuestionInput], *, deadline_ms: int | None = None
+        self,
+        questions: Sequence[str | wire.QuestionInput],
+        *,
+        deadline_ms: int | None = None,
+        collection: str | None = None,
     ) -> wire.AnswerBatchReply:
-        """Answers several questions in one request; each item is an answer or a problem of its own."""
-        return await self._send(self._answer_batch(questions, deadline_ms))
+        """Answers several questions in one request; each item is an answer or a problem of its own. `collection` is of
+        those that name none.
+        """
+        return await self._send(self._answer_batch(questions, deadline_ms, collection))
 
     async def retrieve(
         self,
@@ -229,9 +257,16 @@ class AsyncClient(AsyncChangingClient):
         retrieve_k: int | None = None,
         deadline_ms: int | None = None,
         filter: Filter | None = None,
+        collection: str | None = None,
     ) -> wire.RetrieveReply:
-        """Finds passages, best first; fewer than `retrieve_k` if no more match. `filter` as in `answer`."""
-        return await self._send(self._retrieve(question, retrieve_k=retrieve_k, deadline_ms=deadline_ms, filter=filter))
+        """Finds passages, best first; fewer than `retrieve_k` if no more match.
+
+        `filter` and `collection` are as in `answer`.
+        """
+        call = self._retrieve(
+            question, retrieve_k=retrieve_k, deadline_ms=deadline_ms, filter=filter, collection=collection
+        )
+        return await self._send(call)
 
     async def rerank(
         self,
@@ -240,13 +275,17 @@ class AsyncClient(AsyncChangingClient):
         *,
         task: str | None = None,
         deadline_ms: int | None = None,
+        collection: str | None = None,
     ) -> wire.RerankReply:
-        """Scores passages of the caller's own for a question, best first."""
-        return await self._send(self._rerank(question, passages=_list(passages), task=task, deadline_ms=deadline_ms))
+        """Scores passages of the caller's own for a question, best first, with the model of a collection."""
+        call = self._rerank(
+            question, passages=_list(passages), task=task, deadline_ms=deadline_ms, collection=collection
+        )
+        return await self._send(call)
 
-    async def passage(self, passage_id: str) -> wire.PassageReply:
+    async def passage(self, passage_id: str, *, collection: str | None = None) -> wire.PassageReply:
         """A passage of the store by its id. Raises NotFound if there is none."""
-        return await self._send(self._passage(passage_id))
+        return await self._send(self._passage(passage_id, collection))
 
     async def health(self) -> wire.HealthReply:
         """Whether the server's process is alive: replies, or raises (NotReady when only a restart helps)."""
@@ -260,9 +299,9 @@ class AsyncClient(AsyncChangingClient):
             return False
         return True
 
-    async def info(self) -> wire.InfoReply:
-        """The server's model and store, and its limits and defaults."""
-        return await self._send(self._info())
+    async def info(self, *, collection: str | None = None) -> wire.InfoReply:
+        """A collection's model and store, the limits and defaults of its requests, and what others there are."""
+        return await self._send(self._info(collection))
 
     async def close(self) -> None:
         """Closes the connections."""

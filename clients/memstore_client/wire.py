@@ -24,6 +24,8 @@ MAX_PASSAGE_CHARACTERS = (
 )
 MAX_ID_CHARACTERS = 1_000
 MAX_DEADLINE_MS = 24 * 60 * 60 * 1_000  # a day; whoever waits longer needs no deadline
+UNNAMED = "default"
+"""The collection of a server whose only store was given without a name."""
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
 
@@ -34,6 +36,10 @@ Count = Annotated[int, Field(ge=1)]
 Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
 Deadline = Annotated[
     Milliseconds | None, Field(description="Milliseconds after which the reply is of no use; then it is a 504.")
+]
+CollectionName = Annotated[
+    Annotated[str, StringConstraints(min_length=1, max_length=64)] | None,
+    Field(description="Which of the server's collections; `/info` lists them, and the first is the default."),
 ]
 TaskName = Annotated[
     Annotated[str, StringConstraints(min_length=1, max_length=100)] | None,
@@ -79,6 +85,7 @@ class QuestionInput(Request):
     """A question and how to answer it. What is left out takes the server's default (see `/info`)."""
 
     question: QuestionText
+    collection: CollectionName = None
     task: TaskName = None
     retrieve_k: Count | None = Field(default=None, description="Passages retrieved and scored.")
     keep_k: Count | None = Field(default=None, description="Passages read after reranking; at most `retrieve_k`.")
@@ -135,6 +142,7 @@ class RetrieveRequest(Request):
     model_config = _example({"question": "Who discovered radium?", "retrieve_k": 20})
 
     question: QuestionText
+    collection: CollectionName = None
     retrieve_k: Count | None = Field(default=None, description="Passages wanted; fewer may match.")
     filter: FilterInput = None
     deadline_ms: Deadline = None
@@ -152,6 +160,7 @@ class RerankRequest(Request):
 
     question: QuestionText
     passages: Annotated[list[PassageInput], Field(min_length=1)]
+    collection: CollectionName = None
     task: TaskName = None
     deadline_ms: Deadline = None
 
@@ -221,6 +230,7 @@ class ModelSummary(Reply):
 class StoreSummary(Reply):
     """Which memories were read."""
 
+    collection: str = Field(default=UNNAMED, description="Its name; `default` where the server's store has none.")
     generation: int
     passages: int
 
@@ -320,6 +330,12 @@ class StoreInfo(StoreSummary):
     )
 
 
+class CollectionInfo(StoreInfo):
+    """One of several stores that a server answers from, as `/info` lists them, and the model that reads it."""
+
+    model: ModelSummary
+
+
 class Limits(Reply):
     """What this server accepts at most."""
 
@@ -345,13 +361,16 @@ class Defaults(Reply):
 
 
 class InfoReply(Reply):
-    """Reply of `GET /info`."""
+    """Reply of `GET /info`, of one collection."""
 
     version: str = Field(description="Release of memstore that serves.")
     model: ModelInfo
     store: StoreInfo
     limits: Limits
     defaults: Defaults
+    collections: list[CollectionInfo] = Field(
+        default=[], description="All that requests can name; the first is meant where they name none."
+    )
 
 
 # --- problems --------------------------------------------------------------------------------------------

@@ -91,14 +91,28 @@ class Answerer:
         """
         if read_generation(self.store.path) == self.store.generation:
             return None
+        opened = self.over(self.store.path)
+        try:
+            opened.store.open_segments()
+            opened._memories(opened._candidates([Question(try_with)]))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def over(self, store: Path | str) -> Self:
+        """The same model, which is in memory once, over another store. One thread runs both.
+
+        Raises:
+            FingerprintMismatch: another model made the store.
+            StoreNotFound, StoreCorrupt, StoreUnreadable: see `Store.open`.
+        """
         opened = copy(self)
-        opened.store = Store.open(self.store.path)
+        opened.store = Store.open(store)
         try:
             opened.store.fingerprint.require(self.fingerprint)
-            opened.store.open_segments()
             opened.codec = opened.store.codec
             opened.retriever = _retriever(opened.store, self.model, self.tokenizer, beside=self.retriever)
-            opened._memories(opened._candidates([Question(try_with)]))
         except BaseException:
             opened.close()
             raise

@@ -19,8 +19,19 @@ from memstore.errors import ConfigError
 
 @app.command()
 def serve(  # one flag per setting of the server: its `Settings` say what each means
-    store: Annotated[Path | None, typer.Option(help="Folder of the store.")] = None,
-    model: Model = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]DIR", help="Folder of the store; of several collections, repeated, NAME=DIR each."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="Checkpoint folder or hub id; by default the one that built the first store. NAME=PATH for one store.",
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 chooses a free one [8080].")] = None,
     root_path: Annotated[
@@ -54,7 +65,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
 ) -> None:
-    """Serve a store over HTTP. Every option can also be a variable: MEMSTORE_STORE, MEMSTORE_PORT, ..."""
+    """Serve one or several stores over HTTP. Every option can also be a variable: MEMSTORE_STORE, MEMSTORE_PORT, ..."""
     flags = dict(locals())
     from memstore.machine import tune_allocator
     from memstore_server.app import run
@@ -71,6 +82,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     store: Annotated[Path | None, typer.Option(help="Answer in this process, from this store.")] = None,
     url: Annotated[str | None, typer.Option(help="Ask the server at this address instead.")] = None,
+    collection: Annotated[str | None, typer.Option(help="Which of the server's collections [the first].")] = None,
     model: Model = None,
     device: Device = "cpu",
     task: Annotated[str | None, typer.Option(help="A task the model was trained on, such as nq or fever.")] = None,
@@ -98,8 +110,12 @@ def ask(
     if url is not None:
         if model is not None or device != "cpu":
             raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
+        if collection is not None:
+            options["collection"] = collection
         print_result(_ask_server(url, question, options, conditions), as_json, show_answer)
         return
+    if collection is not None:
+        raise ConfigError("--collection is for --url: a store is one collection")
     assert store is not None
     print_result(_ask_store(store, question, options, conditions, model=model, device=device), as_json, show_answer)
 
@@ -161,7 +177,8 @@ def _ask_server(
             if conditions:
                 from memstore.retrieve.filters import parse_words
 
-                options["filter"] = parse_words(conditions, cast("Any", client.info().store.metadata))
+                metadata = client.info(collection=options.get("collection")).store.metadata
+                options["filter"] = parse_words(conditions, cast("Any", metadata))
             return client.answer(question, **options).model_dump()
     except MemstoreClientError as error:
         raise ConfigError(f"{url}: {error}") from error

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -24,7 +24,8 @@ from memstore_client.events import RankedEvent, RetrievedEvent, TokenEvent
 from memstore_client.wire import Problem
 from memstore_server import logs, page, problems, routes, writing
 from memstore_server.batching import Engine, EngineStopped
-from memstore_server.editing import Editor
+from memstore_server.collection import open_all
+from memstore_server.editing import Editors
 from memstore_server.keys import read_key
 from memstore_server.middleware import BodyLimit, HeadAsGet, RequestContext
 from memstore_server.service import Service
@@ -33,29 +34,31 @@ from memstore_server.settings import Settings, unknown_variables
 log = logging.getLogger(__name__)
 
 
-def create_app(answerer: Engine, settings: Settings) -> FastAPI:
-    """The HTTP application over an opened answerer. `app.state.service` is its `Service`.
+def create_app(answerers: Engine | Mapping[str, Engine], settings: Settings) -> FastAPI:
+    """The HTTP application over opened answerers. `app.state.service` is its `Service`.
 
     Args:
-        answerer: `memstore.answer.Answerer`, or anything that does the same; used by one thread only.
+        answerers: `memstore.answer.Answerer`, or anything that does the same, for each collection, or for the only
+            one; used by one thread only.
         settings: limits, defaults, sizes, and the write key. `host` and `port` are not read here.
 
     Raises:
         ConfigError: the write key cannot be read, or is none.
     """
-    service, key = Service(answerer, settings), read_key(settings)
-    editor = Editor(service) if key is not None else None
+    engines = answerers if isinstance(answerers, Mapping) else dict.fromkeys(settings.stores, answerers)
+    service, key = Service(engines, settings), read_key(settings)
+    editors = Editors(service) if key is not None else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.start()
-        if editor is not None:
-            service.warm_up.add_done_callback(editor.start_after)
+        if editors is not None:
+            service.warm_up.add_done_callback(editors.start_after)
         try:
             yield
         finally:
-            if editor is not None:
-                await asyncio.to_thread(editor.close)
+            if editors is not None:
+                await asyncio.to_thread(editors.close)
             await asyncio.to_thread(service.close)
 
     app = FastAPIOffline(  # the page's files without a CDN: servers often run where nothing outside can be reached
@@ -70,11 +73,11 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
     )
     app.state.service = service
-    app.state.write_key, app.state.editor = key, editor
+    app.state.write_key, app.state.editors = key, editors
     app.include_router(routes.router)
     app.include_router(page.router)
     app.include_router(routes.admin)
-    if editor is not None:
+    if editors is not None:
         app.include_router(writing.router)
     problems.install(app)
     app.add_middleware(HeadAsGet)
@@ -85,7 +88,7 @@ def create_app(answerer: Engine, settings: Settings) -> FastAPI:
 
 
 def run(settings: Settings) -> bool:
-    """Opens the store and serves it until asked to stop (SIGTERM or SIGINT); then drains and returns.
+    """Opens the stores and serves them until asked to stop (SIGTERM or SIGINT); then drains and returns.
 
     Prints `memstore: serving on http://HOST:PORT` to standard output when questions can be answered.
 
@@ -94,19 +97,20 @@ def run(settings: Settings) -> bool:
         program should then end by `os._exit`, as the interpreter would end the thread inside of torch, which aborts.
 
     Raises:
-        ConfigError: the address cannot be listened on; the write key is none; the store is to be changed, and cannot be
-            written.
+        ConfigError: the address cannot be listened on; the write key is none; a store is to be changed, and cannot be
+            written; two stores are one, or of two models.
         FingerprintMismatch: the store was not made by the model.
-        MemstoreError: anything else that opening store and model, or the warm-up, find wrong.
+        MemstoreError: anything else that opening stores and models, or the warm-up, find wrong.
     """
     logs.configure(style=settings.log_format, level=settings.log_level)
     for name, meant in unknown_variables(os.environ).items():
         log.warning("%s is not a setting; did you mean %s?", name, meant)
-    if settings.has_write_key and not os.access(settings.store, os.W_OK):
-        raise ConfigError(
-            f"{settings.store} cannot be written, which changing it over HTTP needs: let this user write there, or "
-            "start without a write key"
-        )
+    for folder in settings.stores.values() if settings.has_write_key else ():
+        if not os.access(folder, os.W_OK):
+            raise ConfigError(
+                f"{folder} cannot be written, which changing it over HTTP needs: let this user write there, or start "
+                "without a write key"
+            )
     with bound_socket(settings.host, settings.port) as listener:  # first: a taken port should not cost a start
         if settings.threads is not None:
             import torch
@@ -115,28 +119,25 @@ def run(settings: Settings) -> bool:
         return serve(_opened(settings), settings, listener)
 
 
-def _opened(settings: Settings) -> Engine:
-    """The answerer, opened in a thread that then ends.
+def _opened(settings: Settings) -> dict[str, Engine]:
+    """The answerer of each collection, opened in a thread that then ends.
 
     OpenMP gives every thread that computes a pool of its own, for as long as the thread lives. With the main thread's
     pool beside the engine's there would be more threads than cores, and all would sleep between two products instead of
     waiting awake: answers took 1.7 times as long (DECISIONS.md, 2026-11-27).
     """
-    from memstore.answer import Answerer  # heavy: opens with the model's libraries
-
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="memstore-open") as opener:
-        opened = opener.submit(Answerer.open, settings.store, model=settings.model, device=settings.device)
-        return opened.result()
+        return opener.submit(open_all, settings).result()
 
 
-def serve(answerer: Engine, settings: Settings, listener: socket.socket) -> bool:
-    """Serves an opened answerer on a bound socket until asked to stop. Raises what the warm-up raised.
+def serve(answerers: Engine | Mapping[str, Engine], settings: Settings, listener: socket.socket) -> bool:
+    """Serves opened answerers on a bound socket until asked to stop. Raises what the warm-up raised.
 
     Returns:
         Whether the model has finished; see `run`.
     """
-    app = create_app(answerer, settings)
-    del answerer  # the service has it, until another takes its place
+    app = create_app(answerers, settings)
+    del answerers  # the service has them, until others take their places
     service: Service = app.state.service
     warm_up: Future[None] = service.warm_up
     config = uvicorn.Config(
@@ -211,7 +212,8 @@ def _signals_handled(server: uvicorn.Server, service: Service) -> Iterator[None]
         server.should_exit = True
 
     def reload(_signal: int, _frame: object) -> None:
-        service.reload_soon()
+        for collection in service.collections:
+            service.reload_soon(collection)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)

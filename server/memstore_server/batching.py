@@ -2,8 +2,9 @@
 
 When the thread is free it takes all questions that wait, up to `max_batch`; `max_wait` can make it hold out
 a moment for more. Everything else that touches the engine runs in the same thread, one job at a time, because
-an engine is not thread-safe. Another engine can take its place, between two batches. Refuses to know HTTP and
-asyncio: callers get `concurrent.futures.Future`s.
+an engine is not thread-safe. Another engine can take its place, between two batches. There may be several engines,
+each for a collection of its own, which share a model: a batch is of one collection. Refuses to know HTTP and asyncio:
+callers get `concurrent.futures.Future`s.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from memstore.answer import Answer, Listener, Question, RankedPassage
 from memstore.errors import MemstoreError
 from memstore.passage import Passage
 from memstore.retrieve import Filters
+from memstore_client.wire import UNNAMED
 from memstore_server.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -86,7 +88,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[T]):
-    """A result, with the seconds its job waited in the queue and then ran; `by` is `info` of the engine that ran it."""
+    """A result, with the seconds its job waited in the queue and then ran; `by` is `info` of the engine that ran it,
+    and the name of its `collection`.
+    """
 
     value: T
     queued: float
@@ -98,6 +102,7 @@ class Timed(Generic[T]):
 class _Job:
     """Work that waits. Exactly one of `question` (can be joined), `call` (cannot) and `successor` is set."""
 
+    collection: str
     admitted: float
     deadline: float | None
     request_id: str
@@ -109,10 +114,11 @@ class _Job:
 
 
 class EngineThread:
-    """Runs an engine in its own thread; admission is bounded and never blocks.
+    """Runs engines in a thread of their own; admission is bounded and never blocks.
 
     Args:
-        engine: used by this thread alone from `start` on.
+        engines: by collection, or one that is the only one; used by this thread alone from `start` on. The first
+            collection is meant where none is named.
         queue_size: jobs that may wait; a question counts as one, also those that come together.
         max_batch: questions joined into one call of `engine.answer`.
         max_wait: seconds a question may be held back so that others can join it; at most half of what its deadline
@@ -122,14 +128,16 @@ class EngineThread:
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Engine | Mapping[str, Engine],
         *,
         queue_size: int,
         max_batch: int,
         max_wait: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine, self._info, self._clock = engine, engine.info(), clock
+        self._engines = dict(engines) if isinstance(engines, Mapping) else {UNNAMED: engines}
+        self._infos = {name: _info(engine, name) for name, engine in self._engines.items()}
+        self._first, self._clock = next(iter(self._engines)), clock
         self._queue_size, self._max_batch, self._max_wait = queue_size, max_batch, max_wait
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -159,15 +167,13 @@ class EngineThread:
         """Whether the thread has ended without being closed: nothing will ever run again."""
         return self._lost
 
-    @property
-    def engine(self) -> Engine:
+    def engine_of(self, collection: str | None = None) -> Engine:
         """The engine in use: for what any thread may do with it."""
-        return self._engine
+        return self._engines[self._named(collection)]
 
-    @property
-    def info(self) -> Mapping[str, object]:
-        """`info` of the engine in use."""
-        return self._info
+    def info_of(self, collection: str | None = None) -> Mapping[str, object]:
+        """`info` of the engine in use, and the name of its `collection`."""
+        return self._infos[self._named(collection)]
 
     @property
     def waiting(self) -> int:
@@ -175,12 +181,18 @@ class EngineThread:
         return len(self._waiting)
 
     def ask(
-        self, questions: Sequence[Question], *, deadline: float | None = None, listeners: Sequence[Listener | None] = ()
+        self,
+        questions: Sequence[Question],
+        *,
+        deadline: float | None = None,
+        listeners: Sequence[Listener | None] = (),
+        collections: Sequence[str | None] = (),
     ) -> list[Future[Timed[Answer]]]:
-        """Admits all the questions, or none; each may be joined with others into one batch.
+        """Admits all the questions, or none; each may be joined with others of its collection into one batch.
 
         Args:
             questions: at most `queue_size`, or they can never be admitted.
+            collections: one for each question; none at all for the first collection.
             deadline: on this thread's clock. A question still waiting then is not run.
             listeners: one for each question, or none. After a batch that failed they hear from the beginning again.
 
@@ -193,17 +205,22 @@ class EngineThread:
             Overloaded: there is no room.
             EngineStopped: the thread does not take work.
         """
-        now, asker = self._clock(), request_id.get()
-        heard_by = listeners or [None] * len(questions)
-        return self._admit([_Job(now, deadline, asker, question=question, listener=listener)
-                            for question, listener in zip(questions, heard_by, strict=True)])  # fmt: skip
+        now, asker, none = self._clock(), request_id.get(), [None] * len(questions)
+        jobs = [
+            _Job(self._named(collection), now, deadline, asker, question=question, listener=listener)
+            for question, collection, listener in zip(questions, collections or none, listeners or none, strict=True)
+        ]
+        return self._admit(jobs)
 
-    def call(self, function: Callable[[Engine], T], *, deadline: float | None = None) -> Future[Timed[T]]:
+    def call(
+        self, function: Callable[[Engine], T], *, deadline: float | None = None, collection: str | None = None
+    ) -> Future[Timed[T]]:
         """Admits a function to be run on the engine by itself. Arguments and errors as for `ask`."""
-        (future,) = self._admit([_Job(self._clock(), deadline, request_id.get(), call=function)])
+        job = _Job(self._named(collection), self._clock(), deadline, request_id.get(), call=function)
+        (future,) = self._admit([job])
         return future
 
-    def replace(self, engine: Engine) -> Future[Timed[Engine]]:
+    def replace(self, engine: Engine, *, collection: str | None = None) -> Future[Timed[Engine]]:
         """Puts another engine in the place of the one in use, and gives that back. Never refused for want of room.
 
         What was admitted before is run by the former engine, and what comes after by the other: questions that were
@@ -212,7 +229,8 @@ class EngineThread:
         Raises:
             EngineStopped: the thread does not take work.
         """
-        (future,) = self._admit([_Job(self._clock(), None, request_id.get(), successor=engine)], always=True)
+        job = _Job(self._named(collection), self._clock(), None, request_id.get(), successor=engine)
+        (future,) = self._admit([job], always=True)
         return future
 
     def close(self, *, timeout: float) -> bool:
@@ -228,6 +246,9 @@ class EngineThread:
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def _named(self, collection: str | None) -> str:
+        return self._first if collection is None else collection
 
     def _admit(self, jobs: list[_Job], *, always: bool = False) -> list[Future[Any]]:
         with self._changed:
@@ -281,26 +302,32 @@ class EngineThread:
             first = self._waiting.popleft()
             if first.question is None:
                 return [first]
-            joined = [first, *self._take_questions(self._max_batch - 1)]
-            while len(joined) < self._max_batch and self._open and not self._is_replaced_next():
+            joined = [first, *self._take_questions(first.collection, self._max_batch - 1)]
+            while len(joined) < self._max_batch and self._open and not self._is_held_up(first.collection):
                 left = min(map(self._held_until, joined)) - self._clock()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-                joined += self._take_questions(self._max_batch - len(joined))
+                joined += self._take_questions(first.collection, self._max_batch - len(joined))
             return joined
 
     def _held_until(self, job: _Job) -> float:
         longest = self._max_wait if job.deadline is None else min(self._max_wait, (job.deadline - job.admitted) / 2)
         return job.admitted + longest
 
-    def _is_replaced_next(self) -> bool:
-        """Whether nobody else can join: the next in the queue is a change of engines."""
-        return bool(self._waiting) and self._waiting[0].successor is not None
+    def _is_held_up(self, collection: str) -> bool:
+        """Whether a question of this collection must not wait for company: nobody else can join before the next in the
+        queue, a change of engines, or others wait for the thread who cannot join at all.
+        """
+        next_is_change = bool(self._waiting) and self._waiting[0].successor is not None
+        return next_is_change or any(job.collection != collection for job in self._waiting)
 
-    def _take_questions(self, most: int) -> list[_Job]:
-        """Takes waiting questions in order of arrival, up to a change of engines; calls between keep their places."""
-        before = takewhile(lambda job: job.successor is None, self._waiting)
+    def _take_questions(self, collection: str, most: int) -> list[_Job]:
+        """Takes waiting questions of a collection in order of arrival, up to a change of its engine; all others, and
+        calls, keep their places.
+        """
+        waiting = [job for job in self._waiting if job.collection == collection]
+        before = takewhile(lambda job: job.successor is None, waiting)
         taken = [job for job in before if job.question is not None][:most]
         if taken:
             self._waiting = deque(job for job in self._waiting if job not in taken)
@@ -336,15 +363,15 @@ class EngineThread:
         return True
 
     def _replace(self, job: _Job, successor: Engine) -> None:
-        former, started = self._engine, self._clock()
-        self._engine, self._info = successor, successor.info()
+        former, started = self._engines[job.collection], self._clock()
+        self._engines[job.collection], self._infos[job.collection] = successor, _info(successor, job.collection)
         self._deliver(job, former, started)
 
     def _run_call(self, job: _Job) -> None:
         assert job.call is not None
         started = self._clock()
         try:
-            value = job.call(self._engine)
+            value = job.call(self._engines[job.collection])
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the caller, not to this thread
             job.future.set_exception(_told(error))
         else:
@@ -367,18 +394,24 @@ class EngineThread:
             for job, answer in zip(jobs, answers, strict=True):
                 self._deliver(job, answer, started)
 
-    def _answer(self, jobs: Iterable[_Job]) -> Sequence[Answer]:
+    def _answer(self, jobs: Sequence[_Job]) -> Sequence[Answer]:
         asked = [job for job in jobs if job.question is not None]
         questions = [job.question for job in asked if job.question is not None]
         heard_by = [job.listener for job in asked]
-        answers = self._engine.answer(questions, heard_by) if any(heard_by) else self._engine.answer(questions)
+        engine = self._engines[jobs[0].collection]
+        answers = engine.answer(questions, heard_by) if any(heard_by) else engine.answer(questions)
         if len(answers) != len(questions):
             raise RuntimeError(f"the engine gave {len(answers)} answers to {len(questions)} questions")
         return answers
 
     def _deliver(self, job: _Job, value: object, started: float) -> None:
         ran = self._clock() - started
-        job.future.set_result(Timed(value, queued=started - job.admitted, ran=ran, by=self._info))
+        by = self._infos[job.collection]
+        job.future.set_result(Timed(value, queued=started - job.admitted, ran=ran, by=by))
+
+
+def _info(engine: Engine, collection: str) -> dict[str, object]:
+    return {**engine.info(), "collection": collection}
 
 
 def _told(error: BaseException) -> Exception:

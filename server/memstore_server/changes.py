@@ -54,6 +54,7 @@ class Changes:
             so that a change never ends; at 10 a tenth.
         most: changes that may wait.
         changed: called after each change that made a generation, before its job is done.
+        turn: held while a process runs, where others take turns with these changes.
         command: the command line.
     """
 
@@ -67,11 +68,12 @@ class Changes:
         nice: int,
         most: int,
         changed: Callable[[], object],
+        turn: threading.Lock | None = None,
         command: Sequence[str] = (sys.executable, "-m", "memstore"),
     ) -> None:
         self._store, self._most, self._changed, self._program = store, most, changed, command
         self._encoding = ["--device", device, *(["--model", model] if model is not None else [])]
-        self._environment, self._nice = _environment(threads), nice
+        self._environment, self._nice, self._turn = _environment(threads), nice, turn or threading.Lock()
         self._journal = Journal(store)
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[str] = deque()
@@ -186,8 +188,13 @@ class Changes:
             if not _is_free(self._store):
                 self._pause()
                 continue
-            before = read_generation(self._store)  # what others have changed until now is none of this job's doing
-            code, said = self._command(job)
+            if not self._turn.acquire(timeout=BUSY_PAUSE):
+                continue
+            try:
+                before = read_generation(self._store)  # what others have changed until now is none of this job's doing
+                code, said = self._command(job)
+            finally:
+                self._turn.release()
             if code and said.startswith(BUSY):
                 self._pause()
                 continue

@@ -6,6 +6,7 @@ Looks into the store beside the engine, which goes on answering. Refuses to know
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 from concurrent.futures import Future
@@ -19,7 +20,8 @@ from memstore.store.history import generations, numbers, rollback
 from memstore_client import changes as wire
 from memstore_client.wire import ReloadReply
 from memstore_server import translate
-from memstore_server.changes import Changes
+from memstore_server.changes import Changes, JobNotFound
+from memstore_server.collection import Collection, named
 from memstore_server.logs import request_id
 from memstore_server.service import Service
 
@@ -81,21 +83,22 @@ class Documents:
 
 
 class Editor:
-    """Changes the store of a service. Long changes are jobs, one after another; the rest is done at once."""
+    """Changes a collection of a service. Long changes are jobs, one after another; the rest is done at once."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, collection: Collection, *, turn: threading.Lock) -> None:
         s = service.settings
-        self._service, self._store = service, s.store
-        self._documents = Documents(s.store)
-        service.before_release(self._documents.close)
+        self._service, self._collection, self._store = service, collection.name, collection.store
+        self._documents = Documents(self._store)
+        collection.reloader.before_release.append(self._documents.close)
         self._changes = Changes(
-            s.store,
-            model=s.model,
+            self._store,
+            model=s.model_of(collection.name),
             device=s.device,
             threads=s.threads,
             nice=s.write_nice,
             most=s.max_changes,
             changed=self._changed,
+            turn=turn,
         )
 
     def start_after(self, warm_up: Future[None]) -> None:
@@ -116,25 +119,26 @@ class Editor:
             self._changes.begin, "add", lines, documents=len(asked.documents),
             options=("--on-existing", asked.on_existing),
         )  # fmt: skip
-        return translate.job(job)
+        return translate.job(job, self._collection)
 
     async def delete(self, asked: wire.DeleteDocumentsRequest) -> wire.JobReply:
         """Accepts a deletion. Raises TooManyChanges, DiskSpaceError."""
         self._service.require_ready()
         lines = (f"{one}\n" for one in asked.ids)
-        return translate.job(await asyncio.to_thread(self._changes.begin, "delete", lines, documents=len(asked.ids)))
+        job = await asyncio.to_thread(self._changes.begin, "delete", lines, documents=len(asked.ids))
+        return translate.job(job, self._collection)
 
     async def job(self, job_id: str) -> wire.JobReply:
         """How far a job is. Raises JobNotFound."""
-        return translate.job(await asyncio.to_thread(self._changes.job, job_id))
+        return translate.job(await asyncio.to_thread(self._changes.job, job_id), self._collection)
 
     async def cancel(self, job_id: str) -> wire.JobReply:
         """Ends a job. Raises JobNotFound, NotOurJob."""
-        return translate.job(await asyncio.to_thread(self._changes.cancel, job_id))
+        return translate.job(await asyncio.to_thread(self._changes.cancel, job_id), self._collection)
 
     async def document(self, document_id: str) -> wire.DocumentReply:
         """A document of the generation that answers. Raises DocumentNotFound."""
-        summary = self._service.store_summary
+        summary = self._service.store_summary(self._collection)
         found = await asyncio.to_thread(self._documents.passages, document_id, generation=summary.generation)
         return wire.DocumentReply(
             id=document_id,
@@ -151,7 +155,8 @@ class Editor:
         found = await asyncio.to_thread(generations, self._store)
         return wire.GenerationsReply(
             generations=[wire.GenerationReply(**one) for one in found],
-            answering=self._service.store_summary.generation,
+            answering=self._service.store_summary(self._collection).generation,
+            collection=self._collection,
             request_id=request_id.get(),
         )
 
@@ -166,7 +171,7 @@ class Editor:
         """
         self._service.require_ready()
         await asyncio.to_thread(self._roll_back, asked.to)
-        return await self._service.reload()
+        return await self._service.reload(self._collection)
 
     def _roll_back(self, to: int | None) -> None:
         current = read_generation(self._store)
@@ -190,6 +195,36 @@ class Editor:
     def _changed(self) -> None:
         """Has the change answer before its job is done; the log says why, if it cannot."""
         try:
-            self._service.reload_soon().result()
+            self._service.reload_soon(self._collection).result()
         except MemstoreError:
             return
+
+
+class Editors:
+    """The editor of each collection of a service. They take turns: a change has a model in memory of its own."""
+
+    def __init__(self, service: Service) -> None:
+        turn = threading.Lock()
+        self._by_name = {name: Editor(service, one, turn=turn) for name, one in service.collections.items()}
+
+    def of(self, collection: str | None) -> Editor:
+        """The editor of the collection that a request names, or of the first. Raises UnknownCollection."""
+        return named(self._by_name, collection)
+
+    async def of_job(self, job_id: str) -> Editor:
+        """The editor that knows a job. Raises JobNotFound."""
+        for editor in self._by_name.values():
+            with contextlib.suppress(JobNotFound):
+                await editor.job(job_id)
+                return editor
+        raise JobNotFound(f"there is no job {job_id!r}: only the latest are remembered")
+
+    def start_after(self, warm_up: Future[None]) -> None:
+        """Begins, with the changes that an earlier server left, unless the warm-up has failed."""
+        for editor in self._by_name.values():
+            editor.start_after(warm_up)
+
+    def close(self) -> None:
+        """Ends what runs; it is begun again by the next server. Blocks for a moment."""
+        for editor in self._by_name.values():
+            editor.close()

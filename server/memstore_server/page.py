@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from memstore_client import wire
-from memstore_server.routes import ServiceOf, unless_disconnected
+from memstore_server.routes import CollectionQuery, ServiceOf, unless_disconnected
 
 router = APIRouter(include_in_schema=False)
 _FOLDER = "static"
@@ -73,9 +73,9 @@ async def index(request: Request) -> Response:
 
 
 @router.get("/page/examples")
-async def examples(request: Request, service: ServiceOf) -> ExamplesReply:
+async def examples(request: Request, service: ServiceOf, collection: CollectionQuery = None) -> ExamplesReply:
     """What a first visitor may ask, from the collection as it is now."""
-    questions, topics = await unless_disconnected(request, service.examples())
+    questions, topics = await unless_disconnected(request, service.examples(collection))
     return ExamplesReply(questions=questions, topics=topics)
 
 

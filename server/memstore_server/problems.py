@@ -22,6 +22,7 @@ from memstore.errors import DiskSpaceError, MemstoreError, PassageNotFound, Requ
 from memstore_client.wire import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, FieldProblem, Problem
 from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
 from memstore_server.changes import JobNotFound, NotOurJob, TooManyChanges
+from memstore_server.collection import UnknownCollection
 from memstore_server.editing import DocumentNotFound, GenerationNotFound, OtherModel
 from memstore_server.keys import Unauthorized
 from memstore_server.logs import request_id
@@ -58,6 +59,7 @@ UNAUTHORIZED = Kind("unauthorized", 401, "This needs the server's write key")
 NO_SUCH_ROUTE = Kind("no-such-route", 404, "There is nothing at this address")
 PASSAGE_NOT_FOUND = Kind("passage-not-found", 404, "No such passage")
 DOCUMENT_NOT_FOUND = Kind("document-not-found", 404, "No such document")
+COLLECTION_NOT_FOUND = Kind("collection-not-found", 404, "No such collection")
 JOB_NOT_FOUND = Kind("job-not-found", 404, "No such job")
 GENERATION_NOT_FOUND = Kind("generation-not-found", 404, "No such generation")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "This address does not take this method")
@@ -78,9 +80,9 @@ DEADLINE_EXCEEDED = Kind("deadline-exceeded", 504, "The deadline passed before t
 NO_ROOM = Kind("no-room", 507, "The disk is full")
 
 KINDS = (
-    UNREADABLE_BODY, UNAUTHORIZED, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, DOCUMENT_NOT_FOUND, JOB_NOT_FOUND,
-    GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER, OTHER_MODEL, BODY_TOO_LARGE, NOT_JSON,
-    INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED, NOT_RELOADED,
+    UNREADABLE_BODY, UNAUTHORIZED, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, DOCUMENT_NOT_FOUND, COLLECTION_NOT_FOUND,
+    JOB_NOT_FOUND, GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER, OTHER_MODEL, BODY_TOO_LARGE,
+    NOT_JSON, INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED, NOT_RELOADED,
     NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
 )  # fmt: skip
 _TRY_LATER = (OVERLOADED, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
@@ -117,6 +119,8 @@ def describe(error: Exception) -> Trouble:
             return Trouble(UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"})
         case DocumentNotFound():
             return Trouble(DOCUMENT_NOT_FOUND, str(error))
+        case UnknownCollection():
+            return Trouble(COLLECTION_NOT_FOUND, str(error))
         case JobNotFound():
             return Trouble(JOB_NOT_FOUND, str(error))
         case GenerationNotFound():

@@ -36,10 +36,11 @@ class Reloaded:
 
 
 class Reloader:
-    """Replaces the engine of a thread when its store has another generation in force.
+    """Replaces a collection's engine in a thread when its store has another generation in force.
 
     Args:
         thread: whose engine is replaced.
+        collection: which of its engines; by default the first.
         watch: seconds between two looks of its own; None for none.
         try_with: the question that a new engine is tried with, before it answers others.
 
@@ -47,8 +48,10 @@ class Reloader:
         before_release: called when another engine answers, and the former one's generation is about to be given back.
     """
 
-    def __init__(self, thread: EngineThread, *, watch: float | None, try_with: str) -> None:
-        self._engines, self._watch, self._try_with = thread, watch, try_with
+    def __init__(
+        self, thread: EngineThread, *, watch: float | None, try_with: str, collection: str | None = None
+    ) -> None:
+        self._engines, self._collection, self._watch, self._try_with = thread, collection, watch, try_with
         self._asked: queue.SimpleQueue[Future[Reloaded] | None] = queue.SimpleQueue()
         self._stopped = False
         self._error: str | None = None
@@ -121,16 +124,21 @@ class Reloader:
 
     def _reload(self, *, by_clock: bool) -> Reloaded:
         began = time.monotonic()
-        before = self._engines.info
+        before = self._engines.info_of(self._collection)
         try:
-            opened = _opened(self._engines.engine, self._try_with)
+            opened = _opened(self._engines.engine_of(self._collection), self._try_with)
         except EngineStopped:
             raise
         except Exception as error:
             reason = _without_place(str(error) or type(error).__name__, before)
             reason = f"generation {_generation(before)} goes on answering: {reason}"
             if not by_clock or reason != self._error:  # a clock that asks again finds the same
-                log.error("%s", reason, exc_info=None if isinstance(error, MemstoreError) else error)
+                log.error(
+                    "collection %s: %s",
+                    before["collection"],
+                    reason,
+                    exc_info=None if isinstance(error, MemstoreError) else error,
+                )
             self._error = reason
             if isinstance(error, MemstoreError):
                 raise NotReloaded(reason) from error
@@ -140,7 +148,7 @@ class Reloader:
         if opened is None:
             return Reloaded(before, changed=False, seconds=seconds)
         try:
-            former = self._engines.replace(opened).result().value
+            former = self._engines.replace(opened, collection=self._collection).result().value
         except BaseException:
             opened.close()
             raise
@@ -149,10 +157,11 @@ class Reloader:
         former.close()
         del former  # its memory maps go with the last name that it has
         give_memory_back()
-        after = self._engines.info
+        after = self._engines.info_of(self._collection)
         log.info(
-            "generation %s answers after %s; opened in %.0f ms", _generation(after), _generation(before), seconds * 1e3
-        )
+            "collection %s: generation %s answers after %s; opened in %.0f ms",
+            after["collection"], _generation(after), _generation(before), seconds * 1e3,
+        )  # fmt: skip
         return Reloaded(after, changed=True, seconds=seconds)
 
 

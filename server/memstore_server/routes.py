@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.sse import EventSourceResponse
@@ -27,7 +27,7 @@ _QUEUED = (problems.NOT_READY, problems.OVERLOADED)
 _POSTED = (
     *_QUEUED, problems.DEADLINE_EXCEEDED, problems.UNREADABLE_BODY, problems.BODY_TOO_LARGE,
     problems.NOT_JSON, problems.INVALID_REQUEST, problems.IMPOSSIBLE_REQUEST, problems.INTERNAL,
-    problems.STORE_DAMAGED,
+    problems.STORE_DAMAGED, problems.COLLECTION_NOT_FOUND,
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ async def service_of(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]
+CollectionQuery = Annotated[str | None, Query(description="Which collection; the first where none is named.")]
 
 
 @router.post(
@@ -104,11 +105,15 @@ async def rerank(asked: wire.RerankRequest, request: Request, service: ServiceOf
 @router.get(
     "/passages/{passage_id:any_text}",
     tags=["passages"],
-    responses=problems.documented(*_QUEUED, problems.PASSAGE_NOT_FOUND, problems.INTERNAL, problems.STORE_DAMAGED),
+    responses=problems.documented(
+        *_QUEUED, problems.PASSAGE_NOT_FOUND, problems.COLLECTION_NOT_FOUND, problems.INTERNAL, problems.STORE_DAMAGED
+    ),
 )
-async def passage(passage_id: str, request: Request, service: ServiceOf) -> wire.PassageReply:
+async def passage(
+    passage_id: str, request: Request, service: ServiceOf, collection: CollectionQuery = None
+) -> wire.PassageReply:
     """A passage of the store by its id, as replies name it."""
-    return await unless_disconnected(request, service.passage(passage_id))
+    return await unless_disconnected(request, service.passage(passage_id, collection))
 
 
 @router.get("/health", tags=["server"], responses=problems.documented(problems.NOT_READY))
@@ -125,23 +130,25 @@ async def ready(service: ServiceOf) -> wire.ReadyReply:
     return wire.ReadyReply()
 
 
-@router.get("/info", tags=["server"], responses=problems.documented())
-async def info(service: ServiceOf) -> wire.InfoReply:
-    """The model and store that answer, and the limits and defaults of requests."""
-    return service.info
+@router.get("/info", tags=["server"], responses=problems.documented(problems.COLLECTION_NOT_FOUND))
+async def info(service: ServiceOf, collection: CollectionQuery = None) -> wire.InfoReply:
+    """The model and store that answer, the limits and defaults of requests, and the collections that there are."""
+    return service.info(collection)
 
 
 @admin.post(
     "/admin/reload",
     tags=["store"],
-    responses=problems.documented(problems.UNAUTHORIZED, problems.NOT_READY, problems.NOT_RELOADED),
+    responses=problems.documented(
+        problems.UNAUTHORIZED, problems.COLLECTION_NOT_FOUND, problems.NOT_READY, problems.NOT_RELOADED
+    ),
 )
-async def reload(service: ServiceOf) -> wire.ReloadReply:
+async def reload(service: ServiceOf, collection: CollectionQuery = None) -> wire.ReloadReply:
     """Take up the generation that is in force in the store, between two batches; no question is refused meanwhile.
 
     A generation that is damaged, or that another model made, is not taken up: the former one goes on answering.
     """
-    return await service.reload()
+    return await service.reload(collection)
 
 
 @router.get("/docs", include_in_schema=False)

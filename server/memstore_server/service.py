@@ -17,9 +17,10 @@ from memstore.errors import MemstoreError
 from memstore_client import wire
 from memstore_server import examples, translate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
+from memstore_server.collection import Collection, named
 from memstore_server.hearing import Events, Hearing
 from memstore_server.logs import request_id
-from memstore_server.reloading import Reloaded, Reloader
+from memstore_server.reloading import Reloaded
 from memstore_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,51 +33,46 @@ class NotReady(MemstoreError):  # noqa: N818 - reads as the fact it states
 
 
 class Service:
-    """Answers wire requests with an engine that runs in its own thread.
+    """Answers wire requests with engines that run in one thread.
 
     Args:
-        engine: opened, and from now on left alone by everybody else.
+        engines: by collection, the default one first; opened, and from now on left alone by everybody else.
         settings: limits, defaults, and the sizes of queue and batch.
 
     Attributes:
-        settings: those given, with the beams filled in that `info` reports as default.
-        warm_up: done when the warm-up answer has ended, well or with its error; done in the engine's thread.
+        settings: those given.
+        collections: what there is, by name, the default one first.
+        warm_up: done when a warm-up answer of each collection has ended well, or one with its error; done in the
+            engine's thread.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        defaults = translate.info(engine.info(), settings).defaults
-        self.settings = settings.model_copy(update={"num_beams": defaults.num_beams})
+    def __init__(self, engines: Mapping[str, Engine], settings: Settings) -> None:
+        self.settings = settings
         self._thread = EngineThread(
-            engine,
+            engines,
             queue_size=settings.queue_size,
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
         )
-        self._reloader = Reloader(self._thread, watch=settings.watch, try_with=WARM_UP_QUESTION)
+        self.collections = {
+            name: Collection(name, self._thread, settings, try_with=WARM_UP_QUESTION) for name in engines
+        }
         self.warm_up: Future[None] = Future()
         self._state = "is starting: the warm-up answer is not there yet"
         self._failed = False  # the warm-up
-        self._examples: tuple[int, examples.Examples] | None = None  # of a generation
 
     # --- life ---
 
     def start(self) -> None:
         """Starts the engine's thread and asks it the warm-up question; does not wait for the answer."""
         self._thread.start()
-        asked = Question(
-            text=WARM_UP_QUESTION,
-            retrieve_k=self.settings.retrieve_k,
-            keep_k=self.settings.keep_k,
-            max_new_tokens=self.settings.max_new_tokens,
-            num_beams=self.settings.num_beams,
-        )
-        (warm,) = self._thread.ask([asked])
-        warm.add_done_callback(self._warmed)
+        self._warm(list(self.collections.values()))
 
     def close(self) -> None:
         """Refuses new work, lets what runs finish (at most `drain_seconds`), ends the threads. Blocks."""
         self._state = "is shutting down"
-        self._reloader.stop()
+        for one in self.collections.values():
+            one.reloader.stop()
         if not self._thread.close(timeout=self.settings.drain_seconds):
             log.warning("the model did not finish within %s s and is left behind", self.settings.drain_seconds)
 
@@ -98,52 +94,75 @@ class Service:
         if self._failed:
             raise NotReady("the server cannot answer: the warm-up failed, its log says why")
 
-    def _warmed(self, warm: Future[Timed[Answer]]) -> None:
+    def _warm(self, cold: Sequence[Collection]) -> None:
+        """Asks the first collection, and then the others, one at a time: the queue may have one place."""
+        first = cold[0].settings
+        asked = Question(
+            text=WARM_UP_QUESTION,
+            retrieve_k=first.retrieve_k,
+            keep_k=first.keep_k,
+            max_new_tokens=first.max_new_tokens,
+            num_beams=first.num_beams,
+        )
+        (warm,) = self._thread.ask([asked], collections=[cold[0].name])
+        warm.add_done_callback(lambda warm: self._warmed(warm, cold))
+
+    def _warmed(self, warm: Future[Timed[Answer]], cold: Sequence[Collection]) -> None:
         error = warm.exception()
         if error is None:
+            log.info("collection %s: warm-up answered in %.0f ms", cold[0].name, warm.result().ran * 1000)
+            try:
+                if cold[1:]:
+                    self._warm(cold[1:])
+                    return
+            except EngineStopped as stopped:
+                error = stopped
+        if error is None:
             self._state = "" if self._thread.alive else self._state
-            self._reloader.start()
-            log.info("warm-up answered in %.0f ms", warm.result().ran * 1000)
+            for one in self.collections.values():
+                one.reloader.start()
             self.warm_up.set_result(None)
             return
         if not isinstance(error, EngineStopped):
             self._failed = True
-            log.error("the warm-up answer failed", exc_info=error)
+            log.error("collection %s: the warm-up answer failed", cold[0].name, exc_info=error)
         self.warm_up.set_exception(error)
 
-    def reload_soon(self) -> Future[Reloaded]:
+    def reload_soon(self, collection: str | None = None) -> Future[Reloaded]:
         """Has a new generation taken up, without waiting for it; may be called where a signal is handled."""
-        return self._reloader.request()
+        return self.of(collection).reloader.request()
 
     # --- requests ---
 
-    @property
-    def info(self) -> wire.InfoReply:
-        """What answers, and what is allowed."""
-        return translate.info(self._thread.info, self.settings, reload_error=self._reloader.error)
+    def of(self, collection: str | None) -> Collection:
+        """The collection that a request names; the first if it names none. Raises UnknownCollection."""
+        return named(self.collections, collection)
 
-    def before_release(self, release: Callable[[], object]) -> None:
-        """Has a function called each time when another generation answers, for who has the former one open too."""
-        self._reloader.before_release.append(release)
+    def info(self, collection: str | None = None) -> wire.InfoReply:
+        """What answers, and what is allowed. Raises UnknownCollection."""
+        listed = [(self._thread.info_of(one.name), one.reloader.error) for one in self.collections.values()]
+        of = self.of(collection)
+        by = self._thread.info_of(of.name)
+        return translate.info(by, of.settings, reload_error=of.reloader.error, collections=listed)
 
-    @property
-    def store_summary(self) -> wire.StoreSummary:
+    def store_summary(self, collection: str | None = None) -> wire.StoreSummary:
         """The generation that answers."""
-        return translate.store_summary(self._thread.info)
+        return translate.store_summary(self._thread.info_of(collection))
 
-    async def reload(self) -> wire.ReloadReply:
+    async def reload(self, collection: str | None = None) -> wire.ReloadReply:
         """Takes up the generation that is in force in the store. Raises NotReloaded; then the former one goes on."""
         self.require_ready()
-        done = await asyncio.wrap_future(self.reload_soon())
+        done = await asyncio.wrap_future(self.reload_soon(collection))
         return translate.reloaded(done, request_id=request_id.get())
 
     async def answer(self, asked: wire.AnswerRequest) -> wire.AnswerReply:
         """One answer. Raises what `translate.question`, `EngineThread.ask` and the engine raise."""
         began = time.monotonic()
         self.require_ready()
-        question = translate.question(asked, self.settings)
+        of = self.of(asked.collection)
+        question = translate.question(asked, of.settings)
         deadline = _deadline(began, asked.deadline_ms)
-        (outcome,) = await _all(self._thread.ask([question], deadline=deadline), deadline)
+        (outcome,) = await _all(self._thread.ask([question], deadline=deadline, collections=[of.name]), deadline)
         if isinstance(outcome, Exception):
             raise outcome
         return self._answered(outcome, began)
@@ -154,9 +173,10 @@ class Service:
         """
         began = time.monotonic()
         self.require_ready()
-        question, hearing = translate.question(asked, self.settings), Hearing()
+        of, hearing = self.of(asked.collection), Hearing()
+        question = translate.question(asked, of.settings)
         deadline = _deadline(began, asked.deadline_ms)
-        (future,) = self._thread.ask([question], deadline=deadline, listeners=[hearing])
+        (future,) = self._thread.ask([question], deadline=deadline, listeners=[hearing], collections=[of.name])
         done = asyncio.wrap_future(future)
         try:
             async for event in hearing.until(done, deadline):
@@ -173,9 +193,11 @@ class Service:
         """Per question its answer, or the error that is its alone; errors of the whole request are raised."""
         began = time.monotonic()
         self.require_ready()
-        questions = translate.questions(asked, self.settings)
+        of = [self.of(one.collection) for one in asked.questions]
+        questions = translate.questions(asked, self.settings, of=[one.settings for one in of])
         deadline = _deadline(began, asked.deadline_ms)
-        outcomes = await _all(self._thread.ask(questions, deadline=deadline), deadline)
+        admitted = self._thread.ask(questions, deadline=deadline, collections=[one.name for one in of])
+        outcomes = await _all(admitted, deadline)
         for outcome in outcomes:
             if isinstance(outcome, DeadlineExceeded | EngineStopped):
                 raise outcome
@@ -185,7 +207,10 @@ class Service:
         """Passages for a question, best first."""
         k, where = translate.retrieve_k(asked, self.settings), translate.where(asked.filter)
         (ranking,), milliseconds, by = await self._call(
-            lambda engine: engine.retrieve([asked.question], k, [where]), "retrieve", asked.deadline_ms
+            lambda engine: engine.retrieve([asked.question], k, [where]),
+            "retrieve",
+            asked.deadline_ms,
+            asked.collection,
         )
         return wire.RetrieveReply(
             passages=translate.ranked(ranking),
@@ -201,6 +226,7 @@ class Service:
             lambda engine: engine.rerank(asked.question, passages, task=asked.task),
             "rerank",
             asked.deadline_ms,
+            asked.collection,
         )
         return wire.RerankReply(
             passages=translate.ranked(ranking),
@@ -209,27 +235,31 @@ class Service:
             request_id=request_id.get(),
         )
 
-    async def passage(self, passage_id: str) -> wire.PassageReply:
+    async def passage(self, passage_id: str, collection: str | None = None) -> wire.PassageReply:
         """A passage of the store. Raises PassageNotFound."""
-        found, _, _ = await self._call(lambda engine: engine.passage(passage_id), "passage", None)
+        found, _, _ = await self._call(lambda engine: engine.passage(passage_id), "passage", None, collection)
         return translate.passage(found)
 
-    async def examples(self) -> examples.Examples:
+    async def examples(self, collection: str | None = None) -> examples.Examples:
         """What a first visitor may ask; made once for each generation, so that visits cost the engine nothing."""
-        generation = self.info.store.generation
-        if self._examples is None or self._examples[0] != generation:
-            made, _, by = await self._call(examples.examples, "examples", None)
-            self._examples = translate.store_summary(by).generation, made
-        return self._examples[1]
+        of = self.of(collection)
+        generation = self.store_summary(of.name).generation
+        if of.examples is None or of.examples[0] != generation:
+            made, _, by = await self._call(examples.examples, "examples", None, of.name)
+            of.examples = translate.store_summary(by).generation, made
+        return of.examples[1]
 
     async def _call(
-        self, function: Callable[[Engine], T], stage: str, deadline_ms: int | None
+        self, function: Callable[[Engine], T], stage: str, deadline_ms: int | None, collection: str | None
     ) -> tuple[T, dict[str, float], Mapping[str, object]]:
-        """Runs a function on the engine in its thread; the result, the milliseconds it took, and what ran it."""
+        """Runs a function on a collection's engine in its thread; the result, the milliseconds it took, and what ran
+        it.
+        """
         began = time.monotonic()
         self.require_ready()
         deadline = _deadline(began, deadline_ms)
-        (outcome,) = await _all([self._thread.call(function, deadline=deadline)], deadline)
+        admitted = self._thread.call(function, deadline=deadline, collection=self.of(collection).name)
+        (outcome,) = await _all([admitted], deadline)
         if isinstance(outcome, Exception):
             raise outcome
         milliseconds = {stage: outcome.ran * 1000, **_server_milliseconds(outcome.queued, began)}

@@ -7,29 +7,51 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memstore.errors import ConfigError
+from memstore_client.wire import UNNAMED
 
 PREFIX = "MEMSTORE_"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a collection: what addresses and labels of metrics hold as it is
+_NAMED = re.compile(rf"({_NAME})=(.+)", re.DOTALL)
+_NEXT = re.compile(rf",(?={_NAME}=)")
+
+
+def _listed(given: object) -> object:
+    """What is repeated as a flag is a list in a variable: `wiki=/stores/wiki,news=/stores/news`."""
+    if isinstance(given, str) and _NAMED.fullmatch(given):
+        return _NEXT.split(given)
+    return [given] if isinstance(given, str | Path) else given
+
+
+def _split(given: str) -> tuple[str | None, str]:
+    """`NAME=VALUE` in its parts, or None and the value. A path with a `=` of its own is written `./a=b`."""
+    named = _NAMED.fullmatch(given)
+    return (named[1], named[2]) if named else (None, given)
+
+
+Repeated = Annotated[tuple[Annotated[str, BeforeValidator(str)], ...], NoDecode, BeforeValidator(_listed)]
 
 
 class Settings(BaseSettings):
-    """How to serve a store. Build it with `Settings.load`, which names what is wrong."""
+    """How to serve stores. Build it with `Settings.load`, which names what is wrong."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, protected_namespaces=()
     )
 
-    store: Path = Field(description="Folder of the store.")
-    model: str | None = Field(
-        default=None,
-        description="Checkpoint folder or hub id; by default the model the store was built with.",
+    store: Repeated = Field(min_length=1, description="Folder of the store; of several, NAME=DIR for each.")
+    model: Repeated = Field(
+        default=(),
+        description="Checkpoint folder or hub id; by default the model the first store was built with. NAME=PATH is "
+        "another one for that store.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
@@ -103,6 +125,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least log level.")
 
     @property
+    def stores(self) -> dict[str, Path]:
+        """The folder of each collection, the default one first."""
+        return {name or UNNAMED: Path(folder) for name, folder in map(_split, self.store)}
+
+    def model_of(self, collection: str) -> str | None:
+        """The model to read a collection with; None for the one that the first store was built with."""
+        models = dict(map(_split, self.model))
+        return models.get(collection, models.get(None))
+
+    @property
     def has_write_key(self) -> bool:
         """Whether the store may be changed over HTTP."""
         return self.write_key is not None or self.write_key_file is not None
@@ -117,9 +149,24 @@ class Settings(BaseSettings):
             value, most = getattr(self, small), getattr(self, large)
             if value is not None and value > most:
                 raise ValueError(f"{small} ({value}) must be at most {large} ({most})")
+        self._require_names()
         if self.write_key is not None and self.write_key_file is not None:
             raise ValueError("write_key and write_key_file are two places for one key: give one")
         return self
+
+    def _require_names(self) -> None:
+        names = [name for name, _ in map(_split, self.store)]
+        if len(names) > 1 and None in names:
+            raise ValueError(f"of several stores each needs a name (--store NAME=DIR); {self.store[names.index(None)]} "
+                             "has none")  # fmt: skip
+        for of, given in (("store", self.store), ("model", self.model)):
+            twice = [name for name, _ in map(_split, given)]
+            if len(set(twice)) < len(twice):
+                name = next(name for name in twice if twice.count(name) > 1)
+                raise ValueError(f"two {of}s are given {f'for {name}' if name else 'without a name'}: give one")
+        for name, _ in map(_split, self.model):
+            if name is not None and name not in self.stores:
+                raise ValueError(f"model {name}=... is for no store: there are {', '.join(self.stores)}")
 
     @classmethod
     def load(cls, **flags: Any) -> Settings:
@@ -128,7 +175,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: a value is wrong, contradicts another, or is missing; names the key and the value.
         """
-        given = {name: value for name, value in flags.items() if value is not None}
+        given = {name: value for name, value in flags.items() if value is not None and value != []}
         try:
             return cls(**given)
         except ValidationError as error:

@@ -91,14 +91,22 @@ def where(asked: Mapping[str, FieldFilter] | None) -> Filter | None:
     return Filter.of(said)
 
 
-def questions(asked: wire.AnswerBatchRequest, settings: Settings) -> list[Question]:
+def questions(asked: wire.AnswerBatchRequest, settings: Settings, *, of: Sequence[Settings]) -> list[Question]:
     """The engine's questions.
+
+    Args:
+        asked: what the client sent.
+        settings: those of the whole request.
+        of: those of each question's collection.
 
     Raises:
         InvalidOptions: more questions than could ever be admitted, or one that is not possible.
     """
     _require_within([("questions", len(asked.questions), settings.queue_size)])
-    return [question(one, settings, place=f"#/questions/{at}") for at, one in enumerate(asked.questions)]
+    return [
+        question(one, own, place=f"#/questions/{at}")
+        for at, (one, own) in enumerate(zip(asked.questions, of, strict=True))
+    ]
 
 
 def retrieve_k(asked: wire.RetrieveRequest, settings: Settings) -> int:
@@ -200,14 +208,29 @@ def passage(found: Passage) -> wire.PassageReply:
     return wire.PassageReply(**dataclasses.asdict(found))
 
 
-def info(reported: Mapping[str, object], settings: Settings, *, reload_error: str | None = None) -> wire.InfoReply:
-    """What serves and what it allows, from `Answerer.info` and the settings."""
-    model, store = _mapping(reported["model"]), _mapping(reported["store"])
-    told_model = wire.ModelInfo(**model)
+def info(
+    reported: Mapping[str, object],
+    settings: Settings,
+    *,
+    reload_error: str | None = None,
+    collections: Sequence[tuple[Mapping[str, object], str | None]] = (),
+) -> wire.InfoReply:
+    """What serves and what it allows, from `Answerer.info` and the settings.
+
+    Args:
+        reported: of the collection that is asked about.
+        settings: its limits and defaults.
+        reload_error: why its generation in force was not taken up.
+        collections: these two of all that there are.
+    """
+    told_model = wire.ModelInfo(**_mapping(reported["model"]))
+    listed = [
+        wire.CollectionInfo(**_store(by), model=model_summary(by), reload_error=error) for by, error in collections
+    ]
     return wire.InfoReply(
         version=memstore.__version__,
         model=told_model,
-        store=wire.StoreInfo(**store, reload_error=reload_error),
+        store=wire.StoreInfo(**_store(reported), reload_error=reload_error),
         limits=wire.Limits(
             question_characters=wire.MAX_QUESTION_CHARACTERS,
             retrieve_k=settings.max_retrieve_k,
@@ -224,6 +247,7 @@ def info(reported: Mapping[str, object], settings: Settings, *, reload_error: st
             max_new_tokens=settings.max_new_tokens,
             num_beams=settings.num_beams or min(told_model.num_beams, settings.max_num_beams),
         ),
+        collections=listed,
     )
 
 
@@ -231,6 +255,7 @@ def reloaded(done: Reloaded, *, request_id: str) -> wire.ReloadReply:
     """What a reload did."""
     store = store_summary(done.info)
     return wire.ReloadReply(
+        collection=store.collection,
         generation=store.generation,
         passages=store.passages,
         changed=done.changed,
@@ -239,10 +264,11 @@ def reloaded(done: Reloaded, *, request_id: str) -> wire.ReloadReply:
     )
 
 
-def job(done: Job) -> changes.JobReply:
-    """How far a change is, or what became of it."""
+def job(done: Job, collection: str) -> changes.JobReply:
+    """How far a change of a collection is, or what became of it."""
     return changes.JobReply(
         id=done.id,
+        collection=collection,
         kind=done.kind,
         state=done.state,
         documents=done.documents,
@@ -265,8 +291,12 @@ def model_summary(reported: Mapping[str, object]) -> wire.ModelSummary:
 
 def store_summary(reported: Mapping[str, object]) -> wire.StoreSummary:
     """Which memories were read, from `Answerer.info`."""
-    store = _mapping(reported["store"])
-    return wire.StoreSummary(generation=store["generation"], passages=store["passages"])
+    store = _store(reported)
+    return wire.StoreSummary(collection=store["collection"], generation=store["generation"], passages=store["passages"])
+
+
+def _store(reported: Mapping[str, object]) -> dict[str, Any]:
+    return {"collection": reported.get("collection", wire.UNNAMED), **_mapping(reported["store"])}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ RANKED = {
     "rerank_score": None, "kept": True, "metadata": {"tags": ["a"], "year": 1, "share": 1.0, "new": True},
 }  # fmt: skip
 MODEL = {"name": "m", "trained": False, "system": "glimmer"}
-STORE = {"generation": 1, "passages": 5}
+STORE = {"collection": "default", "generation": 1, "passages": 5}
 USAGE = {
     "milliseconds": {"total": 2.0},
     "bytes_read": 1,
@@ -42,7 +42,8 @@ ANSWER = {
 }  # fmt: skip
 PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1, "metadata": {}}
 JOB = {
-    "id": "1f", "kind": "add", "state": "running", "documents": 2, "stage": "encode", "items": 1, "items_of": 2,
+    "id": "1f", "collection": "default", "kind": "add", "state": "running", "documents": 2, "stage": "encode",
+    "items": 1, "items_of": 2,
     "created": 1.0, "started": 2.0, "ended": None, "result": None, "error": None,
 }  # fmt: skip
 CHANGE = {
@@ -65,7 +66,7 @@ REPLIES: dict[str, dict[str, Any]] = {
         "id": "a/b", "title": "t", "url": "", "metadata": {}, "passages": [PASSAGE], "store": STORE, "request_id": "r",
     },
     "/jobs/1f": {**JOB, "state": "done", "result": CHANGE, "ended": 3.0},
-    "/generations": {"generations": [GENERATION], "answering": 1, "request_id": "r"},
+    "/generations": {"generations": [GENERATION], "answering": 1, "collection": "b", "request_id": "r"},
     "/admin/rollback": {**STORE, "changed": True, "milliseconds": 1.0, "request_id": "r"},
     "/admin/reload": {**STORE, "changed": True, "milliseconds": 1.0, "request_id": "r"},
     "/info": {
@@ -77,6 +78,7 @@ REPLIES: dict[str, dict[str, Any]] = {
             "batch_questions": 1, "body_bytes": 1, "write_bytes": 1,
         },
         "defaults": {"retrieve_k": 1, "keep_k": 1, "max_new_tokens": 1, "num_beams": 1},
+        "collections": [{**STORE, "codec": "int8", "retriever": "bm25", "model": MODEL}],
     },
 }  # fmt: skip
 Face = Callable[[Callable[[Any], Any]], tuple[httpx.Request, Any]]
@@ -158,6 +160,33 @@ TABLE = [
     (lambda c: c.job("1f"), "GET", "/jobs/1f", None),
     (lambda c: c.cancel("1f"), "DELETE", "/jobs/1f", None),
     (lambda c: c.generations(), "GET", "/generations", None),
+    (lambda c: c.answer("why?", collection="b"), "POST", "/answer", {"question": "why?", "collection": "b"}),
+    (
+        lambda c: c.answer_batch(["a", QuestionInput(question="b"), QuestionInput(question="c", collection="d")],
+                                 collection="e"),
+        "POST", "/answer/batch",
+        {"questions": [{"question": "a", "collection": "e"}, {"question": "b", "collection": "e"},
+                       {"question": "c", "collection": "d"}]},
+    ),
+    (lambda c: c.retrieve("why?", collection="b"), "POST", "/retrieve", {"question": "why?", "collection": "b"}),
+    (
+        lambda c: c.rerank("why?", [PassageInput(text="a")], collection="b"),
+        "POST", "/rerank", {"question": "why?", "passages": [{"text": "a"}], "collection": "b"},
+    ),
+    (lambda c: c.passage("a/b", collection="b"), "GET", "/passages/a%2Fb?collection=b", None),
+    (lambda c: c.info(collection="b&c"), "GET", "/info?collection=b%26c", None),
+    (lambda c: c.reload(collection="b"), "POST", "/admin/reload?collection=b", None),
+    (
+        lambda c: c.put_documents([{"id": "a", "text": "b"}], collection="b"),
+        "PUT", "/documents", {"documents": [{"id": "a", "text": "b"}], "collection": "b"},
+    ),
+    (
+        lambda c: c.delete_documents(["a"], collection="b"),
+        "DELETE", "/documents", {"ids": ["a"], "collection": "b"},
+    ),
+    (lambda c: c.document("a/b", collection="b"), "GET", "/documents/a%2Fb?collection=b", None),
+    (lambda c: c.generations(collection="b"), "GET", "/generations?collection=b", None),
+    (lambda c: c.rollback(collection="b"), "POST", "/admin/rollback", {"collection": "b"}),
     (lambda c: c.rollback(to=3), "POST", "/admin/rollback", {"to": 3}),
     (lambda c: c.rollback(), "POST", "/admin/rollback", {}),
 ]  # fmt: skip

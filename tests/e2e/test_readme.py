@@ -28,6 +28,7 @@ OUTSIDE = {
     "MEMSTORE_CORPUS=~/wiki": "docker, too",
     "memstore convert": "needs the hub",
     "memstore add --store store/ --corpus more.jsonl\ncurl": "asks a server: tests/server/test_reloading.py",
+    "memstore serve --store wiki=": "asks a server of two stores: tests/server/test_collections_stores.py",
     "openssl rand": "asks a server that can be changed: tests/server/test_writing.py",
     'memstore ask "Who discovered radium?" --store store/ --filter': "the sample has no metadata",
     "memstore compare": "of a file that no page shows; recipes/compare has two",

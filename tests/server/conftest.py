@@ -28,18 +28,21 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def serving(engine: FakeEngine) -> Serving:
-    """`async with serving(max_batch=2) as http:` an app over the fake engine, warmed up."""
+    """`async with serving(max_batch=2) as http:` an app over the fake engine, or over several, warmed up."""
 
     @asynccontextmanager
-    async def serve(*, wait: bool = True, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async def serve(
+        *, wait: bool = True, engines: dict[str, FakeEngine] | None = None, **settings: Any
+    ) -> AsyncIterator[httpx.AsyncClient]:
         given = {"store": Path("store"), "drain_seconds": PATIENCE, **settings}
-        app = create_app(engine, Settings.load(**given))
+        app = create_app(engines or engine, Settings.load(**given))
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app):
             if wait:
                 await asyncio.wait_for(asyncio.wrap_future(app.state.service.warm_up), PATIENCE)
-                engine.begun.acquire(timeout=PATIENCE)
-                engine.batches.clear()
+                for one in (engines or {"": engine}).values():
+                    one.begun.acquire(timeout=PATIENCE)
+                    one.batches.clear()
             async with httpx.AsyncClient(transport=transport, base_url="http://memstore") as http:
                 try:
                     yield http

@@ -290,7 +290,7 @@ async def test_an_error_outside_all_handlers_is_still_a_problem(serving, engine)
 
 
 def test_kinds_are_distinct() -> None:
-    assert len({kind.type for kind in KINDS}) == len(KINDS) == 23
+    assert len({kind.type for kind in KINDS}) == len(KINDS) == 24
     untested = {kind.name for kind in KINDS} - {name for _, _, name, _ in TABLE}
     assert untested == {
         "overloaded", "not-ready", "deadline-exceeded",  # in test_serving_life.py

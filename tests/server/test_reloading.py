@@ -85,7 +85,7 @@ async def test_a_reload_names_the_new_generation_and_so_does_everything_after_it
         engine.newest = 5
         reply = (await http.post("/admin/reload", headers={"X-Request-ID": "me-7"})).json()
         assert reply.pop("milliseconds") >= 0
-        assert reply == {"generation": 5, "passages": 2, "changed": True, "request_id": "me-7"}
+        assert reply == {"collection": "default", "generation": 5, "passages": 2, "changed": True, "request_id": "me-7"}
         answered = await http.post("/answer", json={"question": "why?"})
         found = await http.post("/retrieve", json={"question": "why?"})
         said = await http.get("/info")

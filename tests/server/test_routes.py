@@ -33,7 +33,7 @@ SLASH = {
     "metadata": {"tags": ["a"], "year": 1, "new": True},
 }  # fmt: skip
 MODEL = {"name": "fake", "trained": True, "system": "glimmer"}
-STORE = {"generation": 4, "passages": 2}
+STORE = {"collection": "default", "generation": 4, "passages": 2}
 
 
 def without_times(reply: dict) -> dict:
@@ -155,9 +155,10 @@ async def test_times_are_reported_in_milliseconds(serving, monkeypatch: pytest.M
     async with serving() as http:
         thread = http._transport.app.state.service._thread
 
-        def call(function, *, deadline):
+        def call(function, *, deadline, collection):
             done = Future()
-            done.set_result(Timed(function(thread._engine), queued=0.5, ran=0.25, by=thread.info))
+            by, engine = thread.info_of(collection), thread.engine_of(collection)
+            done.set_result(Timed(function(engine), queued=0.5, ran=0.25, by=by))
             return done
 
         monkeypatch.setattr(thread, "call", call)
@@ -263,6 +264,7 @@ async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
         "question_characters": 2_000, "retrieve_k": 50, "keep_k": 50, "max_new_tokens": 256, "num_beams": 8,
         "batch_questions": 7, "body_bytes": 4_000_000, "write_bytes": None,
     }  # fmt: skip
+    assert told["collections"] == [{**told["store"], "model": MODEL}]
     assert told["defaults"] == {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}
     assert "/srv" not in response.text
 

@@ -282,5 +282,5 @@ def test_the_thread_that_opens_has_ended_when_questions_come(monkeypatch) -> Non
     monkeypatch.setattr(logs, "configure", lambda **style: None)
     monkeypatch.setattr(app, "serve", lambda *given: served.append((given[0], opened_in[0].is_alive())))
     app.run(Settings.load(store="s", port=0))
-    assert served == [("the answerer", False)]
+    assert served == [({"default": "the answerer"}, False)]
     assert opened_in[0] is not threading.current_thread()

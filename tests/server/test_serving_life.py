@@ -203,10 +203,10 @@ async def test_what_ends_a_whole_batch_is_reported_once(
         thread = http._transport.app.state.service._thread
         ask = thread.ask
 
-        def ask_and_fail(questions, *, deadline):
+        def ask_and_fail(questions, *, deadline, collections):
             failed = Future()
             failed.set_exception(error)
-            return [*ask(questions[1:], deadline=deadline), failed]
+            return [*ask(questions[1:], deadline=deadline, collections=collections[1:]), failed]
 
         monkeypatch.setattr(thread, "ask", ask_and_fail)
         response = await http.post("/answer/batch", json={"questions": [{"question": "a"}, {"question": "b"}]})
@@ -300,6 +300,6 @@ async def test_stopping_before_the_warm_up_began_is_no_failure(engine: FakeEngin
     service = create_app(engine, Settings.load(store="store")).state.service
     never_begun = Future()
     never_begun.set_exception(EngineStopped("the server shut down"))
-    service._warmed(never_begun)
+    service._warmed(never_begun, [])
     assert isinstance(service.warm_up.exception(), EngineStopped)
     assert not caplog.records

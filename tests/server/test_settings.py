@@ -16,8 +16,8 @@ def test_a_flag_wins_over_a_variable_wins_over_the_default(monkeypatch: pytest.M
     monkeypatch.setenv("MEMSTORE_MAX_BATCH", "3")
     monkeypatch.setenv("MEMSTORE_MODEL", "")
     settings = Settings.load(port=82, host=None)
-    assert (settings.store, settings.port, settings.max_batch) == (Path("from-env"), 82, 3)
-    assert (settings.host, settings.model, settings.threads) == ("127.0.0.1", None, None)
+    assert (settings.stores, settings.port, settings.max_batch) == ({"default": Path("from-env")}, 82, 3)
+    assert (settings.host, settings.model, settings.threads) == ("127.0.0.1", (), None)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,11 @@ def test_a_flag_wins_over_a_variable_wins_over_the_default(monkeypatch: pytest.M
         ({"max_keep_k": 5}, "keep_k (10) must be at most max_keep_k (5)"),
         ({"max_new_tokens": 300}, "max_new_tokens (300) must be at most max_new_tokens_limit (256)"),
         ({"num_beams": 9}, "num_beams (9) must be at most max_num_beams (8)"),
+        ({"store": []}, "store (--store or MEMSTORE_STORE) is not given"),
+        ({"store": ["a=x", "y"]}, "of several stores each needs a name (--store NAME=DIR); y has none"),
+        ({"store": ["a=x", "a=y"]}, "two stores are given for a: give one"),
+        ({"model": ["x", "y"]}, "two models are given without a name: give one"),
+        ({"store": ["a=x", "b=y"], "model": ["c=z"]}, "model c=... is for no store: there are a, b"),
         ({"store": None}, "store (--store or MEMSTORE_STORE) is not given"),
     ],
 )  # fmt: skip
@@ -46,6 +51,31 @@ def test_what_is_wrong_is_named(flags: dict, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.load(**{"store": "s", **flags})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "stores"),
+    [
+        ("wiki", {"default": "wiki"}),
+        (Path("wiki"), {"default": "wiki"}),
+        ("./a=b", {"default": "a=b"}),
+        ("/runs/a=b", {"default": "/runs/a=b"}),
+        (["news=/x/news"], {"news": "/x/news"}),
+        (["wiki=a=b", "news=c,d"], {"wiki": "a=b", "news": "c,d"}),
+        ("wiki=/x/wiki,news=/x/a,b", {"wiki": "/x/wiki", "news": "/x/a,b"}),  # as in a variable
+        ("/x/a,news=b", {"default": "/x/a,news=b"}),
+    ],
+)
+def test_stores_have_names_where_there_are_several(given: object, stores: dict[str, str]) -> None:
+    assert {name: str(folder) for name, folder in Settings.load(store=given).stores.items()} == stores
+
+
+def test_each_store_may_have_a_model_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMSTORE_STORE", "a=x,b=y,c=z")
+    assert list(Settings.load().stores) == ["a", "b", "c"]
+    settings = Settings.load(model=["m", "b=n"])
+    assert [settings.model_of(name) for name in settings.stores] == ["m", "n", "m"]
+    assert Settings.load().model_of("a") is None
 
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
