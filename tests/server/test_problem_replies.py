@@ -34,6 +34,10 @@ TABLE = [
     ({"method": "GET", "url": "/answer"}, 405, "method-not-allowed", "Allowed: POST."),
     ({"method": "DELETE", "url": "/passages/7:0"}, 405, "method-not-allowed", "Allowed: GET."),
     (post("/answer/", {"question": "why?"}), 404, "no-such-route", ""),
+    (
+        {"method": "GET", "url": "/info?collection=nope"},
+        404, "collection-not-found", "there is no collection 'nope' here; there are: default",
+    ),
     ({"method": "GET", "url": "/passages/nope"}, 404, "passage-not-found", "no passage with id 'nope'"),
     ({"method": "GET", "url": "/passages/7:0", "content": b"x" * 5_000}, 413, "body-too-large", "at most 4000 bytes"),
     ({"method": "GET", "url": "/passages/"}, 404, "passage-not-found", "no passage with id ''"),
