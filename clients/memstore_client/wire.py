@@ -333,7 +333,7 @@ class StoreInfo(StoreSummary):
 class CollectionInfo(StoreInfo):
     """One of several stores that a server answers from, as `/info` lists them, and the model that reads it."""
 
-    model: ModelSummary
+    model: ModelInfo
 
 
 class Limits(Reply):

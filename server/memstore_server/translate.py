@@ -225,7 +225,8 @@ def info(
     """
     told_model = wire.ModelInfo(**_mapping(reported["model"]))
     listed = [
-        wire.CollectionInfo(**_store(by), model=model_summary(by), reload_error=error) for by, error in collections
+        wire.CollectionInfo(**_store(by), model=wire.ModelInfo(**_mapping(by["model"])), reload_error=error)
+        for by, error in collections
     ]
     return wire.InfoReply(
         version=memstore.__version__,

@@ -78,7 +78,6 @@ REPLIES: dict[str, dict[str, Any]] = {
             "batch_questions": 1, "body_bytes": 1, "write_bytes": 1,
         },
         "defaults": {"retrieve_k": 1, "keep_k": 1, "max_new_tokens": 1, "num_beams": 1},
-        "collections": [{**STORE, "codec": "int8", "retriever": "bm25", "model": MODEL}],
     },
 }  # fmt: skip
 Face = Callable[[Callable[[Any], Any]], tuple[httpx.Request, Any]]

@@ -264,7 +264,7 @@ async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
         "question_characters": 2_000, "retrieve_k": 50, "keep_k": 50, "max_new_tokens": 256, "num_beams": 8,
         "batch_questions": 7, "body_bytes": 4_000_000, "write_bytes": None,
     }  # fmt: skip
-    assert told["collections"] == [{**told["store"], "model": MODEL}]
+    assert told["collections"] == [{**told["store"], "model": told["model"]}]
     assert told["defaults"] == {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}
     assert "/srv" not in response.text
 

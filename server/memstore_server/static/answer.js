@@ -7,6 +7,7 @@
 import { bar, counted, element } from "./dom.js";
 import { canBeMarked, marksOf, pieces } from "./marks.js";
 
+const UNNAMED = "default"; // the only store of a server
 const SHORTEST = 0.03; // of a bar, so that the lowest score is still to be seen
 
 /** @param {AnswerReply} reply @param {string} question @returns {HTMLElement[]} */
@@ -23,9 +24,15 @@ export function answerParts(reply, question) {
     ...notices.map((notice) => element("p", { class: "notice" }, notice)),
     ...sources(passages, reply.answer),
     element("p", { class: "by" },
-      "by ", element("b", {}, model.name), ` (${systemName(model.system)}), generation ${store.generation}, `,
+      "by ", element("b", {}, model.name), ` (${systemName(model.system)}), `,
+      ...(named(store) ? [element("b", { dir: "auto" }, store.collection ?? ""), ", "] : []), `generation ${store.generation}, `,
       `${counted(store.passages, "passage")} · log-probability `, decimal(reply.score)),
   ];
+}
+
+/** Whether the server calls its store anything. @param {AnswerReply["store"]} store */
+function named({ collection = UNNAMED }) {
+  return collection !== UNNAMED;
 }
 
 /** Which of the passages read hold the whole answer. @param {RankedPassage[]} passages @param {string} answer */

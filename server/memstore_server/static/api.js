@@ -1,7 +1,7 @@
 /**
  * The server's API: a reply, or a `Trouble` that says in plain words what went wrong. Knows no elements.
  *
- * @typedef {{question: string, task?: string, retrieve_k?: number, keep_k?: number, filter?: unknown}} AnswerRequest
+ * @typedef {{question: string, collection?: string, task?: string, retrieve_k?: number, keep_k?: number, filter?: unknown}} AnswerRequest
  * @typedef {{id: string, title: string, text: string, url: string, retrieval_rank: number | null,
  *   retrieval_score: number | null, rerank_score: number | null, kept: boolean,
  *   metadata?: Record<string, string | boolean | number | string[]>}} RankedPassage
@@ -9,9 +9,11 @@
  *   fid_flops: number, questions_in_batch: number}} Usage
  * @typedef {{answer: string, score: number, passages: RankedPassage[], usage: Usage,
  *   model: {name: string, trained: boolean, system: string},
- *   store: {generation: number, passages: number}, request_id: string}} AnswerReply
- * @typedef {{model: {name: string, trained: boolean, system: string, tasks: string[]},
- *   store: {generation: number, passages: number, metadata?: Record<string, import("./filter.js").Kind[]>},
+ *   store: {collection?: string, generation: number, passages: number}, request_id: string}} AnswerReply
+ * @typedef {{name: string, trained: boolean, system: string, tasks: string[]}} Model
+ * @typedef {{collection?: string, generation: number, passages: number,
+ *   metadata?: Record<string, import("./filter.js").Kind[]>}} Store
+ * @typedef {{model: Model, store: Store, collections?: (Store & {model: Model})[],
  *   limits: {question_characters: number, retrieve_k: number, keep_k: number},
  *   defaults: {retrieve_k: number, keep_k: number}}} Info
  * @typedef {{questions: string[], topics: string[]}} Examples
@@ -33,8 +35,9 @@ export class Trouble extends Error {
 /** @param {AbortSignal} [signal] @returns {Promise<Info>} */
 export const info = (signal) => call("info", { signal });
 
-/** @param {AbortSignal} [signal] @returns {Promise<Examples>} */
-export const examples = (signal) => call("page/examples", { signal });
+/** @param {string} [collection] @returns {Promise<Examples>} */
+export const examples = (collection) =>
+  call(collection === undefined ? "page/examples" : `page/examples?${new URLSearchParams({ collection })}`, {});
 
 /** @param {AnswerRequest} request @param {AbortSignal} [signal] @returns {Promise<AnswerReply>} */
 export const answer = (request, signal) =>

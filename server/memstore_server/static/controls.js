@@ -2,8 +2,8 @@
  * What can be chosen beside the question. Made of what `/info` reports: what a server does not have is not shown.
  *
  * @typedef {import("./api.js").Info} Info
- * @typedef {{retrieve_k?: number, keep_k?: number, task?: string, filter?: unknown}} Options as a request names them;
- *   what is left out is the server's to choose
+ * @typedef {{collection?: string, retrieve_k?: number, keep_k?: number, task?: string, filter?: unknown}} Options as a
+ *   request names them; what is left out is the server's to choose
  */
 import { element } from "./dom.js";
 import { FilterChoice } from "./filter.js";
@@ -36,11 +36,20 @@ class Slider {
   }
 }
 
-/** The sliders, the task and the filter of one server. */
+/** The collection, the sliders, the task and the filter of one server. */
 export class Controls {
-  /** @param {Info} info @param {HTMLElement} place */
-  constructor({ limits, defaults, model, store }, place) {
+  /** @param {Info} info @param {HTMLElement} place @param {() => void} [turned] called for another collection */
+  constructor({ limits, defaults, model, store, collections = [] }, place, turned = () => {}) {
     this.defaults = defaults;
+    this.collections = collections;
+    this.first = { ...store, model };
+    this.collection = collections.length > 1
+      ? select("collection", collections.map((one) => [one.collection ?? "", one.collection ?? ""]))
+      : null;
+    this.collection?.addEventListener("change", () => {
+      this.showCollection();
+      turned();
+    });
     this.retrieve = new Slider(
       { name: "retrieve_k", label: "Passages found", value: defaults.retrieve_k, most: limits.retrieve_k },
     );
@@ -52,27 +61,48 @@ export class Controls {
     this.keep.input.addEventListener("input", () => {
       if (this.retrieve.value < this.keep.value) this.retrieve.value = this.keep.value;
     });
-    this.task = model.tasks.length ? taskChoice(model.tasks) : null;
-    place.replaceChildren(this.retrieve.element, this.keep.element);
-    if (this.task) place.append(element("div", { class: "task" }, element("label", { for: "task" }, "Task"), this.task));
-    const fields = store.metadata ?? {};
-    this.filter = Object.keys(fields).length ? new FilterChoice(fields) : null;
-    if (this.filter) place.append(this.filter.element);
+    this.place = place;
+    this.showCollection();
     place.hidden = false;
+  }
+
+  /** The store that is asked, and the model that reads it. */
+  get asked() {
+    return this.collections.find((one) => one.collection === this.collection?.value) ?? this.first;
+  }
+
+  /** @param {string} name @returns {boolean} whether there is a collection of that name */
+  has(name) {
+    return this.collections.some((one) => one.collection === name);
+  }
+
+  /** The controls of the chosen collection: its model's tasks, and its documents' metadata. */
+  showCollection() {
+    const { model, metadata = {} } = this.asked;
+    this.task = model.tasks.length
+      ? select("task", [["", "none named"], ...model.tasks.map((task) => [task, task])])
+      : null;
+    this.filter = Object.keys(metadata).length ? new FilterChoice(metadata) : null;
+    this.place.replaceChildren(
+      ...(this.collection ? [labelled("Collection", this.collection)] : []), this.retrieve.element, this.keep.element,
+      ...(this.task ? [labelled("Task", this.task)] : []), ...(this.filter ? [this.filter.element] : []),
+    );
   }
 
   /** @returns {Options} what is chosen */
   get chosen() {
+    const collection = this.collection ? { collection: this.collection.value } : {};
     const task = this.task?.value ? { task: this.task.value } : {};
     const filter = this.filter?.chosen ? { filter: this.filter.chosen } : {};
-    return { retrieve_k: this.retrieve.value, keep_k: this.keep.value, ...task, ...filter };
+    return { ...collection, retrieve_k: this.retrieve.value, keep_k: this.keep.value, ...task, ...filter };
   }
 
   /** @returns {Options} what differs from the server's defaults */
   get changed() {
-    const { retrieve_k, keep_k, ...rest } = this.chosen;
+    const { collection, retrieve_k, keep_k, ...rest } = this.chosen;
     const least = Math.min(this.defaults.keep_k, retrieve_k ?? Infinity); // what the server keeps of so many
     return {
+      ...(collection === this.first.collection ? {} : { collection }),
       ...(retrieve_k === this.defaults.retrieve_k ? {} : { retrieve_k }),
       ...(keep_k === least ? {} : { keep_k }),
       ...rest,
@@ -80,7 +110,11 @@ export class Controls {
   }
 
   /** @param {Options} options those left out take the server's defaults */
-  set chosen({ retrieve_k = this.defaults.retrieve_k, keep_k, task = "", filter }) {
+  set chosen({ collection, retrieve_k = this.defaults.retrieve_k, keep_k, task = "", filter }) {
+    if (this.collection) {
+      this.collection.value = collection !== undefined && this.has(collection) ? collection : (this.first.collection ?? "");
+      this.showCollection();
+    }
     this.retrieve.value = retrieve_k;
     this.keep.value = Math.min(keep_k ?? this.defaults.keep_k, this.retrieve.value);
     if (this.task) this.task.value = [...this.task.options].some((option) => option.value === task) ? task : "";
@@ -88,10 +122,13 @@ export class Controls {
   }
 }
 
-/** @param {string[]} tasks @returns {HTMLSelectElement} */
-function taskChoice(tasks) {
-  const options = tasks.map((task) => element("option", { value: task }, task));
-  return /** @type {HTMLSelectElement} */ (
-    element("select", { id: "task" }, element("option", { value: "" }, "none named"), ...options)
-  );
+/** @param {string} id @param {string[][]} options values and words @returns {HTMLSelectElement} */
+function select(id, options) {
+  const made = options.map(([value, words]) => element("option", { value }, words));
+  return /** @type {HTMLSelectElement} */ (element("select", { id }, ...made));
+}
+
+/** @param {string} label @param {HTMLSelectElement} choice */
+function labelled(label, choice) {
+  return element("div", { class: choice.id }, element("label", { for: choice.id }, label), choice);
 }

@@ -40,6 +40,7 @@ async function ask(asked) {
   const ended = showWaiting(asked);
   try {
     if (controls === null) await greet(mine.signal);
+    requireCollection();
     const reply = await api.answer({ question: asked, ...controls?.chosen }, mine.signal);
     if (running === mine) showReply(reply, asked);
   } catch (error) {
@@ -115,16 +116,34 @@ function showLength() {
 /** Asks the server what it has, and makes the controls of it. @param {AbortSignal} [signal] */
 async function greet(signal) {
   served = await api.info(signal);
-  const { model, store } = served;
-  byId("served").textContent =
-    `${counted(store.passages, "passage")}, read by ${model.name}${model.trained ? "" : " (untrained)"}`;
-  controls = new Controls(served, byId("options"));
+  controls = new Controls(served, byId("options"), () => {
+    showServed();
+    if (!byId("examples").hidden) void offerExamples();
+  });
   controls.chosen = addressed().options;
+  showServed();
+}
+
+function showServed() {
+  if (controls === null) return;
+  const { passages, model } = controls.asked;
+  byId("served").textContent =
+    `${counted(passages, "passage")}, read by ${model.name}${model.trained ? "" : " (untrained)"}`;
+}
+
+/** @throws {import("./api.js").Trouble} where the address names a collection that is not there */
+function requireCollection() {
+  const name = addressed().options.collection;
+  if (name === undefined || controls === null || controls.has(name)) return;
+  const there = controls.collections.map((one) => one.collection).join(", ");
+  throw new api.Trouble(`There is no collection "${name}" here.`, { advice: there ? `There are: ${there}.` : "" });
 }
 
 /** Examples for a first visit. They are an offer: where there are none, the page does without. */
 async function offerExamples() {
-  const { questions, topics } = await api.examples().catch(() => ({ questions: [], topics: [] }));
+  const of = controls?.chosen.collection;
+  const { questions, topics } = await api.examples(of).catch(() => ({ questions: [], topics: [] }));
+  if (controls?.chosen.collection !== of) return; // another one was chosen meanwhile, and has its own
   const chips = [
     ...questions.map((example) => chip(example, () => submit(example))),
     ...topics.map((topic) => chip(`${topic} …`, () => begin(`${topic}: `))),
@@ -154,6 +173,7 @@ function addressed() {
   const named = new URLSearchParams(location.search);
   const count = (/** @type {string} */ name) => (/^\d{1,9}$/.test(named.get(name) ?? "") ? Number(named.get(name)) : undefined);
   const options = {
+    collection: named.get("collection") ?? undefined,
     retrieve_k: count("retrieve_k"), keep_k: count("keep_k"),
     task: named.get("task") ?? undefined, filter: parsed(named.get("filter") ?? ""),
   };
@@ -193,6 +213,7 @@ function arrive() {
   noted = location.search;
   byId("question").value = asked;
   if (controls) controls.chosen = options;
+  showServed();
   showLength();
   if (asked) {
     void ask(asked);

@@ -23,9 +23,15 @@ Serve = Callable[..., str]
 
 
 @contextmanager
-def served(engine: FakeEngine, *, below: str = "", **settings: Any) -> Iterator[str]:
-    """The address of an app over the engine, warmed up; below a path that a proxy strips without saying so."""
-    app = create_app(engine, Settings.load(store="store", drain_seconds=PATIENCE, **settings))
+def served(
+    engine: FakeEngine, *, below: str = "", others: dict[str, FakeEngine] | None = None, **settings: Any
+) -> Iterator[str]:
+    """The address of an app over the engine, warmed up; below a path that a proxy strips without saying so. With
+    others, the engine is the collection `first`.
+    """
+    engines = {"first": engine, **others} if others else {"default": engine}
+    stores = [f"{name}={name}" for name in engines]
+    app = create_app(engines, Settings.load(store=stores, drain_seconds=PATIENCE, **settings))
 
     async def stripped(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -39,9 +45,10 @@ def served(engine: FakeEngine, *, below: str = "", **settings: Any) -> Iterator[
         running.start()
         try:
             app.state.service.warm_up.result(PATIENCE)
-            engine.begun.acquire(timeout=PATIENCE)
-            engine.batches.clear()
-            engine.questions.clear()
+            for one in engines.values():
+                one.begun.acquire(timeout=PATIENCE)
+                one.batches.clear()
+                one.questions.clear()
             yield f"{url_of(listener)}{below}/"
         finally:
             engine.gate.set()
