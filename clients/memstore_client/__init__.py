@@ -30,6 +30,7 @@ from memstore_client.errors import (
     Unauthorized,
     UnexpectedReply,
 )
+from memstore_client.events import RankedEvent, RetrievedEvent, TokenEvent
 from memstore_client.wire import (
     AnswerBatchReply,
     AnswerReply,
@@ -88,14 +89,17 @@ __all__ = [
     "PassageReply",
     "Problem",
     "QuestionInput",
+    "RankedEvent",
     "RankedPassageReply",
     "ReloadReply",
     "RerankReply",
     "RetrieveReply",
+    "RetrievedEvent",
     "ServerFailed",
     "StoreInfo",
     "StoreSummary",
     "Timeout",
+    "TokenEvent",
     "Unauthorized",
     "UnexpectedReply",
     "UsageReply",

@@ -44,6 +44,7 @@ class Call(Generic[R]):
     repeatable: bool = False
     patient: bool = True  # whether 429 and 503 are worth a retry
     keyed: bool = False  # whether the server's write key goes with it
+    streamed: bool = False  # whether its reply, if it succeeds, is a stream of events
 
 
 class BaseClient:
@@ -65,6 +66,11 @@ class BaseClient:
     def _answer(question: str, **options: Any) -> Call[wire.AnswerReply]:
         body = _body(wire.AnswerRequest, question=question, **options)
         return Call("POST", "/answer", wire.AnswerReply, body)
+
+    @staticmethod
+    def _stream(question: str, **options: Any) -> Call[wire.AnswerReply]:
+        body = _body(wire.AnswerRequest, question=question, stream=True, **options)
+        return Call("POST", "/answer", wire.AnswerReply, body, streamed=True)
 
     @staticmethod
     def _answer_batch(
@@ -148,7 +154,8 @@ class BaseClient:
 
     def _headers(self, call: Call[R]) -> dict[str, str]:
         """What is sent with a call besides its body."""
-        headers = {"Accept": f"application/json, {wire.PROBLEM_MEDIA_TYPE}"}
+        replies = "text/event-stream" if call.streamed else "application/json"
+        headers = {"Accept": f"{replies}, {wire.PROBLEM_MEDIA_TYPE}"}
         if call.body is not None:
             headers["Content-Type"] = "application/json"
         if call.keyed and self._write_key is not None:
@@ -183,13 +190,7 @@ class BaseClient:
         try:
             return call.reply.model_validate_json(response.content)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the body"
-            raise errors.UnexpectedReply(
-                f"{call.method} {response.url}: not the reply of a memstore server ({place}: {first['msg']})",
-                status=response.status_code,
-                request_id=response.headers.get(wire.REQUEST_ID_HEADER),
-            ) from error
+            raise unreadable(call, response, error) from error
 
 
 def _question(asked: str | wire.QuestionInput, collection: str | None) -> wire.QuestionInput | dict[str, str | None]:
@@ -255,6 +256,17 @@ def undecodable(call: Call[R], error: httpx.DecodingError) -> errors.UnexpectedR
     return errors.UnexpectedReply(f"{call.method} {error.request.url}: the body cannot be decompressed: {error}")
 
 
+def unreadable(call: Call[R], response: httpx.Response, error: ValidationError) -> errors.UnexpectedReply:
+    """What to raise for a reply, or an event of it, that holds something else than it should."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the body"
+    return errors.UnexpectedReply(
+        f"{call.method} {response.url}: not the reply of a memstore server ({place}: {first['msg']})",
+        status=response.status_code,
+        request_id=response.headers.get(wire.REQUEST_ID_HEADER),
+    )
+
+
 def ended(job: changes.JobReply) -> bool:
     """Whether a change waits and runs no more. Raises ChangeFailed if it failed."""
     if job.state == "failed":
@@ -296,12 +308,26 @@ def _raise_for(response: httpx.Response) -> NoReturn:
     """Raises the error that a response without success stands for."""
     status, problem = response.status_code, _problem(response)
     request_id = problem.request_id if problem else response.headers.get(wire.REQUEST_ID_HEADER)
-    said = f"{problem.title}: {problem.detail}" if problem else f"no problem+json, {len(response.content)} bytes"
-    message = f"{response.request.method} {response.url}: {status} {said}"
+    where = f"{response.request.method} {response.url}"
+    raise_problem(
+        where, status, problem, request_id=request_id, retry_after=_retry_after(response), size=len(response.content)
+    )
+
+
+def raise_problem(
+    where: str,
+    status: int,
+    problem: wire.Problem | None,
+    *,
+    request_id: str | None,
+    retry_after: float | None = None,
+    size: int = 0,
+) -> NoReturn:
+    """Raises the error that a status stands for; `size` is of a body that held no problem, in bytes."""
+    said = f"{problem.title}: {problem.detail}" if problem else f"no problem+json, {size} bytes"
+    message = f"{where}: {status} {said}"
     if status == 429:
-        raise errors.Overloaded(
-            message, retry_after=_retry_after(response), status=status, problem=problem, request_id=request_id
-        )
+        raise errors.Overloaded(message, retry_after=retry_after, status=status, problem=problem, request_id=request_id)
     raise _error_of(status)(message, status=status, problem=problem, request_id=request_id)
 
 

@@ -16,13 +16,14 @@ from memstore_client import errors, wire
 from memstore_client.base import WITHOUT_PROXY, Call, server_url, undecodable, unusable
 from memstore_client.changing import AsyncChangingClient, ChangingClient
 from memstore_client.filters import Filter
+from memstore_client.streaming import AsyncStreamingClient, StreamingClient
 
 R = TypeVar("R", bound=BaseModel)
 
 DEFAULT_TIMEOUT = 60.0  # seconds; an answer of a large model on a busy CPU takes several
 
 
-class Client(ChangingClient):
+class Client(ChangingClient, StreamingClient):
     """Asks a memstore server; blocks until the reply. Use it as a context manager, or `close` it.
 
     Args:
@@ -167,11 +168,17 @@ class Client(ChangingClient):
         self.close()
 
     def _send(self, call: Call[R]) -> R:
+        return self._read(call, self._response(call))
+
+    def _response(self, call: Call[R]) -> httpx.Response:
         attempt = 0
         while True:
             try:
                 headers = self._headers(call)
-                response = self._http.request(call.method, call.path, content=call.body, headers=headers)
+                request = self._http.build_request(call.method, call.path, content=call.body, headers=headers)
+                response = self._http.send(request, stream=call.streamed)
+                if not response.is_success:
+                    response.read()
             except (httpx.InvalidURL, UnicodeError) as error:
                 raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
             except httpx.DecodingError as error:
@@ -181,12 +188,12 @@ class Client(ChangingClient):
             else:
                 delay = self._delay_after(call, attempt, response)
                 if delay is None:
-                    return self._read(call, response)
+                    return response
             self._pause(delay or 0.0)
             attempt += 1
 
 
-class AsyncClient(AsyncChangingClient):
+class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
     """`Client` for asyncio: the same methods, awaited. Use it as an async context manager, or `close` it.
 
     Args:
@@ -316,12 +323,17 @@ class AsyncClient(AsyncChangingClient):
         await self.close()
 
     async def _send(self, call: Call[R]) -> R:
+        return self._read(call, await self._response(call))
+
+    async def _response(self, call: Call[R]) -> httpx.Response:
         attempt = 0
         while True:
             try:
-                response = await self._http.request(
-                    call.method, call.path, content=call.body, headers=self._headers(call)
-                )
+                headers = self._headers(call)
+                request = self._http.build_request(call.method, call.path, content=call.body, headers=headers)
+                response = await self._http.send(request, stream=call.streamed)
+                if not response.is_success:
+                    await response.aread()
             except (httpx.InvalidURL, UnicodeError) as error:
                 raise unusable(f"{str(self._http.base_url).rstrip('/')}{call.path}", error) from error
             except httpx.DecodingError as error:
@@ -331,7 +343,7 @@ class AsyncClient(AsyncChangingClient):
             else:
                 delay = self._delay_after(call, attempt, response)
                 if delay is None:
-                    return self._read(call, response)
+                    return response
             await self._pause(delay or 0.0)
             attempt += 1
 

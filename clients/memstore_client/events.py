@@ -32,7 +32,9 @@ class TokenEvent(Reply):
 AnswerEvent = RetrievedEvent | RankedEvent | TokenEvent | AnswerReply
 """One event of a stream. The last one is the reply, with all that a plain one says."""
 
-NAMES: dict[type, str] = {
-    RetrievedEvent: "retrieved", RankedEvent: "ranked", TokenEvent: "token", AnswerReply: "done",
+KINDS: dict[str, type[AnswerEvent]] = {
+    "retrieved": RetrievedEvent, "ranked": RankedEvent, "token": TokenEvent, "done": AnswerReply,
 }  # fmt: skip
-"""By which name each event travels."""
+"""What travels by which name."""
+NAMES: dict[type, str] = {kind: name for name, kind in KINDS.items()}
+ERROR = "error"  # the name of a problem that ends a stream

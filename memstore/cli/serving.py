@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
 from memstore.cli.app import Device, Filters, Json, Model, app, print_result
 from memstore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memstore.cli.show_stream import StreamShown
 
 
 @app.command()
@@ -97,27 +100,36 @@ def ask(
         int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's, or the server's].")
     ] = None,
     conditions: Filters = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the answer as it is made; with --json one object for each event.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask one question, of a store (--store) or of a running server (--url)."""
     from memstore.cli.show import show_answer
+    from memstore.cli.show_stream import StreamShown
 
     if (store is None) == (url is None):
         raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
     given = {"task": task, "retrieve_k": retrieve_k, "keep_k": keep_k, "max_new_tokens": max_new_tokens,
              "num_beams": num_beams}  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
+    shown = StreamShown(as_json=as_json) if stream else None
     if url is not None:
         if model is not None or device != "cpu":
             raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
         if collection is not None:
             options["collection"] = collection
-        print_result(_ask_server(url, question, options, conditions), as_json, show_answer)
-        return
-    if collection is not None:
-        raise ConfigError("--collection is for --url: a store is one collection")
-    assert store is not None
-    print_result(_ask_store(store, question, options, conditions, model=model, device=device), as_json, show_answer)
+        reply = _ask_server(url, question, options, conditions, shown=shown)
+    else:
+        if collection is not None:
+            raise ConfigError("--collection is for --url: a store is one collection")
+        assert store is not None
+        reply = _ask_store(store, question, options, conditions, model=model, device=device, shown=shown)
+    if shown is not None:
+        shown.event("done", reply)
+    else:
+        print_result(reply, as_json, show_answer)
 
 
 @app.command()
@@ -150,8 +162,10 @@ def _ask_store(
     *,
     model: str | None,
     device: str,
+    shown: StreamShown | None,
 ) -> dict[str, Any]:
     from memstore.answer import Answerer, Question
+    from memstore.cli.show_stream import passage_values
     from memstore.machine import tune_allocator
     from memstore.retrieve.filters import Filter, parse_words
 
@@ -161,16 +175,22 @@ def _ask_store(
         options["filter"] = Filter.of(parse_words(conditions, answerer.store.generation.metadata))
     if "retrieve_k" in options and "keep_k" not in options:
         options["keep_k"] = min(options["retrieve_k"], Question(text=question).keep_k)
-    reply = asdict(answerer.answer([Question(text=question, **options)])[0])
+    (answer,) = answerer.answer([Question(text=question, **options)], [shown])
+    reply = asdict(answer) | {"passages": [passage_values(one) for one in answer.passages]}
     reply["answer"] = reply.pop("text")
-    reply["passages"] = [one.pop("passage") | one for one in reply["passages"]]
     return reply | answerer.info()
 
 
 def _ask_server(
-    url: str, question: str, options: dict[str, Any], conditions: Sequence[str] | None = None
+    url: str,
+    question: str,
+    options: dict[str, Any],
+    conditions: Sequence[str] | None = None,
+    *,
+    shown: StreamShown | None = None,
 ) -> dict[str, Any]:
-    from memstore_client import Client, MemstoreClientError
+    from memstore_client import AnswerReply, Client, MemstoreClientError
+    from memstore_client.events import NAMES
 
     try:
         with Client(url) as client:
@@ -179,6 +199,13 @@ def _ask_server(
 
                 metadata = client.info(collection=options.get("collection")).store.metadata
                 options["filter"] = parse_words(conditions, cast("Any", metadata))
-            return client.answer(question, **options).model_dump()
+            if shown is None:
+                return client.answer(question, **options).model_dump()
+            reply: dict[str, Any] = {}
+            for event in client.stream(question, **options):  # the last one is the reply
+                reply = event.model_dump()
+                if not isinstance(event, AnswerReply):
+                    shown.event(NAMES[type(event)], reply)
+            return reply
     except MemstoreClientError as error:
         raise ConfigError(f"{url}: {error}") from error

@@ -189,7 +189,14 @@ def show_answer(reply: Values, *, most_passages: int = 5) -> None:
     if not reply["model"]["trained"]:
         console.print(UNTRAINED, style="yellow")
     answer = reply["answer"] or "(an empty answer)"
-    console.print(f"answer: {answer}   [log-probability {reply['score']:.2f}]")
+    console.print(f"answer: {answer}", end="")
+    show_rest_of_answer(reply, most_passages=most_passages)
+
+
+def show_rest_of_answer(reply: Values, *, most_passages: int = 5) -> None:
+    """What comes after the answer's text, from the same line on."""
+    console = PlainConsole()
+    console.print(f"   [log-probability {reply['score']:.2f}]")
     if reply["passages"]:
         _show_passages(reply["passages"], most_passages)
     else:

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
-from memstore_client.events import NAMES, AnswerEvent
+from memstore_client.events import ERROR, KINDS, NAMES, AnswerEvent
 from memstore_server import problems
 from memstore_server.hearing import Events
 
@@ -36,7 +36,7 @@ async def _sent(first: AnswerEvent | None, rest: Events, path: str) -> AsyncIter
             yield _encoded(event)
     except Exception as error:  # noqa: BLE001 - the reply has begun: only an event can say so
         body, _ = problems.problem(error, path=path)
-        yield format_sse_event(event="error", data_str=json.dumps(body.model_dump()))
+        yield format_sse_event(event=ERROR, data_str=json.dumps(body.model_dump()))
     finally:
         await rest.aclose()  # a client that hung up ends the work
 
@@ -51,7 +51,7 @@ def documented(replies: Mapping[int | str, dict[str, Any]]) -> dict[int | str, d
     """`responses` of a route that can stream answers too, for the OpenAPI document. Its version, 3.1, has no word for
     what is in an event: `x-events` names the schemas.
     """
-    names = {name: kind.__name__ for kind, name in NAMES.items()} | {"error": "Problem"}
+    names = {name: kind.__name__ for name, kind in KINDS.items()} | {ERROR: "Problem"}
     events = {name: {"$ref": f"#/components/schemas/{schema}"} for name, schema in names.items()}
     described = "With `stream`: server-sent events, each with one JSON object as its data."
     stream = {"schema": {"type": "string", "description": described}, "x-events": events}

@@ -131,7 +131,7 @@ def test_every_key_of_a_reply_is_promised(document: dict) -> None:
 
 def test_operations_are_called_as_the_clients_methods(document: dict) -> None:
     methods = {operation["operationId"] for operation in operations(document).values()}
-    assert methods == {name for name in dir(Client) if not name.startswith("_")} - {"close", "wait"}
+    assert methods == {name for name in dir(Client) if not name.startswith("_")} - {"close", "wait", "stream"}
 
 
 def test_the_events_of_a_stream_have_schemas(document: dict) -> None:
