@@ -64,6 +64,9 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     write_nice: Annotated[
         int | None, typer.Option(help="How far changes stand back: 0 the server's priority, 19 the least [10].")
     ] = None,
+    write_device: Annotated[
+        str | None, typer.Option(help="Where changes encode: cpu, cuda, cuda:1, ... [--device].")
+    ] = None,
     max_changes: Annotated[int | None, typer.Option(help="Changes that may wait; then 429 [8].")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json [text].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,

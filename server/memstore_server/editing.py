@@ -93,7 +93,7 @@ class Editor:
         self._changes = Changes(
             self._store,
             model=s.model_of(collection.name),
-            device=s.device,
+            device=s.write_device or s.device,
             threads=s.threads,
             nice=s.write_nice,
             most=s.max_changes,

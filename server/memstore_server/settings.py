@@ -119,6 +119,10 @@ class Settings(BaseSettings):
         le=19,
         description="How far processes that change the store stand back: 0 has the server's priority, 19 the least.",
     )
+    write_device: str | None = Field(
+        default=None,
+        description="Where changes of the store encode: cpu, cuda, ...; by default where the model of the server runs.",
+    )
     max_changes: int = Field(default=8, ge=1, description="Changes that may wait; beyond that the reply is 429.")
 
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines.")

@@ -211,5 +211,17 @@ async def test_a_change_is_of_the_collection_that_it_names(serving, engines, tmp
         assert editors.of(None) is editors.of("wiki")
 
 
+@pytest.mark.parametrize(("given", "device"), [({}, "cuda"), ({"write_device": "cpu"}, "cpu")])
+async def test_changes_encode_where_the_settings_say(
+    serving, engines, tmp_path: Path, given: dict, device: str
+) -> None:
+    stores = [f"{name}={tmp_path / name}" for name in engines]
+    models = ["m", "news=n"]
+    async with serving(engines=engines, store=stores, model=models, write_key=KEY, device="cuda", **given) as http:
+        editors: Editors = http._transport.app.state.editors
+        for name, model in (("wiki", "m"), ("news", "n")):
+            assert editors.of(name)._changes._encoding == ["--device", device, "--model", model]
+
+
 def test_settings_give_the_only_store_a_name() -> None:
     assert list(Settings.load(store="s").stores) == ["default"]
