@@ -23,6 +23,8 @@ from memstore.errors import ConfigError
 from memstore_client.events import RankedEvent, RetrievedEvent, TokenEvent
 from memstore_client.wire import Problem
 from memstore_server import logs, page, problems, routes, writing
+from memstore_server.addresses import bound_socket as bound_socket
+from memstore_server.addresses import url_of as url_of
 from memstore_server.batching import Engine, EngineStopped
 from memstore_server.collection import open_all
 from memstore_server.editing import Editors
@@ -116,11 +118,11 @@ def run(settings: Settings) -> bool:
             import torch
 
             torch.set_num_threads(settings.threads)
-        return serve(_opened(settings), settings, listener)
+        return serve(opened(settings), settings, listener)
 
 
-def _opened(settings: Settings) -> dict[str, Engine]:
-    """The answerer of each collection, opened in a thread that then ends.
+def opened(settings: Settings) -> dict[str, Engine]:
+    """The answerer of each collection, opened in a thread that then ends. Errors as for `run`.
 
     OpenMP gives every thread that computes a pool of its own, for as long as the thread lives. With the main thread's
     pool beside the engine's there would be more threads than cores, and all would sleep between two products instead of
@@ -165,38 +167,6 @@ def serve(answerers: Engine | Mapping[str, Engine], settings: Settings, listener
     if warm_up.done() and not isinstance(failure := warm_up.exception(), EngineStopped | None):
         raise failure
     return service.ended
-
-
-@contextmanager
-def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
-    """A TCP socket bound to the address, not yet listening; closed at the end.
-
-    Raises:
-        ConfigError: the host has no such address, or the port is taken or not permitted.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:  # the latter for names that no host can have, such as a..b
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"host {host!r} is no address to listen on: {reason}") from error
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {host} port {port}: {error.strerror}. Choose another --port; 0 finds a free one."
-            ) from error
-        yield listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """The address of a bound socket, with the port the system chose."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager

@@ -31,6 +31,7 @@ OUTSIDE = {
     "memstore serve --store wiki=": "asks a server of two stores: tests/server/test_collections_stores.py",
     "openssl rand": "asks a server that can be changed: tests/server/test_writing.py",
     'memstore ask "Who discovered radium?" --store store/ --filter': "the sample has no metadata",
+    "memstore mcp": "serves until it is stopped: tests/server/test_mcp_process.py",
     "memstore compare": "of a file that no page shows; recipes/compare has two",
 }
 """How ```sh blocks begin that do not run here, and why."""
@@ -79,7 +80,9 @@ def write_corpus(folder: Path) -> None:
     (folder / "wiki.jsonl").write_text("".join(lines[:40]))
 
 
-@pytest.mark.parametrize("pages", [["README.md"], ["docs/corpora.md", "docs/serving.md"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "pages", [["README.md"], ["docs/corpora.md", "docs/serving.md", "docs/integrations.md"]], ids=" ".join
+)
 def test_the_blocks_run(pages: list[str], tmp_path: Path) -> None:
     write_corpus(tmp_path)
     port = free_port()
@@ -113,12 +116,14 @@ def test_the_blocks_run(pages: list[str], tmp_path: Path) -> None:
 
 def test_no_block_goes_unnoticed() -> None:
     """A page's blocks are run by one of the tests here, or `OUTSIDE`; the README's are explained in docs/."""
-    assert {Path(page).stem for page in PAGES} == {"README", "changing", "corpora", "evaluating", "serving", "training"}
+    assert {Path(page).stem for page in PAGES} == {
+        "README", "changing", "corpora", "evaluating", "integrations", "serving", "training"
+    }  # fmt: skip
     assert set(runnable("README.md")) <= set(runnable("docs/evaluating.md", "docs/training.md"))
-    assert runnable("docs/corpora.md", "docs/serving.md") == []
+    assert runnable("docs/corpora.md", "docs/serving.md", "docs/integrations.md") == []
     assert blocks("bash|python", "docs/changing.md", "docs/evaluating.md", "docs/training.md") == []
     fences = [line for page in PAGES for line in (ROOT / page).read_text().splitlines() if line.startswith("```")]
-    assert set(fences) <= {"```", *(f"```{language}" for language in ("bash", "python", "sh", "toml"))}
+    assert set(fences) <= {"```", *(f"```{language}" for language in ("bash", "json", "python", "sh", "toml"))}
 
 
 def test_the_block_of_changing_stores_runs(tmp_path: Path) -> None:
