@@ -326,7 +326,7 @@ def raise_problem(
     """Raises the error that a status stands for; `size` is of a body that held no problem, in bytes."""
     said = f"{problem.title}: {problem.detail}" if problem else f"no problem+json, {size} bytes"
     message = f"{where}: {status} {said}"
-    if status == 429:
+    if status == 429 or (problem is not None and problem.type in wire.TOO_BUSY):
         raise errors.Overloaded(message, retry_after=retry_after, status=status, problem=problem, request_id=request_id)
     raise _error_of(status)(message, status=status, problem=problem, request_id=request_id)
 

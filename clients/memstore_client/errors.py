@@ -68,7 +68,8 @@ class NotFound(MemstoreClientError, LookupError):  # noqa: N818
 
 
 class Overloaded(MemstoreClientError):  # noqa: N818
-    """The server's queue is full, or too many changes wait (429).
+    """The server has too much to do: its queue is full (503), this cannot be done by its deadline (503), or too many
+    changes wait (429). Nothing was computed.
 
     `retry_after` is its advice in seconds, None if it gave none.
     """
@@ -87,7 +88,7 @@ class Overloaded(MemstoreClientError):  # noqa: N818
 
 
 class NotReady(MemstoreClientError):  # noqa: N818
-    """The server is starting or shutting down, or can only be restarted (503)."""
+    """The server is starting or shutting down, or can only be restarted (503; not one that is `Overloaded`)."""
 
 
 class DeadlineExceeded(MemstoreClientError, TimeoutError):  # noqa: N818

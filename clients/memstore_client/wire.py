@@ -28,6 +28,8 @@ UNNAMED = "default"
 """The collection of a server whose only store was given without a name."""
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
+TOO_BUSY = ("urn:memstore:problem:overloaded", "urn:memstore:problem:too-late")
+"""Types of problems of a server that has more to do than it can, and did nothing for this request."""
 
 QuestionText = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUESTION_CHARACTERS)

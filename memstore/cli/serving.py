@@ -44,9 +44,13 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     watch: Annotated[float | None, typer.Option(help="Look for a new generation every so many seconds [no].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [cpu]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU [all].")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [8].")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [32].")] = None,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of passages that these may have at most [50000].")
+    ] = None,
     max_wait_ms: Annotated[float | None, typer.Option(help="Hold a question back for others to join it [0].")] = None,
-    queue_size: Annotated[int | None, typer.Option(help="Questions that may wait; then 429 [64].")] = None,
+    queue_size: Annotated[int | None, typer.Option(help="Questions that may wait; then 503 [64].")] = None,
+    queue_seconds: Annotated[float | None, typer.Option(help="Time that they may wait; then 503 [10].")] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="Time to finish when asked to stop [5].")] = None,
     retrieve_k: Annotated[int | None, typer.Option(help="Passages retrieved by default [40].")] = None,
     keep_k: Annotated[int | None, typer.Option(help="Passages read by default [10].")] = None,

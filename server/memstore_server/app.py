@@ -26,29 +26,33 @@ from memstore_server import logs, page, problems, routes, writing
 from memstore_server.addresses import bound_socket as bound_socket
 from memstore_server.addresses import url_of as url_of
 from memstore_server.batching import Engine, EngineStopped
-from memstore_server.collection import open_all
+from memstore_server.collection import open_all, with_beams
+from memstore_server.costs import CostModel, calibrate
 from memstore_server.editing import Editors
 from memstore_server.keys import read_key
 from memstore_server.middleware import BodyLimit, HeadAsGet, RequestContext
-from memstore_server.service import Service
+from memstore_server.service import Service, usual_question
 from memstore_server.settings import Settings, unknown_variables
 
 log = logging.getLogger(__name__)
 
 
-def create_app(answerers: Engine | Mapping[str, Engine], settings: Settings) -> FastAPI:
+def create_app(
+    answerers: Engine | Mapping[str, Engine], settings: Settings, *, costs: CostModel | None = None
+) -> FastAPI:
     """The HTTP application over opened answerers. `app.state.service` is its `Service`.
 
     Args:
         answerers: `memstore.answer.Answerer`, or anything that does the same, for each collection, or for the only
             one; used by one thread only.
         settings: limits, defaults, sizes, and the write key. `host` and `port` are not read here.
+        costs: how long batches take, as far as it is known already.
 
     Raises:
         ConfigError: the write key cannot be read, or is none.
     """
     engines = answerers if isinstance(answerers, Mapping) else dict.fromkeys(settings.stores, answerers)
-    service, key = Service(engines, settings), read_key(settings)
+    service, key = Service(engines, settings, costs), read_key(settings)
     editors = Editors(service) if key is not None else None
 
     @asynccontextmanager
@@ -77,6 +81,7 @@ def create_app(answerers: Engine | Mapping[str, Engine], settings: Settings) -> 
     app.state.service = service
     app.state.write_key, app.state.editors = key, editors
     app.include_router(routes.router)
+    app.include_router(routes.about)
     app.include_router(page.router)
     app.include_router(routes.admin)
     if editors is not None:
@@ -118,27 +123,42 @@ def run(settings: Settings) -> bool:
             import torch
 
             torch.set_num_threads(settings.threads)
-        return serve(opened(settings), settings, listener)
+        costs = CostModel()
+        return serve(opened(settings, costs), settings, listener, costs=costs)
 
 
-def opened(settings: Settings) -> dict[str, Engine]:
-    """The answerer of each collection, opened in a thread that then ends. Errors as for `run`.
+def opened(settings: Settings, costs: CostModel | None = None) -> dict[str, Engine]:
+    """The answerer of each collection; opened, and the first tried to see how long batches take, in a thread that then
+    ends. Errors as for `run`.
 
     OpenMP gives every thread that computes a pool of its own, for as long as the thread lives. With the main thread's
     pool beside the engine's there would be more threads than cores, and all would sleep between two products instead of
     waiting awake: answers took 1.7 times as long (DECISIONS.md, 2026-11-27).
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="memstore-open") as opener:
-        return opener.submit(open_all, settings).result()
+        engines = opener.submit(open_all, settings).result()
+        if costs is not None:
+            opener.submit(_try, next(iter(engines.values())), settings, costs).result()
+        return engines
 
 
-def serve(answerers: Engine | Mapping[str, Engine], settings: Settings, listener: socket.socket) -> bool:
+def _try(engine: Engine, settings: Settings, costs: CostModel) -> None:
+    calibrate(costs, engine, usual_question(with_beams(settings, engine.info())))
+
+
+def serve(
+    answerers: Engine | Mapping[str, Engine],
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    costs: CostModel | None = None,
+) -> bool:
     """Serves opened answerers on a bound socket until asked to stop. Raises what the warm-up raised.
 
     Returns:
         Whether the model has finished; see `run`.
     """
-    app = create_app(answerers, settings)
+    app = create_app(answerers, settings, costs=costs)
     del answerers  # the service has them, until others take their places
     service: Service = app.state.service
     warm_up: Future[None] = service.warm_up

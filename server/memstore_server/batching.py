@@ -1,116 +1,43 @@
 """The model in a thread of its own, behind a bounded queue that joins waiting questions into one batch.
 
-When the thread is free it takes all questions that wait, up to `max_batch`; `max_wait` can make it hold out
-a moment for more. Everything else that touches the engine runs in the same thread, one job at a time, because
-an engine is not thread-safe. Another engine can take its place, between two batches. There may be several engines,
-each for a collection of its own, which share a model: a batch is of one collection. Refuses to know HTTP and asyncio:
-callers get `concurrent.futures.Future`s.
+When the thread is free it takes all questions that wait, as far as they may go together; `max_wait` can make it hold
+out a moment for more. `admission.py` has the rules for that, and for who may wait at all. Everything else that touches
+the engine runs in the same thread, one job at a time, because an engine is not thread-safe. Another engine can take its
+place, between two batches. There may be several engines, each for a collection of its own, which share a model: a batch
+is of one collection. Refuses to know HTTP and asyncio: callers get `concurrent.futures.Future`s.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from itertools import takewhile
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
-from memstore.answer import Answer, Listener, Question, RankedPassage
+from memstore.answer import Answer, Listener, Question
 from memstore.errors import MemstoreError
-from memstore.passage import Passage
-from memstore.retrieve import Filters
 from memstore_client.wire import UNNAMED
+from memstore_server.admission import Admission, Refused
+from memstore_server.costs import work_of
+from memstore_server.engine import Engine as Engine  # also a name of this module
 from memstore_server.logs import request_id
+from memstore_server.queued import Job, fail_unfinished, told
+from memstore_server.queued import Timed as Timed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Overloaded(MemstoreError):  # noqa: N818 - reads as the fact it states
-    """The queue has no room for what was asked. `retry_after` estimates, in seconds, when it will."""
-
-    def __init__(self, *, asked: int, waiting: int, queue_size: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} of {queue_size} places are taken, {asked} needed: try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class EngineStopped(MemstoreError):  # noqa: N818
+class EngineStopped(MemstoreError):  # noqa: N818 - reads as the fact it states
     """The engine thread is shutting down, has stopped, or was never started."""
 
 
 class DeadlineExceeded(MemstoreError, TimeoutError):  # noqa: N818
     """The deadline passed before there was a result. If it passed while waiting, nothing was computed."""
-
-
-class Engine(Protocol):
-    """What the server needs of `memstore.answer.Answerer`. Called from one thread only, but `reopened` and `close`."""
-
-    def answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None] = ()) -> Sequence[Answer]:
-        """One answer per question, heard by its listener. Raises RequestError for options that are impossible."""
-        ...
-
-    def retrieve(
-        self, questions: Sequence[str], k: int, filters: Filters | None = None
-    ) -> Sequence[Sequence[RankedPassage]]:
-        """At most `k` passages per question, best first. Raises RequestError for filters that are impossible."""
-        ...
-
-    def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> Sequence[RankedPassage]:
-        """The passages with their scores, best first. Raises RequestError for a model without a scorer."""
-        ...
-
-    def passage(self, passage_id: str) -> Passage:
-        """Raises PassageNotFound."""
-        ...
-
-    def spread(self, most: int) -> list[Passage]:
-        """At most so many passages from all over the collection, always the same ones."""
-        ...
-
-    def info(self) -> Mapping[str, object]:
-        """What answers: `model` and `store`, each a mapping."""
-        ...
-
-    def reopened(self, *, try_with: str) -> Self | None:
-        """One over the generation that is in force now, ready to answer; None if that is open here."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of the store; nothing is asked from then on."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Timed(Generic[T]):
-    """A result, with the seconds its job waited in the queue and then ran; `by` is `info` of the engine that ran it,
-    and the name of its `collection`.
-    """
-
-    value: T
-    queued: float
-    ran: float
-    by: Mapping[str, object]
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """Work that waits. Exactly one of `question` (can be joined), `call` (cannot) and `successor` is set."""
-
-    collection: str
-    admitted: float
-    deadline: float | None
-    request_id: str
-    question: Question | None = None
-    listener: Listener | None = None
-    call: Callable[[Engine], Any] | None = None
-    successor: Engine | None = None
-    future: Future[Any] = field(default_factory=Future)
 
 
 class EngineThread:
@@ -119,8 +46,7 @@ class EngineThread:
     Args:
         engines: by collection, or one that is the only one; used by this thread alone from `start` on. The first
             collection is meant where none is named.
-        queue_size: jobs that may wait; a question counts as one, also those that come together.
-        max_batch: questions joined into one call of `engine.answer`.
+        admission: says who may wait, and which questions are joined into one call of `engine.answer`.
         max_wait: seconds a question may be held back so that others can join it; at most half of what its deadline
             leaves, so that a wait for company is never what makes it late.
         clock: monotonic seconds.
@@ -130,19 +56,17 @@ class EngineThread:
         self,
         engines: Engine | Mapping[str, Engine],
         *,
-        queue_size: int,
-        max_batch: int,
+        admission: Admission,
         max_wait: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines = dict(engines) if isinstance(engines, Mapping) else {UNNAMED: engines}
         self._infos = {name: _info(engine, name) for name, engine in self._engines.items()}
         self._first, self._clock = next(iter(self._engines)), clock
-        self._queue_size, self._max_batch, self._max_wait = queue_size, max_batch, max_wait
-        self._waiting: deque[_Job] = deque()
+        self._admission, self._max_wait = admission, max_wait
+        self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._open = self._lost = False
-        self._seconds_per_job = 0.0  # moving average, for advice to those refused
         self._thread = threading.Thread(target=self._run, name="memstore-engine", daemon=True)
 
     # --- for callers, from any thread ---
@@ -191,7 +115,7 @@ class EngineThread:
         """Admits all the questions, or none; each may be joined with others of its collection into one batch.
 
         Args:
-            questions: at most `queue_size`, or they can never be admitted.
+            questions: no more than may wait, or they can never be admitted.
             collections: one for each question; none at all for the first collection.
             deadline: on this thread's clock. A question still waiting then is not run.
             listeners: one for each question, or none. After a batch that failed they hear from the beginning again.
@@ -203,20 +127,31 @@ class EngineThread:
 
         Raises:
             Overloaded: there is no room.
+            TooLate: they cannot be answered by the deadline.
             EngineStopped: the thread does not take work.
         """
         now, asker, none = self._clock(), request_id.get(), [None] * len(questions)
         jobs = [
-            _Job(self._named(collection), now, deadline, asker, question=question, listener=listener)
+            Job(self._named(collection), now, deadline, asker, question, listener, work=work_of(question))
             for question, collection, listener in zip(questions, collections or none, listeners or none, strict=True)
         ]
         return self._admit(jobs)
+
+    def require_room(self, asked: int = 1) -> None:
+        """Raises Overloaded if so many jobs would be refused whatever they are: for who has not read them yet."""
+        with self._changed:
+            self._require_room(asked)
+
+    def pressure(self) -> float:
+        """How full the queue is: 0 is empty, and from 1 on everything is refused."""
+        with self._changed:
+            return self._admission.pressure(self._waiting, self._clock())
 
     def call(
         self, function: Callable[[Engine], T], *, deadline: float | None = None, collection: str | None = None
     ) -> Future[Timed[T]]:
         """Admits a function to be run on the engine by itself. Arguments and errors as for `ask`."""
-        job = _Job(self._named(collection), self._clock(), deadline, request_id.get(), call=function)
+        job = Job(self._named(collection), self._clock(), deadline, request_id.get(), call=function)
         (future,) = self._admit([job])
         return future
 
@@ -229,7 +164,7 @@ class EngineThread:
         Raises:
             EngineStopped: the thread does not take work.
         """
-        job = _Job(self._named(collection), self._clock(), None, request_id.get(), successor=engine)
+        job = Job(self._named(collection), self._clock(), None, request_id.get(), successor=engine)
         (future,) = self._admit([job], always=True)
         return future
 
@@ -250,25 +185,25 @@ class EngineThread:
     def _named(self, collection: str | None) -> str:
         return self._first if collection is None else collection
 
-    def _admit(self, jobs: list[_Job], *, always: bool = False) -> list[Future[Any]]:
+    def _admit(self, jobs: list[Job], *, always: bool = False) -> list[Future[Any]]:
         with self._changed:
             if not self.alive:
                 raise EngineStopped("the server does not take questions: it is starting or shutting down")
-            if len(self._waiting) + len(jobs) > self._queue_size:
-                self._drop_given_up()
-            if len(self._waiting) + len(jobs) > self._queue_size and not always:
-                raise self._overloaded(len(jobs))
+            for job in jobs:
+                job.seconds = self._admission.seconds(job.work)
+            if not always:
+                self._require_room(len(jobs))
+                self._admission.require_time(jobs, self._waiting, self._clock())
             self._waiting.extend(jobs)
             self._changed.notify_all()
         return [job.future for job in jobs]
 
-    def _overloaded(self, asked: int) -> Overloaded:
-        waiting = len(self._waiting)
-        seconds = max(1, math.ceil(waiting * self._seconds_per_job))
-        return Overloaded(asked=asked, waiting=waiting, queue_size=self._queue_size, retry_after=seconds)
-
-    def _drop_given_up(self) -> None:
-        self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
+    def _require_room(self, asked: int) -> None:
+        try:
+            self._admission.require_room(asked, self._waiting, self._clock())
+        except Refused:  # those who gave up and went are counted too, until somebody needs their places
+            self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
+            self._admission.require_room(asked, self._waiting, self._clock())
 
     def _fail_waiting(self) -> None:
         with self._changed:
@@ -280,7 +215,7 @@ class EngineThread:
     # --- the thread itself ---
 
     def _run(self) -> None:
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         try:
             while jobs := self._take():
                 self._serve(jobs)
@@ -288,12 +223,12 @@ class EngineThread:
         except BaseException as error:  # nothing above a thread would catch it
             self._lost = True
             log.critical("the engine's thread has ended: only a restart helps", exc_info=error)
-            _fail_unfinished(jobs, error)
+            fail_unfinished(jobs, error)
         finally:  # however the loop ends, nobody is left waiting
             self._open = False
             self._fail_waiting()
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """Waits for work. One call, or the questions to be joined; empty when closing."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or not self._open)
@@ -302,16 +237,17 @@ class EngineThread:
             first = self._waiting.popleft()
             if first.question is None:
                 return [first]
-            joined = [first, *self._take_questions(first.collection, self._max_batch - 1)]
-            while len(joined) < self._max_batch and self._open and not self._is_held_up(first.collection):
+            joined = [first]
+            full = self._take_questions(joined)
+            while not full and self._open and not self._is_held_up(first.collection):
                 left = min(map(self._held_until, joined)) - self._clock()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-                joined += self._take_questions(first.collection, self._max_batch - len(joined))
+                full = self._take_questions(joined)
             return joined
 
-    def _held_until(self, job: _Job) -> float:
+    def _held_until(self, job: Job) -> float:
         longest = self._max_wait if job.deadline is None else min(self._max_wait, (job.deadline - job.admitted) / 2)
         return job.admitted + longest
 
@@ -322,22 +258,26 @@ class EngineThread:
         next_is_change = bool(self._waiting) and self._waiting[0].successor is not None
         return next_is_change or any(job.collection != collection for job in self._waiting)
 
-    def _take_questions(self, collection: str, most: int) -> list[_Job]:
-        """Takes waiting questions of a collection in order of arrival, up to a change of its engine; all others, and
-        calls, keep their places.
+    def _take_questions(self, batch: list[Job]) -> bool:
+        """Adds waiting questions of a batch's collection to it in order of arrival, up to a change of its engine; all
+        others, and calls, keep their places. Returns whether it is full: one more such as its first cannot join.
         """
-        waiting = [job for job in self._waiting if job.collection == collection]
+        now, full, taken = self._clock(), False, set[int]()
+        waiting = [job for job in self._waiting if job.collection == batch[0].collection]
         before = takewhile(lambda job: job.successor is None, waiting)
-        taken = [job for job in before if job.question is not None][:most]
+        for job in [job for job in before if job.question is not None and not job.future.cancelled()]:
+            if full := not self._admission.joins(batch, job, now):
+                break
+            batch.append(job)
+            taken.add(id(job))
         if taken:
-            self._waiting = deque(job for job in self._waiting if job not in taken)
-        return taken
+            self._waiting = deque(job for job in self._waiting if id(job) not in taken)
+        return full or not self._admission.joins(batch, batch[0], now)
 
-    def _serve(self, jobs: list[_Job]) -> None:
+    def _serve(self, jobs: list[Job]) -> None:
         jobs = [job for job in jobs if self._begin(job)]
         if not jobs:
             return
-        started = self._clock()
         token = request_id.set(",".join(dict.fromkeys(job.request_id for job in jobs)))
         try:
             if jobs[0].successor is not None:
@@ -349,52 +289,67 @@ class EngineThread:
                 self._run_questions(jobs)
         finally:
             request_id.reset(token)
-        each = (self._clock() - started) / len(jobs)
-        self._seconds_per_job = each if not self._seconds_per_job else 0.8 * self._seconds_per_job + 0.2 * each
 
-    def _begin(self, job: _Job) -> bool:
+    def _begin(self, job: Job) -> bool:
         """Whether the job is still wanted; from here on it cannot be cancelled."""
-        return job.future.set_running_or_notify_cancel() and not self._expired(job)
+        if not job.future.set_running_or_notify_cancel() or self._expired(job):
+            return False
+        try:
+            self._admission.require_still_time(job, self._clock())
+        except Refused as late:
+            job.future.set_exception(late)
+            return False
+        return True
 
-    def _expired(self, job: _Job) -> bool:
+    def _expired(self, job: Job) -> bool:
         if job.deadline is None or self._clock() < job.deadline:
             return False
         job.future.set_exception(DeadlineExceeded("the deadline passed while the request waited for the model"))
         return True
 
-    def _replace(self, job: _Job, successor: Engine) -> None:
+    def _replace(self, job: Job, successor: Engine) -> None:
         former, started = self._engines[job.collection], self._clock()
         self._engines[job.collection], self._infos[job.collection] = successor, _info(successor, job.collection)
         self._deliver(job, former, started)
 
-    def _run_call(self, job: _Job) -> None:
+    def _run_call(self, job: Job) -> None:
         assert job.call is not None
-        started = self._clock()
+        started = self._begun([job])
         try:
             value = job.call(self._engines[job.collection])
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the caller, not to this thread
-            job.future.set_exception(_told(error))
+            self._admission.end([job], self._clock(), well=False)
+            job.future.set_exception(told(error))
         else:
+            self._admission.end([job], self._clock())
             self._deliver(job, value, started)
 
-    def _run_questions(self, jobs: list[_Job]) -> None:
+    def _run_questions(self, jobs: list[Job]) -> None:
         """Answers the questions together; if that fails, each by itself, so that only the guilty fail."""
-        started = self._clock()
+        started = self._begun(jobs)
         try:
             answers = self._answer(jobs)
         except BaseException as error:  # noqa: BLE001 - as in `_run_call`
+            self._admission.end(jobs, self._clock(), well=False)
             if len(jobs) == 1:
-                jobs[0].future.set_exception(_told(error))
+                jobs[0].future.set_exception(told(error))
                 return
             log.warning("a batch of %d questions failed (%s): answering each by itself", len(jobs), error)
             for job in jobs:
                 if not self._expired(job):
                     self._run_questions([job])
         else:
+            self._admission.end(jobs, self._clock())  # before anybody hears of it, and asks again
             for job, answer in zip(jobs, answers, strict=True):
                 self._deliver(job, answer, started)
 
-    def _answer(self, jobs: Sequence[_Job]) -> Sequence[Answer]:
+    def _begun(self, jobs: Sequence[Job]) -> float:
+        """Notes that these run from now on."""
+        now = self._clock()
+        self._admission.begin(jobs, now)
+        return now
+
+    def _answer(self, jobs: Sequence[Job]) -> Sequence[Answer]:
         asked = [job for job in jobs if job.question is not None]
         questions = [job.question for job in asked if job.question is not None]
         heard_by = [job.listener for job in asked]
@@ -404,7 +359,7 @@ class EngineThread:
             raise RuntimeError(f"the engine gave {len(answers)} answers to {len(questions)} questions")
         return answers
 
-    def _deliver(self, job: _Job, value: object, started: float) -> None:
+    def _deliver(self, job: Job, value: object, started: float) -> None:
         ran = self._clock() - started
         by = self._infos[job.collection]
         job.future.set_result(Timed(value, queued=started - job.admitted, ran=ran, by=by))
@@ -412,20 +367,3 @@ class EngineThread:
 
 def _info(engine: Engine, collection: str) -> dict[str, object]:
     return {**engine.info(), "collection": collection}
-
-
-def _told(error: BaseException) -> Exception:
-    """The error as one that a caller can handle: a panic of a Rust library, for one, is no `Exception`."""
-    if isinstance(error, Exception):
-        return error
-    ended = RuntimeError(f"the engine was ended by {type(error).__name__}: {error}")
-    ended.__cause__ = error
-    return ended
-
-
-def _fail_unfinished(jobs: Iterable[_Job], error: BaseException) -> None:
-    for job in jobs:
-        with suppress(InvalidStateError):  # done, or cancelled
-            ended = RuntimeError("the engine's thread ended while it ran this")
-            ended.__cause__ = error
-            job.future.set_exception(ended)

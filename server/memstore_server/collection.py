@@ -37,11 +37,15 @@ class Collection:
     """
 
     def __init__(self, name: str, thread: EngineThread, settings: Settings, *, try_with: str) -> None:
-        defaults = translate.info(thread.info_of(name), settings).defaults
         self.name, self.store = name, settings.stores[name]
-        self.settings = settings.model_copy(update={"num_beams": defaults.num_beams})
+        self.settings = with_beams(settings, thread.info_of(name))
         self.reloader = Reloader(thread, watch=settings.watch, try_with=try_with, collection=name)
         self.examples: tuple[int, examples.Examples] | None = None
+
+
+def with_beams(settings: Settings, info: Mapping[str, object]) -> Settings:
+    """The settings with the beams filled in that `/info` reports as default of an engine."""
+    return settings.model_copy(update={"num_beams": translate.info(info, settings).defaults.num_beams})
 
 
 def named(collections: Mapping[str, T], name: str | None) -> T:

@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 
 from memstore.errors import DiskSpaceError, MemstoreError, PassageNotFound, RequestError, StoreBusy, StoreCorrupt
 from memstore_client.wire import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, FieldProblem, Problem
-from memstore_server.batching import DeadlineExceeded, EngineStopped, Overloaded
+from memstore_server.admission import Overloaded, TooLate
+from memstore_server.batching import DeadlineExceeded, EngineStopped
 from memstore_server.changes import JobNotFound, NotOurJob, TooManyChanges
 from memstore_server.collection import UnknownCollection
 from memstore_server.editing import DocumentNotFound, GenerationNotFound, OtherModel
@@ -70,7 +71,8 @@ BODY_TOO_LARGE = Kind("body-too-large", 413, "The body is too large")
 NOT_JSON = Kind("not-json", 415, "The body is not declared as JSON")
 INVALID_REQUEST = Kind("invalid-request", 422, "The request is not valid")
 IMPOSSIBLE_REQUEST = Kind("impossible-request", 422, "The request cannot be served as asked")
-OVERLOADED = Kind("overloaded", 429, "Too many questions are waiting")
+OVERLOADED = Kind("overloaded", 503, "Too many questions are waiting")
+TOO_LATE = Kind("too-late", 503, "This cannot be done by its deadline")
 TOO_MANY_CHANGES = Kind("too-many-changes", 429, "Too many changes are waiting")
 INTERNAL = Kind("internal", 500, "The server failed")
 STORE_DAMAGED = Kind("store-damaged", 500, "The store is damaged")
@@ -82,10 +84,11 @@ NO_ROOM = Kind("no-room", 507, "The disk is full")
 KINDS = (
     UNREADABLE_BODY, UNAUTHORIZED, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, DOCUMENT_NOT_FOUND, COLLECTION_NOT_FOUND,
     JOB_NOT_FOUND, GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER, OTHER_MODEL, BODY_TOO_LARGE,
-    NOT_JSON, INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED, NOT_RELOADED,
+    NOT_JSON, INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_LATE, TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED,
+    NOT_RELOADED,
     NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
 )  # fmt: skip
-_TRY_LATER = (OVERLOADED, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
+_TRY_LATER = (OVERLOADED, TOO_LATE, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
 _CHANGE_SECONDS = "5"  # a short change's time
 _REQUEST_ID = {
     "description": "Under which the server logs the request: the client's own, if it sent a sane one in this header.",
@@ -141,6 +144,8 @@ def describe(error: Exception) -> Trouble:
             return Trouble(IMPOSSIBLE_REQUEST, str(error))
         case Overloaded():
             return Trouble(OVERLOADED, str(error), headers={"Retry-After": str(error.retry_after)})
+        case TooLate():
+            return Trouble(TOO_LATE, str(error), headers={"Retry-After": str(error.retry_after)})
         case NotReady() | EngineStopped():
             return Trouble(NOT_READY, str(error), headers={"Retry-After": "1"})
         case DeadlineExceeded():

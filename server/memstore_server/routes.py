@@ -14,18 +14,20 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from memstore_client import wire
 from memstore_server import problems, streaming
+from memstore_server.gates import QueuedRoute
 from memstore_server.keys import KeyedRoute
 from memstore_server.logs import request_id
 from memstore_server.service import Service
 
 T = TypeVar("T")
-router = APIRouter()
+router = APIRouter(route_class=QueuedRoute)  # what the engine does
+about = APIRouter()  # what is known without it
 admin = APIRouter(route_class=KeyedRoute)  # for who has the key, where there is one
 DOCS_FILES = "docs-static"  # the folder of what the page at /docs asks for
 
 _QUEUED = (problems.NOT_READY, problems.OVERLOADED)
 _POSTED = (
-    *_QUEUED, problems.DEADLINE_EXCEEDED, problems.UNREADABLE_BODY, problems.BODY_TOO_LARGE,
+    *_QUEUED, problems.TOO_LATE, problems.DEADLINE_EXCEEDED, problems.UNREADABLE_BODY, problems.BODY_TOO_LARGE,
     problems.NOT_JSON, problems.INVALID_REQUEST, problems.IMPOSSIBLE_REQUEST, problems.INTERNAL,
     problems.STORE_DAMAGED, problems.COLLECTION_NOT_FOUND,
 )  # fmt: skip
@@ -116,21 +118,21 @@ async def passage(
     return await unless_disconnected(request, service.passage(passage_id, collection))
 
 
-@router.get("/health", tags=["server"], responses=problems.documented(problems.NOT_READY))
+@about.get("/health", tags=["server"], responses=problems.documented(problems.NOT_READY))
 async def health(service: ServiceOf) -> wire.HealthReply:
     """The process is alive, and can answer or will be able to (see /ready). 503 when only a restart helps."""
     service.require_alive()
     return wire.HealthReply()
 
 
-@router.get("/ready", tags=["server"], responses=problems.documented(problems.NOT_READY))
+@about.get("/ready", tags=["server"], responses=problems.documented(problems.NOT_READY))
 async def ready(service: ServiceOf) -> wire.ReadyReply:
     """Questions can be answered: a warm-up answer has succeeded, and the server is not shutting down."""
     service.require_ready()
     return wire.ReadyReply()
 
 
-@router.get("/info", tags=["server"], responses=problems.documented(problems.COLLECTION_NOT_FOUND))
+@about.get("/info", tags=["server"], responses=problems.documented(problems.COLLECTION_NOT_FOUND))
 async def info(service: ServiceOf, collection: CollectionQuery = None) -> wire.InfoReply:
     """The model and store that answer, the limits and defaults of requests, and the collections that there are."""
     return service.info(collection)
@@ -151,7 +153,7 @@ async def reload(service: ServiceOf, collection: CollectionQuery = None) -> wire
     return await service.reload(collection)
 
 
-@router.get("/docs", include_in_schema=False)
+@about.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     """The API's page. Its addresses are relative, so that a proxy may put the server below any path."""
     return get_swagger_ui_html(

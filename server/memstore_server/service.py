@@ -16,8 +16,10 @@ from memstore.answer import Answer, Question
 from memstore.errors import MemstoreError
 from memstore_client import wire
 from memstore_server import examples, translate
+from memstore_server.admission import Admission, TooLate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
 from memstore_server.collection import Collection, named
+from memstore_server.costs import CostModel
 from memstore_server.hearing import Events, Hearing
 from memstore_server.logs import request_id
 from memstore_server.reloading import Reloaded
@@ -38,6 +40,7 @@ class Service:
     Args:
         engines: by collection, the default one first; opened, and from now on left alone by everybody else.
         settings: limits, defaults, and the sizes of queue and batch.
+        costs: how long batches take, as far as it is known already.
 
     Attributes:
         settings: those given.
@@ -46,12 +49,11 @@ class Service:
             engine's thread.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], settings: Settings) -> None:
+    def __init__(self, engines: Mapping[str, Engine], settings: Settings, costs: CostModel | None = None) -> None:
         self.settings = settings
         self._thread = EngineThread(
             engines,
-            queue_size=settings.queue_size,
-            max_batch=settings.max_batch,
+            admission=admission_of(settings, costs or CostModel()),
             max_wait=settings.max_wait_ms / 1000,
         )
         self.collections = {
@@ -96,15 +98,7 @@ class Service:
 
     def _warm(self, cold: Sequence[Collection]) -> None:
         """Asks the first collection, and then the others, one at a time: the queue may have one place."""
-        first = cold[0].settings
-        asked = Question(
-            text=WARM_UP_QUESTION,
-            retrieve_k=first.retrieve_k,
-            keep_k=first.keep_k,
-            max_new_tokens=first.max_new_tokens,
-            num_beams=first.num_beams,
-        )
-        (warm,) = self._thread.ask([asked], collections=[cold[0].name])
+        (warm,) = self._thread.ask([usual_question(cold[0].settings)], collections=[cold[0].name])
         warm.add_done_callback(lambda warm: self._warmed(warm, cold))
 
     def _warmed(self, warm: Future[Timed[Answer]], cold: Sequence[Collection]) -> None:
@@ -131,6 +125,11 @@ class Service:
     def reload_soon(self, collection: str | None = None) -> Future[Reloaded]:
         """Has a new generation taken up, without waiting for it; may be called where a signal is handled."""
         return self.of(collection).reloader.request()
+
+    def require_room(self) -> None:
+        """Raises NotReady or Overloaded if a request would be refused whatever it asks, so that it need not be read."""
+        self.require_ready()
+        self._thread.require_room()
 
     # --- requests ---
 
@@ -199,7 +198,7 @@ class Service:
         admitted = self._thread.ask(questions, deadline=deadline, collections=[one.name for one in of])
         outcomes = await _all(admitted, deadline)
         for outcome in outcomes:
-            if isinstance(outcome, DeadlineExceeded | EngineStopped):
+            if isinstance(outcome, DeadlineExceeded | EngineStopped | TooLate):
                 raise outcome
         return [one if isinstance(one, Exception) else self._answered(one, began) for one in outcomes]
 
@@ -272,6 +271,28 @@ class Service:
             milliseconds=_server_milliseconds(outcome.queued, began),
             request_id=request_id.get(),
         )
+
+
+def admission_of(settings: Settings, costs: CostModel) -> Admission:
+    """The rules of admission that the settings ask for."""
+    return Admission(
+        costs,
+        queue_size=settings.queue_size,
+        queue_seconds=settings.queue_seconds,
+        max_batch=settings.max_batch,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
+
+
+def usual_question(settings: Settings) -> Question:
+    """A usual question, as the settings have it."""
+    return Question(
+        text=WARM_UP_QUESTION,
+        retrieve_k=settings.retrieve_k,
+        keep_k=settings.keep_k,
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+    )
 
 
 def _deadline(began: float, milliseconds: int | None) -> float | None:

@@ -70,7 +70,12 @@ class Settings(BaseSettings):
     device: str = Field(default="cpu", description="Where the model runs: cpu, cuda, cuda:1, ...")
     threads: int | None = Field(default=None, ge=1, description="Threads of the model on a CPU; by default all.")
 
-    max_batch: int = Field(default=8, ge=1, description="Questions answered together at most.")
+    max_batch: int = Field(default=32, ge=1, description="Questions answered together at most.")
+    max_batch_tokens: int = Field(
+        default=50_000,
+        ge=1,
+        description="Tokens of passages that questions answered together may have at most; one alone may have more.",
+    )
     max_wait_ms: float = Field(
         default=0.0,
         ge=0,
@@ -78,7 +83,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Milliseconds a question is held back for others to join it; at most half its deadline.",
     )
-    queue_size: int = Field(default=64, ge=1, description="Questions that may wait; beyond that the reply is 429.")
+    queue_size: int = Field(default=64, ge=1, description="Questions that may wait; beyond that the reply is 503.")
+    queue_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="Time that questions may wait, as far as it can be predicted; beyond that the reply is 503.",
+    )
     drain_seconds: float = Field(
         default=5.0,
         ge=0,

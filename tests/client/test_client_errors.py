@@ -202,6 +202,15 @@ def test_broken_connections(ask, failure: type, call, asked: int, error: type) -
     assert server.asked == asked
 
 
+@pytest.mark.parametrize("kind", ["overloaded", "too-late"])
+def test_a_server_with_too_much_to_do_is_overloaded_and_not_starting(ask, kind: str) -> None:
+    body = {"type": f"urn:memstore:problem:{kind}", "title": "T", "status": 503}
+    headers = {"Content-Type": "application/problem+json", "Retry-After": "60"}
+    with pytest.raises(Overloaded) as caught:
+        ask(Server(httpx.Response(503, json=body, headers=headers)), answer)
+    assert (caught.value.status, caught.value.retry_after) == (503, 60.0)
+
+
 @pytest.mark.parametrize(
     ("status", "call", "asked"),
     [

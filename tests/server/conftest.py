@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from memstore_server.app import create_app
+from memstore_server.costs import CostModel
 from memstore_server.settings import Settings
 from tests.server.fakes import PATIENCE, FakeEngine
 
@@ -43,6 +44,8 @@ def serving(engine: FakeEngine) -> Serving:
                 for one in (engines or {"": engine}).values():
                     one.begun.acquire(timeout=PATIENCE)
                     one.batches.clear()
+                # nothing is refused for the time that this machine takes, unless a test says what things take
+                app.state.service._thread._admission.costs = CostModel()
             async with httpx.AsyncClient(transport=transport, base_url="http://memstore") as http:
                 try:
                     yield http

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -13,12 +14,21 @@ from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
 from memstore.retrieve import Filters
 from memstore.retrieve.filters import Filter
+from memstore_server.admission import Admission
+from memstore_server.costs import CostModel
 from memstore_server.logs import request_id
 
 PATIENCE = 10.0  # seconds until a test that would hang fails instead
 
 OTTERS = Passage("7:0", "7", "Otter", "Otters hold hands.", "https://example.org/otter", 0, 18)
 SLASH = Passage("a/b:1", "a/b", "Slash", "An id with a slash.", "", 20, 39, {"tags": ["a"], "year": 1, "new": True})
+
+
+def admission(*, costs=None, queue_size=10, queue_seconds=math.inf, max_batch=8, max_batch_tokens=10**6) -> Admission:
+    return Admission(
+        costs or CostModel(), queue_size=queue_size, queue_seconds=queue_seconds, max_batch=max_batch,
+        max_batch_tokens=max_batch_tokens,
+    )  # fmt: skip
 
 
 class FakeEngine:

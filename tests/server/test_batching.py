@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -12,9 +11,11 @@ import pytest
 
 from memstore.answer import Question
 from memstore.errors import RequestError
-from memstore_server.batching import DeadlineExceeded, EngineStopped, EngineThread, Overloaded
+from memstore_server.admission import TRY_SECONDS, Overloaded, TooLate
+from memstore_server.batching import DeadlineExceeded, EngineStopped, EngineThread
+from memstore_server.costs import CostModel, total, work_of
 from memstore_server.logs import request_id
-from tests.server.fakes import PATIENCE, FakeEngine
+from tests.server.fakes import PATIENCE, FakeEngine, admission
 
 
 class Threads:
@@ -23,8 +24,8 @@ class Threads:
     def __init__(self, engine: FakeEngine) -> None:
         self.engine, self.made = engine, []
 
-    def __call__(self, *, queue_size=10, max_batch=8, max_wait=0.0, **more) -> EngineThread:
-        thread = EngineThread(self.engine, queue_size=queue_size, max_batch=max_batch, max_wait=max_wait, **more)
+    def __call__(self, *, max_wait=0.0, clock=time.monotonic, **more) -> EngineThread:
+        thread = EngineThread(self.engine, admission=admission(**more), max_wait=max_wait, clock=clock)
         thread.start()
         self.made.append(thread)
         return thread
@@ -169,12 +170,12 @@ def test_the_advice_to_come_back_is_the_time_that_the_queue_takes(threads: Threa
     assert [(one.result().queued, one.result().ran) for one in pair] == [(0.0, 3.0)] * 2
     assert engine.begun.acquire(timeout=PATIENCE)
     thread.call(lambda _: take(4.5)).result(PATIENCE)
-    keep_busy(thread, engine)
-    thread.ask(questions("c", "d", "e"))
-    each = 0.8 * 1.5 + 0.2 * 4.5
+    keep_busy(thread, engine)  # as long as one takes
+    thread.ask(questions("c", "d"))
+    thread.call(lambda _: None)
     with pytest.raises(Overloaded) as caught:
         thread.ask(questions("f", "g"))
-    assert caught.value.retry_after == math.ceil(3 * each) == 7
+    assert 9 <= caught.value.retry_after <= 10  # one runs, two wait, each 1.5 s or a little more alone; a call of 4.5
 
 
 def test_a_cancelled_question_is_not_computed_and_gives_up_its_place(threads: Threads, engine: FakeEngine) -> None:
@@ -285,7 +286,7 @@ def test_a_question_whose_deadline_passed_while_waiting_is_not_run(threads: Thre
     keep_busy(thread, engine)
     late, in_time, no_hurry = (
         *thread.ask(questions("late"), deadline=101.0),
-        *thread.ask(questions("in time"), deadline=103.0),
+        *thread.ask(questions("in time"), deadline=110.0),
         *thread.ask(questions("no hurry")),
     )
     late_call = thread.call(lambda engine: None, deadline=101.0)
@@ -327,7 +328,7 @@ def test_closing_does_not_wait_for_ever(threads: Threads, engine: FakeEngine) ->
 
 
 def test_a_thread_that_was_not_started_takes_nothing(engine: FakeEngine) -> None:
-    thread = EngineThread(engine, queue_size=1, max_batch=1)
+    thread = EngineThread(engine, admission=admission())
     with pytest.raises(EngineStopped):
         thread.ask(questions("a"))
     assert thread.close(timeout=0)
@@ -344,3 +345,89 @@ def test_the_engine_runs_under_the_ids_of_the_requests_it_serves(threads: Thread
     engine.gate.set()
     wait(asked, PATIENCE)
     assert engine.ids == ["-", "one,two"]
+
+
+def taught(seconds: float) -> CostModel:
+    """Knows that a question takes so long, and four together take as long as four."""
+    costs = CostModel()
+    for many in (1, 4) * 40:
+        costs.observe(total(map(work_of, questions(*["a"] * many))), many * seconds)
+    return costs
+
+
+def test_what_cannot_be_answered_in_time_is_refused_before_it_waits(threads: Threads, engine: FakeEngine) -> None:
+    now = [100.0]
+    thread = threads(clock=lambda: now[0], costs=taught(1.0))
+    keep_busy(thread, engine)
+    now[0] += 0.5  # the one that runs has about half a second left
+    in_time = thread.ask(questions("in time"), deadline=102.5)
+    for late in (questions("late"), questions("all", "of", "these")):
+        with pytest.raises(TooLate, match=r"it would take about \d+ ms, and has 2000") as caught:
+            thread.ask(late, deadline=102.5)
+        assert caught.value.retry_after == 2
+    thread.ask(questions("no hurry"))
+    engine.gate.set()
+    in_time[0].result(PATIENCE)
+    assert ["late"] not in engine.batches
+
+
+def test_a_batch_does_not_grow_until_its_first_question_is_late(threads: Threads, engine: FakeEngine) -> None:
+    now, answer = [100.0], engine.answer
+
+    def in_a_second_each(asked: list[Question]):
+        now[0] += len(asked)
+        return answer(asked)
+
+    thread = threads(clock=lambda: now[0], costs=taught(1.0))
+    keep_busy(thread, engine)
+    asked = [*thread.ask(questions("a"), deadline=104.5), *thread.ask(questions("b", "c", "d"))]
+    now[0] += 2.0
+    engine.answer = in_a_second_each
+    engine.gate.set()
+    wait(asked, PATIENCE)
+    assert engine.batches == [["busy"], ["a", "b"], ["c", "d"]]
+
+
+def test_what_has_waited_too_long_is_not_computed(threads: Threads, engine: FakeEngine) -> None:
+    now = [100.0]
+    thread = threads(clock=lambda: now[0], costs=taught(1.0))
+    keep_busy(thread, engine)
+    (late,) = thread.ask(questions("late"), deadline=104.0)
+    now[0] = 103.5
+    engine.gate.set()
+    with pytest.raises(TooLate, match=r"it would take about 10.. ms, and has 500 left"):
+        late.result(PATIENCE)
+    assert engine.batches == [["busy"]]
+
+
+def test_a_batch_has_at_most_so_many_tokens(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads(max_batch_tokens=int(2.5 * work_of(Question("b")).tokens))
+    keep_busy(thread, engine)
+    large = [Question("large", retrieve_k=200)]
+    waiting = [*thread.ask(questions("b", "c", "d")), *thread.ask(large), *thread.ask(questions("e"))]
+    engine.gate.set()
+    wait(waiting, PATIENCE)
+    assert engine.batches == [["busy"], ["b", "c"], ["d"], ["large"], ["e"]]
+
+
+def test_what_waits_may_take_so_long_and_no_longer(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads(clock=lambda: 100.0, costs=taught(1.0), queue_seconds=3.5)
+    keep_busy(thread, engine)
+    thread.ask(questions("a", "b", "c"))  # four seconds with the one that runs
+    for ask in (lambda: thread.ask(questions("d")), lambda: thread.call(lambda engine: None), thread.require_room):
+        with pytest.raises(Overloaded, match="what waits already takes about 4 s"):
+            ask()
+    assert thread.pressure() > 1
+
+
+def test_a_server_that_learned_wrong_tries_again(threads: Threads, engine: FakeEngine) -> None:
+    """Else a machine that was slow for a minute would refuse all deadlines for ever."""
+    now = [100.0]
+    thread = threads(clock=lambda: now[0], costs=taught(60.0))
+    for _ in range(2):
+        (tried,) = thread.ask(questions("tried"), deadline=now[0] + 1.0)
+        assert tried.result(PATIENCE).value.text == "tried!"
+        with pytest.raises(TooLate, match="also when nothing else waits: give it more time"):
+            thread.ask(questions("refused"), deadline=now[0] + 1.0)
+        now[0] += TRY_SECONDS
+    assert engine.batches == [["tried"], ["tried"]]

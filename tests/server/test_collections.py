@@ -13,7 +13,7 @@ from memstore_client import AsyncClient, NotFound
 from memstore_server.batching import EngineThread
 from memstore_server.editing import Editors
 from memstore_server.settings import Settings
-from tests.server.fakes import PATIENCE, FakeEngine
+from tests.server.fakes import PATIENCE, FakeEngine, admission
 from tests.server.sse import events
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ def engines() -> dict[str, FakeEngine]:
 
 @pytest.fixture(params=[0.0])
 def thread(request: pytest.FixtureRequest, engines: dict[str, FakeEngine]) -> Iterator[EngineThread]:
-    made = EngineThread(engines, queue_size=20, max_batch=4, max_wait=request.param)
+    made = EngineThread(engines, admission=admission(queue_size=20, max_batch=4), max_wait=request.param)
     made.start()
     yield made
     for engine in engines.values():

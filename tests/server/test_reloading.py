@@ -15,7 +15,7 @@ from memstore.errors import FingerprintMismatch
 from memstore_client import Client
 from memstore_server.batching import EngineStopped, EngineThread
 from memstore_server.reloading import Reloader
-from tests.server.fakes import PATIENCE, FakeEngine
+from tests.server.fakes import PATIENCE, FakeEngine, admission
 from tests.server.test_serve_process import SERVE, served
 from tests.server.test_serving_life import keep_busy, start_and_queue, told, until
 
@@ -28,7 +28,7 @@ def questions(*texts: str) -> list[Question]:
 
 def busy_thread(engine: FakeEngine, **options: float) -> EngineThread:
     """A thread that answers "busy" until the gate opens."""
-    thread = EngineThread(engine, **{"queue_size": 3, "max_batch": 2, **options})
+    thread = EngineThread(engine, admission=admission(**{"queue_size": 3, "max_batch": 2, **options}))
     thread.start()
     engine.gate.clear()
     thread.ask(questions("busy"))
@@ -69,7 +69,7 @@ def test_questions_after_the_change_do_not_join_those_before_it(engine: FakeEngi
 
 
 def test_a_question_held_back_does_not_hold_up_the_change(engine: FakeEngine) -> None:
-    thread = EngineThread(engine, queue_size=9, max_batch=9, max_wait=2 * PATIENCE)
+    thread = EngineThread(engine, admission=admission(queue_size=9, max_batch=9), max_wait=2 * PATIENCE)
     thread.start()
     (held,) = thread.ask(questions("a"))
     engine.newest = 5
@@ -163,7 +163,7 @@ async def test_a_server_that_watches_finds_the_generation_by_itself(serving, eng
 
 
 def test_one_reload_serves_all_who_wait_for_one_and_a_stopped_server_does_none(engine: FakeEngine) -> None:
-    thread = EngineThread(engine, queue_size=1, max_batch=1)
+    thread = EngineThread(engine, admission=admission(queue_size=1, max_batch=1))
     thread.start()
     reloader = Reloader(thread, watch=None, try_with="x")
     engine.newest = 5

@@ -230,7 +230,8 @@ def test_threads_are_set_before_the_model_is_opened(monkeypatch, threads: int | 
     monkeypatch.setattr(torch, "set_num_threads", done.append)
     monkeypatch.setattr(Answerer, "open", lambda *_, **__: done.append("opened"))
     monkeypatch.setattr(logs, "configure", lambda **style: None)
-    monkeypatch.setattr(app, "serve", lambda *_: True)
+    monkeypatch.setattr(app, "_try", lambda *_: None)
+    monkeypatch.setattr(app, "serve", lambda *_, **__: True)
     app.run(Settings.load(store="s", port=0, threads=threads))
     assert done == [*set_to, "opened"]
 
@@ -280,7 +281,12 @@ def test_the_thread_that_opens_has_ended_when_questions_come(monkeypatch) -> Non
 
     monkeypatch.setattr(Answerer, "open", fake_open)
     monkeypatch.setattr(logs, "configure", lambda **style: None)
-    monkeypatch.setattr(app, "serve", lambda *given: served.append((given[0], opened_in[0].is_alive())))
+    monkeypatch.setattr(app, "_try", lambda *_: opened_in.append(threading.current_thread()))
+
+    def serve(engines: object, *_: object, **__: object) -> None:
+        served.append((engines, [thread.is_alive() for thread in opened_in]))
+
+    monkeypatch.setattr(app, "serve", serve)
     app.run(Settings.load(store="s", port=0))
-    assert served == [({"default": "the answerer"}, False)]
+    assert served == [({"default": "the answerer"}, [False, False])]  # opened, and tried
     assert opened_in[0] is not threading.current_thread()

@@ -10,8 +10,10 @@ from concurrent.futures import Future
 import httpx
 import pytest
 
+from memstore.answer import Question
 from memstore_server.app import create_app
 from memstore_server.batching import DeadlineExceeded, EngineStopped
+from memstore_server.costs import work_of
 from memstore_server.service import WARM_UP_QUESTION, NotReady
 from memstore_server.settings import Settings
 from tests.server.fakes import PATIENCE, FakeEngine
@@ -158,17 +160,49 @@ async def test_a_full_queue_is_reported_at_once(serving, engine: FakeEngine) -> 
         busy = await keep_busy(http, engine)
         waiting = await start_and_queue(http, "/answer", {"question": "waits"}, waiting=1)
         batch = await http.post("/answer/batch", json={"questions": [{"question": "a"}, {"question": "b"}]})
-        assert told(batch) == (429, "overloaded")
+        assert told(batch) == (503, "overloaded")
         assert int(batch.headers["retry-after"]) >= 1
         also = await start_and_queue(http, "/answer", {"question": "also"}, waiting=2)
         for response in (
             await http.post("/answer", json={"question": "c"}),
             await http.post("/retrieve", json={"question": "c"}),
         ):
-            assert told(response) == (429, "overloaded")
+            assert told(response) == (503, "overloaded")
         engine.gate.set()
         assert [(await task).status_code for task in (busy, waiting, also)] == [200, 200, 200]
     assert engine.batches == [["busy"], ["waits", "also"]]
+
+
+async def test_a_full_queue_refuses_what_nobody_has_read(serving, engine: FakeEngine) -> None:
+    """Neither parsed nor checked: a refusal costs nothing."""
+    async with serving(queue_size=1) as http:
+        busy = await keep_busy(http, engine)
+        waiting = await start_and_queue(http, "/answer", {"question": "waits"}, waiting=1)
+        refused = await http.post("/answer", content=b"no JSON at all", headers={"content-type": "application/json"})
+        assert told(refused) == (503, "overloaded")
+        assert refused.headers["retry-after"].isdecimal()
+        assert (await http.get("/health")).status_code == (await http.get("/info")).status_code == 200
+        engine.gate.set()
+        assert [(await task).status_code for task in (busy, waiting)] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/answer", {"question": "late"}), ("/answer/batch", {"questions": [{"question": "late"}, {"question": "too"}]})],
+)
+async def test_what_cannot_be_in_time_is_refused_at_once(serving, engine: FakeEngine, path: str, body: dict) -> None:
+    """Singles and batches by the same rule."""
+    async with serving() as http:
+        admission = http._transport.app.state.service._thread._admission
+        admission.costs.observe(work_of(Question("why?")), 2.0)
+        busy = await keep_busy(http, engine)
+        refused = await http.post(path, json={**body, "deadline_ms": 1_500})
+        assert told(refused) == (503, "too-late")
+        assert refused.json()["detail"].startswith("it would take about ")
+        assert int(refused.headers["retry-after"]) >= 1
+        engine.gate.set()
+        assert (await busy).status_code == 200
+    assert engine.batches == [["busy"]]
 
 
 @pytest.mark.parametrize(

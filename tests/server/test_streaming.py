@@ -12,7 +12,7 @@ import pytest
 from memstore.answer import Question
 from memstore_server import hearing
 from memstore_server.batching import EngineThread
-from tests.server.fakes import PATIENCE, FakeEngine
+from tests.server.fakes import PATIENCE, FakeEngine, admission
 from tests.server.sse import events, text
 
 pytestmark = pytest.mark.anyio
@@ -155,7 +155,7 @@ async def test_a_full_queue_and_a_server_that_stops_have_their_status(serving, e
         waiting = asyncio.create_task(streamed(http, "two"))
         await until(lambda: waiting_of(http) == 1)
         refused = await http.post("/answer", json={"question": "three", "stream": True})
-        assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)
+        assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
         engine.gate.set()
         await running
         await waiting
@@ -261,7 +261,7 @@ async def test_a_client_that_hangs_up_while_it_waits_leaves_the_queue(serving, e
 
 
 def test_listeners_are_as_many_as_questions(engine: FakeEngine) -> None:
-    thread = EngineThread(engine, queue_size=2, max_batch=2)
+    thread = EngineThread(engine, admission=admission(queue_size=2, max_batch=2))
     thread.start()
     with pytest.raises(ValueError, match="zip"):
         thread.ask([Question("a"), Question("b")], listeners=[None])

@@ -110,10 +110,11 @@ const ADVICE = {
 
 /**
  * @param {Response} response
- * @param {{title?: string, detail?: string, request_id?: string} | null} problem
+ * @param {{type?: string, title?: string, detail?: string, request_id?: string} | null} problem
  */
 function troubleOf(response, problem) {
-  const { status, headers } = response;
+  const { headers } = response;
+  const status = problem?.type === "urn:memstore:problem:overloaded" ? 429 : response.status;
   const headline = HEADLINES[status] ?? `The server replied "${problem?.title ?? response.statusText}" (${status}).`;
   const said = status === 500 || status === 429 ? "" : sentence(problem?.detail ?? "");
   const advice = [said, ADVICE[status] ?? "", later(headers.get("Retry-After"))].filter(Boolean).join(" ");

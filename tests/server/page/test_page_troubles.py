@@ -38,6 +38,11 @@ REPLIES = {
         problem(429, "64 of 64 places are taken", **{"Retry-After": "3"}),
         ["Too many questions are waiting.", "Try again in 3 seconds.", "Request r-1"],
     ),
+    "503 with too much to do": (
+        {**problem(503), "headers": {"Retry-After": "3"},
+         "body": json.dumps({"type": "urn:memstore:problem:overloaded", "detail": "64 of 64", "request_id": "r-1"})},
+        ["Too many questions are waiting.", "Try again in 3 seconds.", "Request r-1"],
+    ),
     "503 while it starts": (
         problem(503, "the server is starting: the warm-up answer is not there yet", **{"Retry-After": "1"}),
         ["The server takes no questions right now.",

@@ -1,0 +1,62 @@
+"""What waits for the engine, and what becomes of it. Refuses to know threads and the order in which things are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from memstore.answer import Listener, Question
+from memstore_server.costs import Work
+from memstore_server.engine import Engine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[T]):
+    """A result, with the seconds its job waited in the queue and then ran; `by` is `info` of the engine that ran it,
+    and the name of its `collection`.
+    """
+
+    value: T
+    queued: float
+    ran: float
+    by: Mapping[str, object]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Work that waits. Exactly one of `question` (can be joined), `call` (cannot) and `successor` is set."""
+
+    collection: str
+    admitted: float
+    deadline: float | None
+    request_id: str
+    question: Question | None = None
+    listener: Listener | None = None
+    call: Callable[[Engine], Any] | None = None
+    successor: Engine | None = None
+    work: Work | None = None
+    seconds: float = 0.0  # that it adds to a batch, as predicted
+    future: Future[Any] = field(default_factory=Future)
+
+
+def told(error: BaseException) -> Exception:
+    """The error as one that a caller can handle: a panic of a Rust library, for one, is no `Exception`."""
+    if isinstance(error, Exception):
+        return error
+    ended = RuntimeError(f"the engine was ended by {type(error).__name__}: {error}")
+    ended.__cause__ = error
+    return ended
+
+
+def fail_unfinished(jobs: Iterable[Job], error: BaseException) -> None:
+    """Fails those that are not done, as the thread that ran them has ended with this error."""
+    for job in jobs:
+        with suppress(InvalidStateError):  # done, or cancelled
+            ended = RuntimeError("the engine's thread ended while it ran this")
+            ended.__cause__ = error
+            job.future.set_exception(ended)
