@@ -107,7 +107,8 @@ class MixedBatches:
         questions = chosen.questions
         i = int(chosen.rows[int(rng.integers(len(chosen.rows)))])
         hits = int((questions.candidates[i] >= 0).sum())  # -1 fills the row after the last hit
-        columns = choose_candidates(chosen.gold[i, :hits], difficulty.passages, self.settings.choice, rng)
+        given = chosen.gold[i, :hits], chosen.proven[i, :hits]
+        columns = choose_candidates(*given, difficulty.passages, self.settings.choice, rng)
         gold = chosen.gold[i, columns].tolist()
         rows = self._some_unrelated(questions.candidates[i, columns], gold, rng)
         passages = [self.cache.passages[int(r)] for r in rows]
@@ -146,9 +147,9 @@ class MixedBatches:
     def _answer(self, answers: list[Ints], read: Sequence[Ints], rng: Generator) -> Ints:
         """The answer to train on, by the settings' rule; `read` are the gold passages among those chosen."""
         rule = self.settings.answer
-        if rule == "read":
+        if rule in ("read", "held"):
             answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
-            rule = "shortest"
+            rule = "shortest" if rule == "read" else "random"
         return answers[choose_answer([len(a) for a in answers], rule, rng.random())]
 
     def _dev_example(self, questions: QuestionSet, i: int, gold: NDArray[np.bool_]) -> Example:
@@ -284,6 +285,7 @@ class _Set:
 
     def __init__(self, questions: QuestionSet, settings: DataSettings, *, whole: bool) -> None:
         self.questions, self.gold = questions, questions.gold(settings.gold)
+        self.proven: NDArray[np.bool_] = questions.gold("answer") & questions.gold("title") & self.gold
         rows = np.arange(len(questions))
         self.verdicts = _verdicts(questions)
         if settings.answerable_only and not whole:
@@ -299,22 +301,31 @@ def _verdicts(questions: QuestionSet) -> NDArray[np.bool_]:
 
 
 def choose_candidates(
-    gold: NDArray[np.bool_], wanted: int, choice: Literal["first", "sample", "gold"], rng: Generator
+    gold: NDArray[np.bool_],
+    proven: NDArray[np.bool_],
+    wanted: int,
+    choice: Literal["first", "sample", "gold", "best"],
+    rng: Generator,
 ) -> NDArray[np.int64]:
     """The candidates of a question that are read, as ascending places: they keep the retriever's order.
 
     Args:
         gold: `(hits,)`, whether each candidate is gold.
+        proven: `(hits,)`, whether it is also known to be of the right page.
         wanted: at most this many are read.
-        choice: the "first" ones, a random "sample", or a sample with a "gold" one in it if there is any.
+        choice: the "first" ones, a random "sample", or a sample with a "gold" one in it if there is any: any of them,
+            or the "best", which is the first proven one, or else the first.
         rng: the question's.
     """
     hits = len(gold)
     if hits <= wanted or choice == "first":
         return np.arange(min(hits, wanted))
     order = rng.permutation(hits)
-    if choice == "gold" and gold.any():
-        right = int(rng.choice(np.flatnonzero(gold)))
+    if choice in ("gold", "best") and gold.any():
+        if choice == "best":
+            right = int(np.flatnonzero(proven if proven.any() else gold)[0])
+        else:
+            right = int(rng.choice(np.flatnonzero(gold)))
         order = np.concatenate([[right], order[order != right]])  # first, so that the cut below keeps it
     return np.sort(order[:wanted])
 

@@ -88,14 +88,16 @@ class DataSettings:
         mixture: "uniform" over tasks, by "temperature" (`p ~ n ** (1 / temperature)`), or as "given" in `weights`.
         weights: by set.
         answer: which of several answers is trained on: "first", "shortest", "random", or "read": the shortest of
-            those in a gold passage that is read (of all answers, if no such passage holds one).
+            those in a gold passage that is read (of all answers, if no such passage holds one), or "held": any of them.
         answerable_only: train only on questions with a gold passage among their candidates, and on those that ask for
             a verdict, which needs none.
         whole: sets that are trained on whole all the same. Where most answers are in no passage, as in slot filling,
             the model then learns what is likely.
         gold: which passages are gold: those that hold an "answer", those of a page that proves it ("title"), "either".
         choice: which candidates are read if there are more than `passages`: the retriever's "first" ones, a random
-            "sample", or a sample with "gold" in it. They stay in the retriever's order.
+            "sample", a sample with "gold" in it, or one with the "best" gold one in it: the retriever's first of those
+            that hold an answer and are of its page, or else of all gold ones. An answer's words are often in passages
+            that do not answer. They stay in the retriever's order.
         unrelated: share of a question's wrong passages that are any passages of the cache instead of its candidates.
             Candidates out of a large collection all have words of the question; out of a small one most do not, and a
             scorer that never saw such passages may prefer them.
@@ -127,11 +129,11 @@ class DataSettings:
     mixture: Literal["uniform", "temperature", "given"] = "uniform"
     temperature: float = 2.0
     weights: dict[str, Any] = field(default_factory=dict)
-    answer: Literal[AnswerChoice, "read"] = "first"
+    answer: Literal[AnswerChoice, "read", "held"] = "first"
     answerable_only: bool = False
     whole: tuple[str, ...] = ()
     gold: Literal["answer", "title", "either"] = "answer"
-    choice: Literal["first", "sample", "gold"] = "first"
+    choice: Literal["first", "sample", "gold", "best"] = "first"
     unrelated: float = 0.0
     passages: Points = ((0, 8),)
     passage_tokens: Points = ((0, 256),)

@@ -258,16 +258,27 @@ def test_a_set_named_whole_keeps_its_questions_without_gold(source: Source) -> N
 def test_choose_candidates() -> None:
     gold = np.array([False, False, True, False, True])
     rng = np.random.default_rng(0)
-    assert choose_candidates(gold, 3, "first", rng).tolist() == [0, 1, 2]
-    assert choose_candidates(gold, 9, "gold", rng).tolist() == [0, 1, 2, 3, 4]
-    assert choose_candidates(gold[:0], 3, "gold", rng).tolist() == []
-    drawn = [choose_candidates(gold, 2, "gold", rng).tolist() for _ in range(200)]
+    assert choose_candidates(gold, gold, 3, "first", rng).tolist() == [0, 1, 2]
+    assert choose_candidates(gold, gold, 9, "gold", rng).tolist() == [0, 1, 2, 3, 4]
+    assert choose_candidates(gold[:0], gold[:0], 3, "gold", rng).tolist() == []
+    drawn = [choose_candidates(gold, gold, 2, "gold", rng).tolist() for _ in range(200)]
     assert all(a < b for a, b in drawn)
     assert all({2, 4} & set(d) for d in drawn)
     assert {i for d in drawn for i in d} == {0, 1, 2, 3, 4}
-    sampled = Counter(i for _ in range(500) for i in choose_candidates(gold, 2, "sample", rng).tolist())
+    sampled = Counter(i for _ in range(500) for i in choose_candidates(gold, gold, 2, "sample", rng).tolist())
     assert all(140 < sampled[i] < 260 for i in range(5))  # 200 each, give or take
-    assert {tuple(choose_candidates(gold[:2], 1, "gold", rng)) for _ in range(50)} == {(0,), (1,)}
+    assert {tuple(choose_candidates(gold[:2], gold[:2], 1, "gold", rng)) for _ in range(50)} == {(0,), (1,)}
+
+
+def test_the_best_gold_passage_is_the_first_that_is_proven() -> None:
+    """Or the first of all: most passages with an answer's words in them do not answer."""
+    gold, rng = np.array([False, True, True, False, True]), np.random.default_rng(0)
+    nothing, proven = np.zeros(5, dtype=bool), np.array([False, False, False, False, True])
+    for known, right in ((nothing, 1), (proven, 4)):
+        assert {tuple(choose_candidates(gold, known, 1, "best", rng)) for _ in range(20)} == {(right,)}
+        drawn = [choose_candidates(gold, known, 3, "best", rng).tolist() for _ in range(50)]
+        assert all(right in row and row == sorted(row) for row in drawn)
+        assert {i for row in drawn for i in row} == {0, 1, 2, 3, 4}
 
 
 def test_max_tokens_leaves_out_questions_at_the_end(source: Source) -> None:
@@ -349,7 +360,7 @@ def test_dev_asks_about_held_out_passages_where_pretraining_is_on(source: Source
         ({"fixed_length": True, "passage_tokens": [[0, 256]]}, "exceed"),
         ({"max_target_tokens": 1}, "max_target_tokens"),
         ({"word_dropout": 2}, "word_dropout must be between 0 and 1"),
-        ({"choice": "best"}, "data.choice must be one of"),
+        ({"choice": "worst"}, "data.choice must be one of"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(source: Source, data: dict[str, Any], says: str) -> None:
