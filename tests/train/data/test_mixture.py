@@ -113,6 +113,13 @@ def test_the_answer_for_read_is_the_shortest_in_the_gold_passages_not_of_all(sou
     assert trained(answer="shortest") == {"Ra"}
 
 
+def test_any_answer_in_the_gold_passages_may_be_trained_on(source: Source) -> None:
+    batches = [plain(source(train=["long.other"], questions=8, answer="held").batch(step))[3] for step in range(4)]
+    trained = {cases.tokenizer().decode(target) for targets in batches for target in targets}
+    assert {"river in Africa"} < trained
+    assert "Ra" not in trained
+
+
 def test_an_answer_is_cut_to_its_limit_and_still_ends(source: Source) -> None:
     _, _, _, targets, _, _ = plain(source(train=["long.other"], answer="read", max_target_tokens=3).batch(0))
     assert {(len(t), t[-1]) for t in targets} == {(3, 1)}
