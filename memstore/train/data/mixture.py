@@ -147,7 +147,7 @@ class MixedBatches:
     def _answer(self, answers: list[Ints], read: Sequence[Ints], rng: Generator) -> Ints:
         """The answer to train on, by the settings' rule; `read` are the gold passages among those chosen."""
         rule = self.settings.answer
-        if rule in ("read", "held"):
+        if rule == "read" or rule == "held":
             answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
             rule = "shortest" if rule == "read" else "random"
         return answers[choose_answer([len(a) for a in answers], rule, rng.random())]
