@@ -121,7 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="documents: the most of the corpus, for `growing`; added by `adding`",
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="how long `replicas` runs, and `adding` asks alone")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="how long `replicas` and each part of `overload` run, and `adding` asks alone",
+    )
     parser.add_argument(
         "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...: where `reader` and `builder` compute"
     )

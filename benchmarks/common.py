@@ -36,7 +36,7 @@ class Options:
         data: questions with answers, instead of the sample's.
         llm: the model to compare with, a GGUF file, instead of the one that a package brings.
         limit: the most documents of the corpus that `growing` takes, all by default; those that `adding` adds.
-        seconds: how long `replicas` runs, and `adding` asks without a change.
+        seconds: how long `replicas` and each part of `overload` run, and `adding` asks without a change.
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
         size: the T5 whose shape these benchmarks take; None for their usual model.
         passages: how many `filters` searches; None for its usual number.
