@@ -43,7 +43,11 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Semaphore(0)
-        self.pause = threading.Event()  # before each piece of text
+        self.scoring, self.pause = (
+            threading.Event(),
+            threading.Event(),
+        )  # before passages are ranked; each piece of text
+        self.scoring.set()
         self.pause.set()
         self.cut_short = threading.Semaphore(0)  # answers that nobody wanted more of
         self.trained = True
@@ -75,6 +79,7 @@ class FakeEngine:
         if answer.text.startswith("damaged"):
             raise ChecksumMismatch("secret path /srv/store")
         if listener:
+            assert self.scoring.wait(PATIENCE), "nobody let it score"
             listener.ranked(answer.passages)
         for piece in re.findall(r"\s*\S+", answer.text):
             assert self.pause.wait(PATIENCE), "nobody let it go on"

@@ -63,19 +63,37 @@ function holds(passage, answer) {
   return [passage.title, passage.text].some((text) => marksOf(text, answer).some((mark) => mark.whole));
 }
 
-/** @param {AnswerReply} reply @returns {HTMLElement[]} */
-export function passageParts({ passages, answer }) {
+/**
+ * What is shown of an answer while it is written, which goes into the second part.
+ * @param {string} question
+ * @returns {HTMLElement[]}
+ */
+export function arrivingParts(question) {
+  return [
+    element("h2", { id: "answer-title", class: "asked", dir: "auto" }, question),
+    element("p", { id: "arriving", class: "arriving-text", dir: "auto" }),
+  ];
+}
+
+/**
+ * @typedef {"found" | "ranked" | "read"} Stage how far the passages are
+ * @param {{passages: RankedPassage[], answer: string}} reply
+ * @param {Stage} [stage]
+ * @returns {HTMLElement[]}
+ */
+export function passageParts({ passages, answer }, stage = "read") {
   if (!passages.length) return [];
   const scales = {
     rerank: scaleOf(passages.map((passage) => passage.rerank_score)),
     retrieval: scaleOf(passages.map((passage) => passage.retrieval_score)),
   };
-  const shown = passages.map((passage, at) => passageItem(passage, at + 1, scales, answer));
-  const kept = passages.filter((passage) => passage.kept).length;
+  const shown = passages.map((passage, at) => passageItem(passage, at + 1, scales, { answer, stage }));
+  const kept = stage === "found" ? passages.length : passages.filter((passage) => passage.kept).length;
+  const now = { found: "scored now", ranked: `the best ${kept} read now`, read: `the best ${kept} kept and read` }[stage];
   const parts = [
     element("h2", { id: "passages-title" }, scales.rerank ? "Passages, reranked" : "Passages, as retrieved"),
     element("p", { class: "about" },
-      `${counted(passages.length, "passage")} found, the best ${kept} kept and read. `,
+      `${counted(passages.length, "passage")} found, ${now}. `,
       "Bars reach from the lowest score here to the highest."),
     element("ol", { class: "list" }, ...shown.slice(0, kept)),
   ];
@@ -105,11 +123,11 @@ function scaleOf(scores) {
  * @param {RankedPassage} passage
  * @param {number} place in the order of the reply, from 1
  * @param {Scales} scales
- * @param {string} answer
+ * @param {{answer: string, stage: Stage}} reply
  */
-function passageItem(passage, place, scales, answer) {
+function passageItem(passage, place, scales, { answer, stage }) {
   const title = passage.title || passage.id;
-  const kind = passage.kept ? "kept" : "dropped";
+  const kind = stage === "found" ? "found" : passage.kept ? "kept" : "dropped";
   const number = element("span", { class: "number" }, String(place));
   const scores = element("span", { class: "scores" },
     ...scoreLine("rerank", place, passage.rerank_score, scales.rerank),
@@ -123,6 +141,7 @@ function passageItem(passage, place, scales, answer) {
   const body = element("div", { class: "body" },
     element("p", { class: "text", dir: "auto" }, ...marked(passage.text, passage, answer)), ...origin(passage));
   const item = { class: `passage ${kind}`, id: `passage-${place}`, tabindex: passage.kept ? -1 : null };
+  if (stage === "found") return element("li", { class: item.class }, element("div", { class: "head" }, ...head));
   if (passage.kept) return element("li", item, element("div", { class: "head" }, ...head), body);
   return element("li", item, element("details", {}, element("summary", { class: "head" }, ...head), body));
 }

@@ -17,10 +17,15 @@
  *   limits: {question_characters: number, retrieve_k: number, keep_k: number},
  *   defaults: {retrieve_k: number, keep_k: number}}} Info
  * @typedef {{questions: string[], topics: string[]}} Examples
+ * @typedef {{retrieved: (passages: RankedPassage[]) => void, ranked: (passages: RankedPassage[]) => void,
+ *   token: (text: string) => void}} Listener what is called while an answer is made
  */
+
+import { events } from "./events.js";
 
 const ROOT = new URL("../", import.meta.url); // wherever a proxy shows the server
 const PROBLEM = "application/problem+json";
+const STREAM = "text/event-stream";
 
 /** Why there is no reply. `message` is the headline; `advice` says what to do. */
 export class Trouble extends Error {
@@ -39,14 +44,34 @@ export const info = (signal) => call("info", { signal });
 export const examples = (collection) =>
   call(collection === undefined ? "page/examples" : `page/examples?${new URLSearchParams({ collection })}`, {});
 
-/** @param {AnswerRequest} request @param {AbortSignal} [signal] @returns {Promise<AnswerReply>} */
-export const answer = (request, signal) =>
-  call("answer", {
+/**
+ * @param {AnswerRequest} request
+ * @param {Listener} listener
+ * @param {AbortSignal} signal
+ * @returns {Promise<AnswerReply>}
+ * @throws {Trouble} as `call`
+ */
+export async function answer(request, listener, signal) {
+  const question = request.question.toWellFormed?.() ?? request.question;
+  const response = await asked("answer", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...request, question: request.question.toWellFormed?.() ?? request.question }),
+    body: JSON.stringify({ ...request, question, stream: true }),
     signal,
   });
+  if (!is(response, STREAM) || !response.body) throw foreign();
+  const arriving = events(response.body);
+  for (;;) {
+    const { done, value } = await reached(() => arriving.next());
+    if (done) throw new Trouble("The answer broke off.", { advice: "The server may have been stopped. Ask again." });
+    const data = parsed(value.data);
+    if (data === null) throw foreign();
+    if (value.name === "done") return data;
+    if (value.name === "error") throw troubleOf(data.status, data);
+    if (value.name === "retrieved" || value.name === "ranked") listener[value.name](data.passages);
+    if (value.name === "token") listener.token(data.text);
+  }
+}
 
 /**
  * @param {string} path below the page's own address
@@ -54,15 +79,28 @@ export const answer = (request, signal) =>
  * @throws {Trouble} for whatever is no reply; what `options.signal` aborts ends in its `AbortError`
  */
 async function call(path, options) {
-  const response = await reached(() => fetch(new URL(path, ROOT), { cache: "no-store", ...options }));
-  const text = await reached(() => response.text());
-  const kind = response.headers.get("Content-Type") ?? "";
-  if (!response.ok) throw troubleOf(response, kind.startsWith(PROBLEM) ? parsed(text) : null);
-  const value = kind.startsWith("application/json") ? parsed(text) : null;
-  if (value === null) {
-    throw new Trouble("The reply is not memstore's.", { advice: "Something between this page and the server replied." });
-  }
+  const response = await asked(path, options);
+  const value = is(response, "application/json") ? parsed(await reached(() => response.text())) : null;
+  if (value === null) throw foreign();
   return value;
+}
+
+/** A response that succeeded. @param {string} path @param {RequestInit} options @returns {Promise<Response>} */
+async function asked(path, options) {
+  const response = await reached(() => fetch(new URL(path, ROOT), { cache: "no-store", ...options }));
+  if (response.ok) return response;
+  const text = await reached(() => response.text());
+  const retryAfter = response.headers.get("Retry-After");
+  throw troubleOf(response.status, is(response, PROBLEM) ? parsed(text) : null, response.statusText, retryAfter);
+}
+
+/** @param {Response} response @param {string} mediaType */
+function is(response, mediaType) {
+  return (response.headers.get("Content-Type") ?? "").startsWith(mediaType);
+}
+
+function foreign() {
+  return new Trouble("The reply is not memstore's.", { advice: "Something between this page and the server replied." });
 }
 
 /** @template T @param {() => Promise<T>} step @returns {Promise<T>} */
@@ -109,15 +147,16 @@ const ADVICE = {
 };
 
 /**
- * @param {Response} response
+ * @param {number} replied the reply's status
  * @param {{type?: string, title?: string, detail?: string, request_id?: string} | null} problem
+ * @param {string} [statusText]
+ * @param {string | null} [retryAfter]
  */
-function troubleOf(response, problem) {
-  const { headers } = response;
-  const status = problem?.type === "urn:memstore:problem:overloaded" ? 429 : response.status;
-  const headline = HEADLINES[status] ?? `The server replied "${problem?.title ?? response.statusText}" (${status}).`;
+function troubleOf(replied, problem, statusText = "", retryAfter = null) {
+  const status = problem?.type === "urn:memstore:problem:overloaded" ? 429 : replied;
+  const headline = HEADLINES[status] ?? `The server replied "${problem?.title ?? statusText}" (${status}).`;
   const said = status === 500 || status === 429 ? "" : sentence(problem?.detail ?? "");
-  const advice = [said, ADVICE[status] ?? "", later(headers.get("Retry-After"))].filter(Boolean).join(" ");
+  const advice = [said, ADVICE[status] ?? "", later(retryAfter)].filter(Boolean).join(" ");
   return new Trouble(headline, { advice, requestId: problem?.request_id ?? "" });
 }
 

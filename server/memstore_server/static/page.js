@@ -1,10 +1,10 @@
 /**
- * The page: a question is asked, its address noted, its reply shown. One question at a time: a new one ends the one
- * before it, whose reply is then never shown, whenever it comes.
+ * The page: a question is asked, its address noted, its reply shown as it arrives. One question at a time: a new one
+ * ends the one before it, whose reply is then never shown, whenever it comes.
  *
  * @typedef {import("./controls.js").Options} Options
  */
-import { answerParts, passageParts } from "./answer.js";
+import { answerParts, arrivingParts, passageParts } from "./answer.js";
 import * as api from "./api.js";
 import { Controls } from "./controls.js";
 import { costParts } from "./cost.js";
@@ -41,7 +41,8 @@ async function ask(asked) {
   try {
     if (controls === null) await greet(mine.signal);
     requireCollection();
-    const reply = await api.answer({ question: asked, ...controls?.chosen }, mine.signal);
+    const listener = showArriving(asked, () => running === mine);
+    const reply = await api.answer({ question: asked, ...controls?.chosen }, listener, mine.signal);
     if (running === mine) showReply(reply, asked);
   } catch (error) {
     if (running === mine) showProblem(error);
@@ -59,10 +60,36 @@ function showReply(reply, asked) {
   byId("cost").replaceChildren(...costParts(reply.usage));
   byId("passages").replaceChildren(...passageParts(reply));
   byId("passages").hidden = !reply.passages.length;
+  byId("cost").hidden = false;
   byId("reply").hidden = false;
   const kept = reply.passages.filter((passage) => passage.kept).length;
   byId("status").textContent = `Answer: ${reply.answer || "none"}. ${counted(kept, "passage")} read.`;
   document.title = `${asked} · memstore`;
+}
+
+/**
+ * Shows what there is of a reply: passages as they are found, then as they are ranked, then the text as it is written.
+ * @param {string} asked
+ * @param {() => boolean} wanted whether the question is still the one to show
+ * @returns {import("./api.js").Listener}
+ */
+function showArriving(asked, wanted) {
+  const passages = (/** @type {"found" | "ranked"} */ stage) =>
+    (/** @type {import("./api.js").RankedPassage[]} */ found) => {
+      if (!wanted()) return;
+      if (stage === "found") byId("answer").replaceChildren(...arrivingParts(asked));
+      byId("passages").replaceChildren(...passageParts({ passages: found, answer: "" }, stage));
+      byId("passages").hidden = !found.length;
+      byId("cost").hidden = true;
+      byId("waiting-for").hidden = true; // it heads the answer from here on
+      byId("reply").classList.remove("former");
+      byId("reply").classList.add("arriving");
+      byId("reply").hidden = false;
+    };
+  const token = (/** @type {string} */ text) => {
+    if (wanted()) byId("arriving").append(text);
+  };
+  return { retrieved: passages("found"), ranked: passages("ranked"), token };
 }
 
 /**
@@ -74,10 +101,12 @@ function showWaiting(asked) {
   byId("waiting").hidden = !waits;
   byId("stop").hidden = !waits;
   byId("reply").classList.toggle("former", waits);
+  byId("reply").classList.remove("arriving");
   byId("reply").setAttribute("aria-busy", String(waits));
   if (!waits) return () => {};
   byId("status").textContent = "Answering";
   byId("waiting-for").textContent = asked;
+  byId("waiting-for").hidden = false;
   const began = performance.now();
   const show = () => (byId("elapsed").textContent = ((performance.now() - began) / 1000).toFixed(1));
   show();
@@ -240,6 +269,7 @@ async function start() {
   });
   byId("question").addEventListener("input", showLength);
   byId("stop").addEventListener("click", () => {
+    if (byId("reply").classList.contains("arriving")) byId("reply").hidden = true; // half a reply is none
     stop();
     byId("status").textContent = "Stopped";
     byId("question").focus();
