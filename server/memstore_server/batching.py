@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from memstore_server.admission import Admission, Refused
 from memstore_server.costs import work_of
 from memstore_server.engine import Engine as Engine  # also a name of this module
 from memstore_server.logs import request_id
-from memstore_server.queued import Job, fail_unfinished, told
+from memstore_server.queued import Job, Ran, fail_unfinished, told
 from memstore_server.queued import Timed as Timed
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class EngineThread:
         admission: says who may wait, and which questions are joined into one call of `engine.answer`.
         max_wait: seconds a question may be held back so that others can join it; at most half of what its deadline
             leaves, so that a wait for company is never what makes it late.
+        ran: called after each batch of questions, with its jobs and answers, and when it began and what it took.
         clock: monotonic seconds.
     """
 
@@ -58,12 +59,13 @@ class EngineThread:
         *,
         admission: Admission,
         max_wait: float = 0.0,
+        ran: Ran | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines = dict(engines) if isinstance(engines, Mapping) else {UNNAMED: engines}
         self._infos = {name: _info(engine, name) for name, engine in self._engines.items()}
         self._first, self._clock = next(iter(self._engines)), clock
-        self._admission, self._max_wait = admission, max_wait
+        self._admission, self._max_wait, self._ran = admission, max_wait, ran
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._open = self._lost = False
@@ -98,6 +100,11 @@ class EngineThread:
     def info_of(self, collection: str | None = None) -> Mapping[str, object]:
         """`info` of the engine in use, and the name of its `collection`."""
         return self._infos[self._named(collection)]
+
+    @property
+    def collections(self) -> Iterable[str]:
+        """Their names."""
+        return self._engines.keys()
 
     @property
     def waiting(self) -> int:
@@ -342,6 +349,14 @@ class EngineThread:
             self._admission.end(jobs, self._clock())  # before anybody hears of it, and asks again
             for job, answer in zip(jobs, answers, strict=True):
                 self._deliver(job, answer, started)
+            self._tell(jobs, answers, started)
+
+    def _tell(self, jobs: Sequence[Job], answers: Sequence[Answer], started: float) -> None:
+        try:
+            if self._ran is not None:
+                self._ran(jobs, answers, started=started, seconds=self._clock() - started)
+        except Exception:  # they have their answers: nothing of this may end the thread
+            log.exception("a batch could not be counted")
 
     def _begun(self, jobs: Sequence[Job]) -> float:
         """Notes that these run from now on."""

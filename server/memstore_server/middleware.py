@@ -20,7 +20,7 @@ from memstore_client.wire import REQUEST_ID_HEADER
 from memstore_server.keys import BODY_LIMIT
 from memstore_server.logs import request_id
 from memstore_server.problems import problem_response
-from memstore_server.service import NotReady
+from memstore_server.service import NotReady, Service
 
 log = logging.getLogger("memstore_server.access")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # anything else could forge log lines, or fill them
@@ -62,8 +62,17 @@ class RequestContext:
             await problem_response(shown, path=scope["path"])(scope, receive, send_with_id)
         finally:
             milliseconds = (time.monotonic() - began) * 1000
+            if status:
+                _count(scope, status, milliseconds / 1000)
             log.info("%s %s %d %.1f ms", scope["method"], quote(scope["path"]), status, milliseconds)
             request_id.reset(token)
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    """Counts a request under the pattern of its route, for which it may not matter what else is in the path."""
+    service: Service = scope["app"].state.service
+    route = getattr(scope.get("route"), "path", "none")
+    service.metrics.request(route=route, method=scope["method"], status=status, seconds=seconds)
 
 
 class HeadAsGet:

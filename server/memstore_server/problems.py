@@ -186,7 +186,9 @@ def install(app: FastAPI) -> None:
     """Makes the app reply to errors with problems. The unforeseen are caught further out, in middleware."""
 
     async def reply(request: Request, error: Exception) -> Response:
-        return problem_response(error, path=request.url.path)
+        response = problem_response(error, path=request.url.path)
+        request.app.state.service.metrics.problem(describe(error).kind.name)
+        return response
 
     async def nobody_listens(_request: Request, _error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

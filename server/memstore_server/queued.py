@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from memstore.answer import Listener, Question
+from memstore.answer import Answer, Listener, Question
 from memstore_server.costs import Work
 from memstore_server.engine import Engine
 
@@ -42,6 +42,13 @@ class Job:
     work: Work | None = None
     seconds: float = 0.0  # that it adds to a batch, as predicted
     future: Future[Any] = field(default_factory=Future)
+
+
+class Ran(Protocol):
+    """Hears of a batch of questions that was answered."""
+
+    def __call__(self, jobs: Sequence[Job], answers: Sequence[Answer], *, started: float, seconds: float) -> None:
+        """Which, when it began, and what it took."""
 
 
 def told(error: BaseException) -> Exception:

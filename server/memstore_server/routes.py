@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from fastapi.sse import EventSourceResponse
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -17,6 +17,7 @@ from memstore_server import problems, streaming
 from memstore_server.gates import QueuedRoute
 from memstore_server.keys import KeyedRoute
 from memstore_server.logs import request_id
+from memstore_server.metrics import MEDIA_TYPE
 from memstore_server.service import Service
 
 T = TypeVar("T")
@@ -151,6 +152,12 @@ async def reload(service: ServiceOf, collection: CollectionQuery = None) -> wire
     A generation that is damaged, or that another model made, is not taken up: the former one goes on answering.
     """
     return await service.reload(collection)
+
+
+@about.get("/metrics", include_in_schema=False)
+async def metrics(service: ServiceOf) -> Response:
+    """What the server counts, for Prometheus."""
+    return Response(service.metrics.text(), media_type=MEDIA_TYPE)
 
 
 @about.get("/docs", include_in_schema=False)

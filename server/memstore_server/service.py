@@ -22,6 +22,7 @@ from memstore_server.collection import Collection, named
 from memstore_server.costs import CostModel
 from memstore_server.hearing import Events, Hearing
 from memstore_server.logs import request_id
+from memstore_server.metrics import Metrics
 from memstore_server.reloading import Reloaded
 from memstore_server.settings import Settings
 
@@ -44,18 +45,21 @@ class Service:
 
     Attributes:
         settings: those given.
+        metrics: what is counted.
         collections: what there is, by name, the default one first.
         warm_up: done when a warm-up answer of each collection has ended well, or one with its error; done in the
             engine's thread.
     """
 
     def __init__(self, engines: Mapping[str, Engine], settings: Settings, costs: CostModel | None = None) -> None:
-        self.settings = settings
+        self.settings, self.metrics = settings, Metrics()
         self._thread = EngineThread(
             engines,
             admission=admission_of(settings, costs or CostModel()),
             max_wait=settings.max_wait_ms / 1000,
+            ran=self.metrics.ran,
         )
+        self.metrics.watch(self._thread)
         self.collections = {
             name: Collection(name, self._thread, settings, try_with=WARM_UP_QUESTION) for name in engines
         }
