@@ -19,6 +19,7 @@ from memstore import checkpoint, decode
 from memstore.answer.candidates import Candidate, Candidates, brought, rows_of
 from memstore.answer.listening import Heard, Listener
 from memstore.answer.values import Answer, Question, Usage
+from memstore.answer.vectors import vectors_of
 from memstore.checkpoint.loading import model_of
 from memstore.decode.prepared import PreparedDecoder
 from memstore.decode.spelling import spelled
@@ -32,7 +33,8 @@ from memstore.model.ranking import rank
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage, RankedPassage
 from memstore.retrieve import Filters, Retriever
-from memstore.retrieve.open import open_retriever
+from memstore.retrieve.encoders import Vectors
+from memstore.retrieve.open import encoder_of, open_retriever
 from memstore.store import Store, read_generation
 from memstore.store.sampling import spread
 
@@ -238,6 +240,11 @@ class Answerer:
         ranked = rank(self.model, encoded, memories, torch.zeros(len(passages), dtype=torch.int64))
         order = ranked.order(self._priors([asked]))
         return list(self._ranked(brought(passages), order, [False] * len(passages)))
+
+    def embed(self, texts: Sequence[str], *, as_questions: bool) -> Vectors:
+        """`(N, dim)` float32 of unit length. Raises RequestError where neither store nor model has vectors."""
+        own = MemoryTextEncoder(self.model, self.tokenizer) if self.model.projection is not None else None
+        return vectors_of(texts, encoder_of(self.retriever) or own, as_questions=as_questions)
 
     def passage(self, passage_id: str) -> Passage:
         """One passage of the store.

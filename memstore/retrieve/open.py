@@ -37,7 +37,7 @@ def open_retriever(
         ConfigError: the generation names an unknown retriever, or needs an encoder that is not at hand.
         CheckpointNotFound, CheckpointError: its sentence encoder is absent, or cannot be loaded.
     """
-    encoders = [e for e in (memory_encoder, _encoder_of(beside)) if e is not None]
+    encoders = [e for e in (memory_encoder, encoder_of(beside)) if e is not None]
     kind, folder = store.generation.retriever, index_path(store.path, store.generation.number)
     match kind:
         case "bm25":
@@ -115,7 +115,7 @@ def _open_dense(
     return retriever
 
 
-def _encoder_of(retriever: Retriever | None) -> QuestionEncoder | None:
+def encoder_of(retriever: Retriever | None) -> QuestionEncoder | None:
     """The encoder of an open retriever; None if it has none."""
     parts = retriever.parts if isinstance(retriever, HybridRetriever) else (retriever,)
     return next((part.encoder for part in parts if isinstance(part, DenseRetriever)), None)

@@ -28,6 +28,7 @@ from memstore_server.addresses import url_of as url_of
 from memstore_server.batching import Engine, EngineStopped
 from memstore_server.collection import open_all, with_beams
 from memstore_server.costs import CostModel, calibrate
+from memstore_server.doors import cohere, openai
 from memstore_server.editing import Editors
 from memstore_server.keys import read_key
 from memstore_server.middleware import BodyLimit, HeadAsGet, RequestContext
@@ -84,6 +85,8 @@ def create_app(
     app.include_router(routes.about)
     app.include_router(page.router)
     app.include_router(routes.admin)
+    app.include_router(openai.router)
+    app.include_router(cohere.router)
     if editors is not None:
         app.include_router(writing.router)
     problems.install(app)

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 from memstore.answer import Answer, Listener, Question, RankedPassage
 from memstore.passage import Passage
 from memstore.retrieve import Filters
+from memstore.retrieve.encoders import Vectors
 
 
 class Engine(Protocol):
@@ -25,6 +26,10 @@ class Engine(Protocol):
 
     def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> Sequence[RankedPassage]:
         """The passages with their scores, best first. Raises RequestError for a model without a scorer."""
+        ...
+
+    def embed(self, texts: Sequence[str], *, as_questions: bool) -> Vectors:
+        """`(N, dim)` float32 of unit length. Raises RequestError where there are no vectors."""
         ...
 
     def passage(self, passage_id: str) -> Passage:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from memstore.answer import Answer, Question
 from memstore.errors import MemstoreError
+from memstore.retrieve.encoders import Vectors
 from memstore_client import wire
 from memstore_server import examples, translate
 from memstore_server.admission import Admission, TooLate
@@ -237,6 +238,13 @@ class Service:
             model=translate.model_summary(by),
             request_id=request_id.get(),
         )
+
+    async def embed(self, texts: Sequence[str], collection: str | None, *, as_questions: bool) -> Vectors:
+        """`(N, dim)` float32 of unit length. Raises RequestError where there are no vectors."""
+        found, _, _ = await self._call(
+            lambda engine: engine.embed(texts, as_questions=as_questions), "embed", None, collection
+        )
+        return found
 
     async def passage(self, passage_id: str, collection: str | None = None) -> wire.PassageReply:
         """A passage of the store. Raises PassageNotFound."""

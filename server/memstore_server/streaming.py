@@ -16,7 +16,7 @@ from memstore_client.events import ERROR, KINDS, NAMES, AnswerEvent
 from memstore_server import problems
 from memstore_server.hearing import Events
 
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter for nginx, which else collects
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter for nginx, which else collects
 
 
 async def response(events: Events, request: Request) -> EventSourceResponse:
@@ -26,7 +26,7 @@ async def response(events: Events, request: Request) -> EventSourceResponse:
         Exception: what failed before the first event.
     """
     first = await anext(events)
-    return EventSourceResponse(_sent(first, events, request.url.path), headers=_HEADERS)
+    return EventSourceResponse(_sent(first, events, request.url.path), headers=HEADERS)
 
 
 async def _sent(first: AnswerEvent | None, rest: Events, path: str) -> AsyncIterator[bytes]:

@@ -32,6 +32,7 @@ OUTSIDE = {
     "openssl rand": "asks a server that can be changed: tests/server/test_writing.py",
     'memstore ask "Who discovered radium?" --store store/ --filter': "the sample has no metadata",
     "memstore mcp": "serves until it is stopped: tests/server/test_mcp_process.py",
+    "pip install openai": "the same requests: tests/server/test_known_doors.py",
     "memstore compare": "of a file that no page shows; recipes/compare has two",
 }
 """How ```sh blocks begin that do not run here, and why."""

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 
+import numpy as np
+
 from memstore.answer import Answer, Listener, Question, RankedPassage, Usage
 from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
 from memstore.retrieve import Filters
+from memstore.retrieve.encoders import Vectors
 from memstore.retrieve.filters import Filter
 from memstore_server.admission import Admission
 from memstore_server.costs import CostModel
@@ -117,6 +120,11 @@ class FakeEngine:
 
     def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> list[RankedPassage]:
         return [RankedPassage(passage=p, rerank_score=float(-at)) for at, p in enumerate(reversed(passages))]
+
+    def embed(self, texts: Sequence[str], *, as_questions: bool) -> Vectors:
+        if texts[0] == "none":
+            raise RequestError("there are no vectors here")
+        return np.array([[float(as_questions), len(text)] for text in texts], dtype=np.float32)
 
     def passage(self, passage_id: str) -> Passage:
         for one in self.stored:

@@ -193,6 +193,111 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/chat/completions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Chat Completions
+         * @description Answer the last message of the user, as OpenAI's clients ask for it.
+         *
+         *     What was read is in `citations`, and the rest of what `/answer` replies in `memstore`. With `"stream": true` the
+         *     answer comes as chunks; the last one has these two. Tools, images, several choices and other formats are refused.
+         */
+        post: operations["chat_completions"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Models
+         * @description The models that the other addresses take: one for each collection, the default one first.
+         */
+        get: operations["models"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models/{model}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Model
+         * @description One of these models.
+         */
+        get: operations["model"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/embeddings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Embeddings
+         * @description Vectors of texts, of unit length, by the encoder that the collection is searched with.
+         *
+         *     A collection without vectors (of BM25 alone, by a model without them) has none to give: then this is a 400.
+         */
+        post: operations["embeddings"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/rerank": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rerank Documents
+         * @description Score documents of your own for a question, best first, as Cohere's clients ask for it.
+         */
+        post: operations["rerank_documents"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/documents": {
         parameters: {
             query?: never;
@@ -506,6 +611,226 @@ export interface components {
             missing: string[];
         };
         /**
+         * ChatAnswer
+         * @description The message that answers.
+         */
+        ChatAnswer: {
+            /**
+             * Role
+             * @default assistant
+             * @constant
+             */
+            role: "assistant";
+            /** Content */
+            content: string;
+            /** Refusal */
+            refusal: null;
+        };
+        /**
+         * ChatChoice
+         * @description The one choice that there is.
+         */
+        ChatChoice: {
+            /**
+             * Index
+             * @default 0
+             * @constant
+             */
+            index: 0;
+            message: components["schemas"]["ChatAnswer"];
+            /**
+             * Finish Reason
+             * @default stop
+             * @constant
+             */
+            finish_reason: "stop";
+            /** Logprobs */
+            logprobs: null;
+        };
+        /**
+         * ChatMessage
+         * @description One message. Only the last one of the user is answered.
+         */
+        ChatMessage: {
+            /** Role */
+            role: string;
+            /**
+             * Content
+             * @description Text, or parts of type `text`.
+             */
+            content?: string | {
+                [key: string]: unknown;
+            }[] | null;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * ChatReply
+         * @description Reply of `POST /v1/chat/completions`. Tokens are not counted: what an answer cost is in `memstore`.
+         */
+        ChatReply: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @default chat.completion
+             * @constant
+             */
+            object: "chat.completion";
+            /** Created */
+            created: number;
+            /** Model */
+            model: string;
+            /** Choices */
+            choices: components["schemas"]["ChatChoice"][];
+            /** Usage */
+            usage: null;
+            /**
+             * Citations
+             * @description The passages that were read, best first.
+             */
+            citations: components["schemas"]["RankedPassageReply"][];
+            /**
+             * Memstore
+             * @description What else `POST /answer` replies: score, usage, model, store.
+             */
+            memstore: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * ChatRequest
+         * @description Body of `POST /v1/chat/completions`. Sampling options are taken and change nothing: answers are the likeliest.
+         *
+         *     Options of `POST /answer`, such as `retrieve_k` and `filter`, may stand beside the others.
+         * @example {
+         *       "messages": [
+         *         {
+         *           "content": "Who discovered radium?",
+         *           "role": "user"
+         *         }
+         *       ],
+         *       "model": "memstore"
+         *     }
+         */
+        ChatRequest: {
+            /**
+             * Model
+             * @description `memstore`, or `memstore/NAME` for a collection: see `/v1/models`.
+             */
+            model: string;
+            /** Messages */
+            messages: components["schemas"]["ChatMessage"][];
+            /**
+             * Stream
+             * @default false
+             */
+            stream?: boolean | null;
+            stream_options?: components["schemas"]["StreamOptions"] | null;
+            /**
+             * Max Tokens
+             * @description Length limit of the answer; at most the server's own.
+             */
+            max_tokens?: number | null;
+            /**
+             * Max Completion Tokens
+             * @description The same.
+             */
+            max_completion_tokens?: number | null;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * CohereDocument
+         * @description A document, sent back.
+         */
+        CohereDocument: {
+            /** Text */
+            text: string;
+        };
+        /**
+         * CohereError
+         * @description Body of replies of `/v1/rerank` that are errors.
+         */
+        CohereError: {
+            /** Id */
+            id: string;
+            /** Message */
+            message: string;
+        };
+        /**
+         * CohereReply
+         * @description Reply of `POST /v1/rerank`, best first.
+         */
+        CohereReply: {
+            /** Id */
+            id: string;
+            /** Model */
+            model: string;
+            /** Results */
+            results: components["schemas"]["CohereResult"][];
+            /** Meta */
+            meta: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * CohereRequest
+         * @description Body of `POST /v1/rerank` and `/v2/rerank`: Cohere's, and Jina's.
+         * @example {
+         *       "documents": [
+         *         "Curie found radium.",
+         *         "Cairo is in Egypt."
+         *       ],
+         *       "model": "memstore",
+         *       "query": "Who discovered radium?"
+         *     }
+         */
+        CohereRequest: {
+            /** Model */
+            model?: string | null;
+            /** Query */
+            query: string;
+            /**
+             * Documents
+             * @description Texts, or objects with a `text` and perhaps a `title`.
+             */
+            documents: (string | {
+                [key: string]: unknown;
+            })[];
+            /** Top N */
+            top_n?: number | null;
+            /**
+             * Return Documents
+             * @default false
+             */
+            return_documents?: boolean;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * CohereResult
+         * @description A document's place.
+         */
+        CohereResult: {
+            /**
+             * Index
+             * @description Of the document in the request.
+             */
+            index: number;
+            /**
+             * Relevance Score
+             * @description Its share of the softmax of all documents' rerank scores, which the scorer is trained on: from 0 to 1, and 1 in all. Comparable within a request only.
+             */
+            relevance_score: number;
+            /**
+             * Rerank Score
+             * @description The score itself, which is comparable across requests of one question.
+             */
+            rerank_score: number;
+            document: components["schemas"]["CohereDocument"] | null;
+        };
+        /**
          * CollectionInfo
          * @description One of several stores that a server answers from, as `/info` lists them, and the model that reads it.
          */
@@ -619,6 +944,103 @@ export interface components {
             store: components["schemas"]["StoreSummary"];
             /** Request Id */
             request_id: string;
+        };
+        /**
+         * Embedding
+         * @description The vector of one text, of unit length.
+         */
+        Embedding: {
+            /**
+             * Object
+             * @default embedding
+             * @constant
+             */
+            object: "embedding";
+            /** Index */
+            index: number;
+            /**
+             * Embedding
+             * @description Numbers; or little-endian float32 in base64, where asked for.
+             */
+            embedding: number[] | string;
+        };
+        /**
+         * EmbeddingsReply
+         * @description Reply of `POST /v1/embeddings`.
+         */
+        EmbeddingsReply: {
+            /**
+             * Object
+             * @default list
+             * @constant
+             */
+            object: "list";
+            /** Data */
+            data: components["schemas"]["Embedding"][];
+            /** Model */
+            model: string;
+            /**
+             * @default {
+             *       "prompt_tokens": 0,
+             *       "total_tokens": 0
+             *     }
+             */
+            usage: components["schemas"]["EmbeddingsUsage"];
+        };
+        /**
+         * EmbeddingsRequest
+         * @description Body of `POST /v1/embeddings`.
+         * @example {
+         *       "input": [
+         *         "Who discovered radium?"
+         *       ],
+         *       "model": "memstore"
+         *     }
+         */
+        EmbeddingsRequest: {
+            /**
+             * Model
+             * @description `memstore`, or `memstore/NAME` for a collection: see `/v1/models`.
+             */
+            model: string;
+            /**
+             * Input
+             * @description A text, or several. Token ids are not taken.
+             */
+            input: string | unknown[];
+            /**
+             * Encoding Format
+             * @default float
+             * @enum {string}
+             */
+            encoding_format?: "float" | "base64";
+            /** Dimensions */
+            dimensions?: number | null;
+            /**
+             * Input Type
+             * @description Whether the texts are questions or passages; not a field of OpenAI's.
+             * @default document
+             * @enum {string}
+             */
+            input_type?: "query" | "document";
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * EmbeddingsUsage
+         * @description Tokens, which are not counted.
+         */
+        EmbeddingsUsage: {
+            /**
+             * Prompt Tokens
+             * @default 0
+             */
+            prompt_tokens: number;
+            /**
+             * Total Tokens
+             * @default 0
+             */
+            total_tokens: number;
         };
         /**
          * FieldProblem
@@ -931,6 +1353,30 @@ export interface components {
             streams: "tokens" | "answers";
         };
         /**
+         * ModelReply
+         * @description A model, as `GET /v1/models` lists it: one for each collection.
+         */
+        ModelReply: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @default model
+             * @constant
+             */
+            object: "model";
+            /**
+             * Created
+             * @default 0
+             */
+            created: number;
+            /**
+             * Owned By
+             * @description The model that answers, by its own name.
+             */
+            owned_by: string;
+        };
+        /**
          * ModelSummary
          * @description Which model answered. `trained` false: the weights are random, and so is the answer.
          */
@@ -944,6 +1390,41 @@ export interface components {
              * @description fid, lumen or glimmer
              */
             system: string;
+        };
+        /**
+         * ModelsReply
+         * @description Reply of `GET /v1/models`.
+         */
+        ModelsReply: {
+            /**
+             * Object
+             * @default list
+             * @constant
+             */
+            object: "list";
+            /** Data */
+            data: components["schemas"]["ModelReply"][];
+        };
+        /**
+         * OpenAIError
+         * @description Body of every reply below `/v1` that is an error, but for `/v1/rerank`.
+         */
+        OpenAIError: {
+            error: components["schemas"]["OpenAIProblem"];
+        };
+        /**
+         * OpenAIProblem
+         * @description What went wrong, as OpenAI's clients read it. `code` is the last part of the type of memstore's own problem.
+         */
+        OpenAIProblem: {
+            /** Message */
+            message: string;
+            /** Type */
+            type: string;
+            /** Param */
+            param: string | null;
+            /** Code */
+            code: string;
         };
         /**
          * PassageInput
@@ -1387,6 +1868,19 @@ export interface components {
             generation: number;
             /** Passages */
             passages: number;
+        };
+        /**
+         * StreamOptions
+         * @description How a stream ends.
+         */
+        StreamOptions: {
+            /**
+             * Include Usage
+             * @default false
+             */
+            include_usage?: boolean;
+        } & {
+            [key: string]: unknown;
         };
         /**
          * UsageReply
@@ -2261,6 +2755,165 @@ export interface operations {
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    chat_completions: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChatRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChatReply"];
+                };
+            };
+            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+        };
+    };
+    models: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelsReply"];
+                };
+            };
+            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+        };
+    };
+    model: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelReply"];
+                };
+            };
+            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+        };
+    };
+    embeddings: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EmbeddingsRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EmbeddingsReply"];
+                };
+            };
+            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+        };
+    };
+    rerank_documents: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CohereRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereReply"];
+                };
+            };
+            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
                 };
             };
         };
