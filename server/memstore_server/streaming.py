@@ -53,6 +53,14 @@ def documented(replies: Mapping[int | str, dict[str, Any]]) -> dict[int | str, d
     """
     names = {name: kind.__name__ for name, kind in KINDS.items()} | {ERROR: "Problem"}
     events = {name: {"$ref": f"#/components/schemas/{schema}"} for name, schema in names.items()}
-    described = "With `stream`: server-sent events, each with one JSON object as its data."
-    stream = {"schema": {"type": "string", "description": described}, "x-events": events}
+    one = {
+        "type": "object",
+        "description": "With `stream`: server-sent events, each with one JSON object as its data. This is one of them.",
+        "properties": {
+            "event": {"type": "string", "enum": list(names)},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+        "required": ["event", "data"],
+    }
+    stream = {"schema": one, "x-events": events}
     return {**replies, 200: {**replies[200], "content": {"text/event-stream": stream}}}

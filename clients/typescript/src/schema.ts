@@ -1978,7 +1978,11 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AnswerReply"];
-                    "text/event-stream": string;
+                    "text/event-stream": {
+                        /** @enum {string} */
+                        event: "retrieved" | "ranked" | "token" | "done" | "error";
+                        data: string;
+                    };
                 };
             };
             /** @description The body cannot be read as JSON (`urn:memstore:problem:unreadable-body`) */
