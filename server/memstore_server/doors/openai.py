@@ -151,7 +151,7 @@ def _text(message: shapes.ChatMessage, place: str) -> str:
 
 
 def _content(reply: wire.AnswerReply) -> str:
-    return reply.answer
+    return reply.answer or ""
 
 
 def _beside(reply: wire.AnswerReply) -> dict[str, Any]:
