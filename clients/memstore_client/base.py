@@ -50,15 +50,18 @@ class Call(Generic[R]):
 class BaseClient:
     """All that does not wait: requests from arguments, replies and errors from responses, when to retry."""
 
-    def __init__(self, *, retries: int, timeout: float | None, write_key: str | None) -> None:
+    def __init__(
+        self, *, retries: int, timeout: float | None, write_key: str | None, api_key: str | None = None
+    ) -> None:
         if retries < 0:
             raise ValueError(f"retries must be 0 or more, not {retries}")
         if timeout is not None and not timeout > 0:  # NaN neither
             raise ValueError(f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}")
-        if write_key is not None and not (write_key.isascii() and write_key.isprintable()):
-            raise ValueError("write_key must be printable ASCII characters, as it is sent in a header")
+        for name, key in (("write_key", write_key), ("api_key", api_key)):
+            if key is not None and not (key.isascii() and key.isprintable()):
+                raise ValueError(f"{name} must be printable ASCII characters, as it is sent in a header")
         self.retries = retries
-        self._write_key = write_key
+        self._write_key, self._api_key = write_key, api_key
 
     # --- requests ---
 
@@ -158,8 +161,9 @@ class BaseClient:
         headers = {"Accept": f"{replies}, {wire.PROBLEM_MEDIA_TYPE}"}
         if call.body is not None:
             headers["Content-Type"] = "application/json"
-        if call.keyed and self._write_key is not None:
-            headers["Authorization"] = f"Bearer {self._write_key}"
+        key = self._write_key if call.keyed and self._write_key is not None else self._api_key
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
         return headers
 
     # --- replies ---

@@ -33,6 +33,7 @@ class Client(ChangingClient, StreamingClient):
             server is overloaded or not ready (after the time it advises), and for what is only looked up. An
             answer that was too late is not asked for again.
         write_key: the server's, for what changes its store; sent with nothing else.
+        api_key: one of the server's, where it wants to know who asks; sent with all that has no write key.
         transport: how httpx sends; by default over the network.
 
     Raises:
@@ -48,9 +49,10 @@ class Client(ChangingClient, StreamingClient):
         timeout: float | None = DEFAULT_TIMEOUT,
         retries: int = 2,
         write_key: str | None = None,
+        api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(retries=retries, timeout=timeout, write_key=write_key)
+        super().__init__(retries=retries, timeout=timeout, write_key=write_key, api_key=api_key)
         self._http = httpx.Client(
             base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
         )
@@ -201,6 +203,7 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
         timeout: seconds to wait for a connection and for a reply, each; None waits for ever.
         retries: how often a request is sent again, if that is safe; as for `Client`.
         write_key: the server's, for what changes its store; sent with nothing else.
+        api_key: one of the server's, where it wants to know who asks; sent with all that has no write key.
         transport: how httpx sends; by default over the network.
 
     Raises:
@@ -216,9 +219,10 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
         timeout: float | None = DEFAULT_TIMEOUT,
         retries: int = 2,
         write_key: str | None = None,
+        api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(retries=retries, timeout=timeout, write_key=write_key)
+        super().__init__(retries=retries, timeout=timeout, write_key=write_key, api_key=api_key)
         self._http = httpx.AsyncClient(
             base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
         )

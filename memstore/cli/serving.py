@@ -64,6 +64,12 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     write_key_file: Annotated[
         Path | None, typer.Option(help="Key of requests that change the store, in a file; else there are none [none].")
     ] = None,
+    keys_file: Annotated[
+        Path | None, typer.Option(help="Keys that requests must show, as `memstore keys` keeps them [none].")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin of pages elsewhere that may ask; repeat for several [none].")
+    ] = None,
     max_write_bytes: Annotated[int | None, typer.Option(help="Size limit of such a request [16000000].")] = None,
     write_nice: Annotated[
         int | None, typer.Option(help="How far changes stand back: 0 the server's priority, 19 the least [10].")

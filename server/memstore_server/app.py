@@ -16,12 +16,13 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
 import memstore
 from memstore.errors import ConfigError
 from memstore_client.events import RankedEvent, RetrievedEvent, TokenEvent
-from memstore_client.wire import Problem
+from memstore_client.wire import REQUEST_ID_HEADER, Problem
 from memstore_server import logs, page, problems, routes, writing
 from memstore_server.addresses import bound_socket as bound_socket
 from memstore_server.addresses import url_of as url_of
@@ -30,8 +31,8 @@ from memstore_server.collection import open_all, with_beams
 from memstore_server.costs import CostModel, calibrate
 from memstore_server.doors import cohere, openai
 from memstore_server.editing import Editors
-from memstore_server.keys import read_key
-from memstore_server.middleware import BodyLimit, HeadAsGet, RequestContext
+from memstore_server.keys import read_gate
+from memstore_server.middleware import AskedForKeys, BodyLimit, HeadAsGet, RequestContext
 from memstore_server.service import Service, usual_question
 from memstore_server.settings import Settings, unknown_variables
 
@@ -53,8 +54,8 @@ def create_app(
         ConfigError: the write key cannot be read, or is none.
     """
     engines = answerers if isinstance(answerers, Mapping) else dict.fromkeys(settings.stores, answerers)
-    service, key = Service(engines, settings, costs), read_key(settings)
-    editors = Editors(service) if key is not None else None
+    service, gate = Service(engines, settings, costs), read_gate(settings)
+    editors = Editors(service) if settings.has_write_key else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -80,7 +81,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
     )
     app.state.service = service
-    app.state.write_key, app.state.editors = key, editors
+    app.state.gate, app.state.editors = gate, editors
     app.include_router(routes.router)
     app.include_router(routes.about)
     app.include_router(page.router)
@@ -92,6 +93,15 @@ def create_app(
     problems.install(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+    app.add_middleware(AskedForKeys, gate=gate)
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origin),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", REQUEST_ID_HEADER],
+            expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
+        )
     app.add_middleware(RequestContext)  # added last, so it is outermost
     _document_problems(app)
     return app

@@ -150,7 +150,9 @@ async def in_process(answerers: Engine | Mapping[str, Engine], settings: Setting
     """
     from memstore_server.app import create_app  # heavy, and of no use beside a server elsewhere
 
-    app = create_app(answerers, settings.model_copy(update={"write_key": None, "write_key_file": None}))
+    app = create_app(
+        answerers, settings.model_copy(update={"write_key": None, "write_key_file": None, "keys_file": None})
+    )
     async with app.router.lifespan_context(app):
         await asyncio.wrap_future(app.state.service.warm_up)
         async with AsyncClient("http://memstore", timeout=None, transport=httpx.ASGITransport(app)) as client:

@@ -16,13 +16,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from memstore.errors import MemstoreError
 from memstore_client.wire import REQUEST_ID_HEADER
-from memstore_server.keys import BODY_LIMIT
+from memstore_server.keys import BODY_LIMIT, Gate
 from memstore_server.logs import request_id
 from memstore_server.problems import problem_response
 from memstore_server.service import NotReady, Service
 
 log = logging.getLogger("memstore_server.access")
+_OPEN = ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json")  # what says nothing of a store's contents
+_OPEN_FOLDERS = ("/docs-static/", "/page/")
+_EXAMPLES = "/page/examples"  # titles of passages
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # anything else could forge log lines, or fill them
 
 
@@ -84,6 +88,24 @@ class HeadAsGet:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
+
+
+class AskedForKeys:
+    """Has every request show a key, where the server has some, but for what says nothing of what is in a store."""
+
+    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
+        self.app, self.gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if path == _EXAMPLES or not (path in _OPEN or path.startswith(_OPEN_FOLDERS)):
+                try:
+                    self.gate.require_reader(Headers(scope=scope).get("authorization"))
+                except MemstoreError as error:
+                    await problem_response(error, path=scope["path"])(scope, receive, send)
+                    return
         await self.app(scope, receive, send)
 
 

@@ -25,7 +25,7 @@ from memstore_server.batching import DeadlineExceeded, EngineStopped
 from memstore_server.changes import JobNotFound, NotOurJob, TooManyChanges
 from memstore_server.collection import UnknownCollection
 from memstore_server.editing import DocumentNotFound, GenerationNotFound, OtherModel
-from memstore_server.keys import Unauthorized
+from memstore_server.keyring import TooManyRequests, Unauthorized
 from memstore_server.logs import request_id
 from memstore_server.reloading import NotReloaded
 from memstore_server.service import NotReady
@@ -57,6 +57,7 @@ class Kind:
 
 UNREADABLE_BODY = Kind("unreadable-body", 400, "The body cannot be read as JSON")
 UNAUTHORIZED = Kind("unauthorized", 401, "This needs the server's write key")
+TOO_MANY_REQUESTS = Kind("too-many-requests", 429, "This key has asked too often")
 NO_SUCH_ROUTE = Kind("no-such-route", 404, "There is nothing at this address")
 PASSAGE_NOT_FOUND = Kind("passage-not-found", 404, "No such passage")
 DOCUMENT_NOT_FOUND = Kind("document-not-found", 404, "No such document")
@@ -83,12 +84,11 @@ NO_ROOM = Kind("no-room", 507, "The disk is full")
 
 KINDS = (
     UNREADABLE_BODY, UNAUTHORIZED, NO_SUCH_ROUTE, PASSAGE_NOT_FOUND, DOCUMENT_NOT_FOUND, COLLECTION_NOT_FOUND,
-    JOB_NOT_FOUND, GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER, OTHER_MODEL, BODY_TOO_LARGE,
-    NOT_JSON, INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_LATE, TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED,
-    NOT_RELOADED,
-    NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
+    TOO_MANY_REQUESTS, JOB_NOT_FOUND, GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER,
+    OTHER_MODEL, BODY_TOO_LARGE, NOT_JSON, INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_LATE,
+    TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED, NOT_RELOADED, NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
 )  # fmt: skip
-_TRY_LATER = (OVERLOADED, TOO_LATE, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
+_TRY_LATER = (TOO_MANY_REQUESTS, OVERLOADED, TOO_LATE, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
 _CHANGE_SECONDS = "5"  # a short change's time
 _REQUEST_ID = {
     "description": "Under which the server logs the request: the client's own, if it sent a sane one in this header.",
@@ -120,6 +120,8 @@ def describe(error: Exception) -> Trouble:
             return Trouble(PASSAGE_NOT_FOUND, str(error))
         case Unauthorized():
             return Trouble(UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"})
+        case TooManyRequests():
+            return Trouble(TOO_MANY_REQUESTS, str(error), headers={"Retry-After": str(error.retry_after)})
         case DocumentNotFound():
             return Trouble(DOCUMENT_NOT_FOUND, str(error))
         case UnknownCollection():

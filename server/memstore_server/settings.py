@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memstore.errors import ConfigError
 from memstore_client.wire import UNNAMED
+from memstore_server.keyring import read_keys
 
 PREFIX = "MEMSTORE_"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a collection: what addresses and labels of metrics hold as it is
@@ -122,6 +123,14 @@ class Settings(BaseSettings):
     write_key: SecretStr | None = Field(
         default=None, description="The key itself: as a variable only, since everybody sees the flags of a process."
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of `memstore keys`: requests must show one of its keys, and one that writes where they "
+        "change the store. Without it everybody may ask.",
+    )
+    cors_origin: Repeated = Field(
+        default=(), description="Origin of pages elsewhere that may ask from a browser, such as https://example.org."
+    )
     max_write_bytes: int = Field(
         default=16_000_000, ge=1_000, description="Size limit of a body that changes the store."
     )
@@ -153,7 +162,9 @@ class Settings(BaseSettings):
     @property
     def has_write_key(self) -> bool:
         """Whether the store may be changed over HTTP."""
-        return self.write_key is not None or self.write_key_file is not None
+        if self.write_key is not None or self.write_key_file is not None:
+            return True
+        return self.keys_file is not None and any(key.writes for key in read_keys(self.keys_file))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

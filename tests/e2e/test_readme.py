@@ -29,6 +29,7 @@ OUTSIDE = {
     "memstore convert": "needs the hub",
     "memstore add --store store/ --corpus more.jsonl\ncurl": "asks a server: tests/server/test_reloading.py",
     "memstore serve --store wiki=": "asks a server of two stores: tests/server/test_collections_stores.py",
+    "memstore keys add": "asks a server that wants keys: tests/server/test_keys.py",
     "openssl rand": "asks a server that can be changed: tests/server/test_writing.py",
     'memstore ask "Who discovered radium?" --store store/ --filter': "the sample has no metadata",
     "memstore mcp": "serves until it is stopped: tests/server/test_mcp_process.py",

@@ -102,7 +102,7 @@ def test_every_kind_of_problem_is_named_where_it_may_occur(document: dict) -> No
         replies = [operations(document)[place]["responses"] for place in places]
         return " ".join(reply["description"] for each in replies for reply in each.values())
 
-    nowhere = {problems.NO_SUCH_ROUTE, problems.METHOD_NOT_ALLOWED}  # of no operation
+    nowhere = {problems.NO_SUCH_ROUTE, problems.METHOD_NOT_ALLOWED, problems.TOO_MANY_REQUESTS}  # of no operation
     assert {kind for kind in problems.KINDS if kind.type not in told(*OPERATIONS)} == nowhere
     for place in (("post", "/answer"), ("post", "/retrieve"), ("get", "/passages/{passage_id}")):
         assert problems.STORE_DAMAGED.type in told(place)
