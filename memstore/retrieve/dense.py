@@ -9,8 +9,8 @@ clusters (IVF) and stored in 8 bits per dimension (SQ8); a search looks into the
 - `nprobe`: the smallest power of two, from `MIN_PROBES` on, with which `PROBE_QUERIES` passages find `RECALL`
   of the `PROBE_DEPTH` passages that are nearest to them by the float32 vectors.
 
-A filter chooses rows. Where it leaves few, their vectors are read one by one and compared, which takes less time than
-looking for them in clusters and misses none; else a search passes over the others as it does over dead rows.
+A filter chooses rows. Where it leaves few, their vectors are read and kept, and compared one by one: that takes less
+time than looking for them in clusters, and misses none. Else a search passes over the others as it does over dead rows.
 
 An index that was changed (`dense_change`) has flat parts beside the first one, for the rows that came later. Dead
 rows stay in it; a search passes over them, and looks into more clusters until it has its passages.
@@ -66,8 +66,8 @@ MIN_PROBES = 8
 PROBE_QUERIES = 200
 PROBE_DEPTH = 20
 RECALL = 0.95
-FILTERS_KEPT = 16
-"""Filters whose rows are remembered."""
+FILTERS_KEPT, FILTER_BYTES = 64, 64 * 2**20
+"""Filters whose choices are remembered, the latest, and about what they may take in memory."""
 
 CHUNK_ROWS = 16_384
 """Vectors handled at a time: with the training sample, all that is in memory beside the index."""
@@ -353,10 +353,15 @@ class DenseRetriever:
             if not self._mapped and self.settings.kind == "ivf":
                 self._parts[0].index.make_direct_map()  # from rows to their places in the clusters: 8 bytes a row
                 self._mapped = True
-            self._filtered[where] = [part.passing(rows) for part in self._parts]
-            if len(self._filtered) > FILTERS_KEPT:
+            chosen = self._filtered[where] = [part.passing(rows) for part in self._parts]
+            while len(self._filtered) > 1 and not self._may_keep():
                 self._filtered.popitem(last=False)
-            return self._filtered[where]
+            return chosen
+
+    def _may_keep(self) -> bool:
+        """Whether what is remembered of filters is no more than it may be."""
+        taken = sum(part.bytes_kept for parts in self._filtered.values() for part in parts)
+        return len(self._filtered) <= FILTERS_KEPT and taken <= FILTER_BYTES
 
 
 def _search_one(parts: Sequence[Part], vector: Vectors, k: int) -> list[FoundRow]:

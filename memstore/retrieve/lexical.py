@@ -54,6 +54,7 @@ from memstore.files import system_errors
 from memstore.names import accepted
 from memstore.passage import Passage, encodable
 from memstore.retrieve import Filters, FoundRow, Hit, HitsOf, check_k, searchable
+from memstore.retrieve.broad import Broad, BroadFilters
 from memstore.retrieve.filters import Filter
 from memstore.retrieve.folder import (
     SETTINGS,
@@ -235,6 +236,7 @@ class Bm25Retriever:
         found, self._live = self._searcher.num_docs, self.passages - self.deleted
         if found != self._live:
             raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self._live}; build it again")
+        self._broad = BroadFilters(self.rows, total=self.passages, live=self._live)
 
     def __len__(self) -> int:
         """Rows that the index covers, dead ones included."""
@@ -300,8 +302,11 @@ class Bm25Retriever:
 
     def _search_one(self, question: str, k: int, where: Filter | None) -> list[FoundRow]:
         clauses = [] if where is None else self._filters.clauses(where)
+        broad = None if where is None else self._broad.of(where)
         for terms in self._choices(question) if self._live else ():
             query = self._query(terms)
+            if broad is not None and (found := self._best_of_broad(query, k, broad)):
+                return found
             if clauses:
                 query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), *clauses])
             if found := self._best_rows(query, k):
@@ -319,6 +324,21 @@ class Bm25Retriever:
                 limit = min(4 * limit, self._live)
             rows = self._rows_at([address for _, address in hits])
         scored = [(row, score) for row, (score, _) in zip(rows, hits, strict=True)]
+        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
+
+    def _best_of_broad(self, query: Any, k: int, broad: Broad) -> list[FoundRow]:
+        """The k best `(row, score)` that pass, out of more that are found without the filter; nothing where these hold
+        too few. The lowest score does not count unless all are there: more rows may have it.
+        """
+        limit = min(broad.wanted(k), self._live)
+        with corruption_named(self._folder):
+            hits = self._searcher.search(query, limit=limit, count=False).hits
+            rows = self._rows_at([address for _, address in hits])
+        lowest = hits[-1][0] if len(hits) == limit < self._live else -1.0
+        passing = zip(rows, hits, broad.passes(rows), strict=True)
+        scored = [(row, score) for row, (score, _), passes in passing if passes and score > lowest]
+        if lowest >= 0 and len(scored) < k:
+            return []
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
 
     def _rows_at(self, addresses: Sequence[Any]) -> list[int]:
