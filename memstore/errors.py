@@ -80,6 +80,10 @@ class PredictionMismatch(DataError):  # noqa: N818
     """Questions and predictions do not belong together: a question has no prediction, or the other way round."""
 
 
+class CalibrationError(MemstoreError, ValueError):
+    """No calibration can be fitted to these answers: they are too few, or all are right, or all wrong."""
+
+
 class OutputUnwritable(MemstoreError, OSError):  # noqa: N818
     """A file of results cannot be written where it was asked for."""
 

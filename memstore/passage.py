@@ -57,13 +57,17 @@ class StoredPassage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedPassage:
-    """A passage with its place in retrieval (1-based; None for the caller's own) and its rerank score."""
+    """A passage with its place in retrieval (1-based; None for the caller's own) and its rerank score.
+
+    `attention` is its share of the reader's cross-attention, where that was asked for: those of all kept ones sum to 1.
+    """
 
     passage: Passage
     retrieval_rank: int | None = None
     retrieval_score: float | None = None
     rerank_score: float | None = None
     kept: bool = False
+    attention: float | None = None
 
 
 def encodable(text: str) -> str:

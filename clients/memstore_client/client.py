@@ -70,6 +70,8 @@ class Client(ChangingClient, StreamingClient):
         passages: Sequence[wire.PassageInput] | None = None,
         filter: Filter | None = None,
         collection: str | None = None,
+        min_confidence: float | None = None,
+        attention: bool = False,
     ) -> wire.AnswerReply:
         """Answers a question from the server's store, or from `passages` of the caller's own.
 
@@ -84,11 +86,14 @@ class Client(ChangingClient, StreamingClient):
             passages: read instead of the store's; excludes `retrieve_k` and `filter`.
             filter: what metadata the passages' documents must have, such as `{"lang": "en", "year": {"gte": 2000}}`.
             collection: which of the server's collections; the first where none is named, see `info`.
+            min_confidence: below this confidence, from 0 to 1, the reply's `answer` is None and its `reason` says why.
+            attention: also say how much of its attention the reader gave to each passage.
         """
         call = self._answer(
             question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
             num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
             collection=collection,
+            min_confidence=min_confidence, attention=attention,
         )  # fmt: skip
         return self._send(call)
 
@@ -240,12 +245,15 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
         passages: Sequence[wire.PassageInput] | None = None,
         filter: Filter | None = None,
         collection: str | None = None,
+        min_confidence: float | None = None,
+        attention: bool = False,
     ) -> wire.AnswerReply:
         """Answers a question; see `Client.answer`."""
         call = self._answer(
             question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
             num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
             collection=collection,
+            min_confidence=min_confidence, attention=attention,
         )  # fmt: skip
         return await self._send(call)
 

@@ -37,6 +37,8 @@ class StreamingClient(BaseClient):
         deadline_ms: int | None = None,
         passages: Sequence[wire.PassageInput] | None = None,
         filter: Filter | None = None,
+        min_confidence: float | None = None,
+        attention: bool = False,
     ) -> Generator[AnswerEvent]:
         """Answers a question as `answer` does, event by event: a `RetrievedEvent`, a `RankedEvent`, a `TokenEvent` for
         each piece of text, and the `AnswerReply`. The question is sent, and errors are raised, when events are asked
@@ -45,7 +47,8 @@ class StreamingClient(BaseClient):
         call = self._stream(
             question, collection=collection, task=task, retrieve_k=retrieve_k, keep_k=keep_k,
             max_new_tokens=max_new_tokens, num_beams=num_beams, deadline_ms=deadline_ms,
-            passages=None if passages is None else list(passages), filter=filter,
+            passages=None if passages is None else list(passages), filter=filter, min_confidence=min_confidence,
+            attention=attention,
         )  # fmt: skip
         return self._events(call)
 
@@ -90,12 +93,15 @@ class AsyncStreamingClient(BaseClient):
         deadline_ms: int | None = None,
         passages: Sequence[wire.PassageInput] | None = None,
         filter: Filter | None = None,
+        min_confidence: float | None = None,
+        attention: bool = False,
     ) -> AsyncGenerator[AnswerEvent]:
         """Answers a question event by event; see `Client.stream`. `contextlib.aclosing` ends it early."""
         call = self._stream(
             question, collection=collection, task=task, retrieve_k=retrieve_k, keep_k=keep_k,
             max_new_tokens=max_new_tokens, num_beams=num_beams, deadline_ms=deadline_ms,
-            passages=None if passages is None else list(passages), filter=filter,
+            passages=None if passages is None else list(passages), filter=filter, min_confidence=min_confidence,
+            attention=attention,
         )  # fmt: skip
         return self._events(call)
 

@@ -97,6 +97,12 @@ class QuestionInput(Request):
         default=None, description="Read these instead of the store's; excludes `retrieve_k` and `filter`."
     )
     filter: FilterInput = None
+    min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Below this confidence `answer` is null, and `reason` says why."
+    )
+    attention: bool = Field(
+        default=False, description="Also say how much of its attention the reader gave to each passage."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -204,7 +210,19 @@ class RankedPassageReply(Reply):
     retrieval_score: float | None
     rerank_score: float | None
     kept: bool = Field(description="Whether the reader read it.")
+    attention: float | None = Field(
+        default=None, description="Its share of the reader's cross-attention, where asked for; of all kept ones 1."
+    )
     metadata: dict[str, MetadataValue] = Field(default={}, description=_METADATA)
+
+
+class CitationReply(Reply):
+    """A place where the answer stands in a passage that was read: its characters from `start` to before `end`."""
+
+    passage_id: str
+    start: int = Field(description="In the passage's `text`, in characters (Unicode code points).")
+    end: int
+    attention: float | None = Field(default=None, description="As the passage has it.")
 
 
 class UsageReply(Reply):
@@ -240,8 +258,21 @@ class StoreSummary(Reply):
 class AnswerReply(Reply):
     """Reply of `POST /answer`."""
 
-    answer: str = Field(
-        description="What the model wrote. It writes also where nothing was found: with `passages` empty it is a guess."
+    answer: str | None = Field(
+        description="What the model wrote; null where its confidence is below `min_confidence`. It writes also where "
+        "nothing was found: with `passages` empty it is a guess."
+    )
+    reason: str | None = Field(default=None, description="Why `answer` is null; null where it is not.")
+    confidence: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The probability that the answer is right, if `calibrated`; else the one that the model itself "
+        "gives to exactly this answer, which is no such probability.",
+    )
+    calibrated: bool = Field(default=False, description="Whether the model has a calibration.")
+    citations: list[CitationReply] = Field(
+        default=[], description="Where the answer stands in the passages that were read, best passage first."
     )
     score: float = Field(description="Sum of the answer tokens' log-probabilities.")
     passages: list[RankedPassageReply] = Field(description="Best first; the kept ones before the others.")
@@ -302,6 +333,17 @@ class ReadyReply(Reply):
     status: Literal["ready"] = "ready"
 
 
+class CalibrationInfo(Reply):
+    """What a model's confidences were fitted to."""
+
+    method: str
+    metric: str = Field(description="What counts as a right answer: em is exact match.")
+    questions: dict[str, int] = Field(description="How many development questions, by task.")
+    calibration_error: float | None = Field(
+        description="Expected calibration error on tasks, or else questions, that were left out of the fit."
+    )
+
+
 class ModelInfo(ModelSummary):
     """The model, as `/info` reports it. `fingerprint` is the SHA-256 of the memory encoder's weights."""
 
@@ -316,6 +358,9 @@ class ModelInfo(ModelSummary):
         default="answers",
         description="What a streamed answer comes in with one beam: token by token, or whole, since its spelling is "
         "chosen at the end. With more beams it always comes whole.",
+    )
+    calibration: CalibrationInfo | None = Field(
+        default=None, description="What `confidence` was fitted to; null where it is not calibrated."
     )
 
 
@@ -360,6 +405,7 @@ class Defaults(Reply):
     keep_k: int
     max_new_tokens: int
     num_beams: int
+    min_confidence: float = 0.0
 
 
 class InfoReply(Reply):

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from memstore import checkpoint, decode
+from memstore.answer import certainty
+from memstore.answer.attention import with_attention
 from memstore.answer.candidates import Candidate, Candidates, brought, rows_of
 from memstore.answer.listening import Heard, Listener
 from memstore.answer.values import Answer, Question, Usage
 from memstore.answer.vectors import vectors_of
-from memstore.checkpoint.loading import model_of
+from memstore.checkpoint import calibration_of, model_of
+from memstore.confidence.calibration import Calibration
 from memstore.decode.prepared import PreparedDecoder
 from memstore.decode.spelling import spelled
 from memstore.errors import RequestError
@@ -61,25 +64,30 @@ class Answerer:
         tokenizer: TextTokenizer,
         store: Store,
         retriever: Retriever,
+        calibration: Calibration | None = None,
     ) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.tokenizer, self.calibration = model.eval(), tokenizer, calibration
         self.store, self.retriever = store, retriever
         self.codec = store.codec
         self.fingerprint = checkpoint.fingerprint(model, tokenizer)
         store.fingerprint.require(self.fingerprint)
+        self._judge = certainty.Judge(calibration, frozenset(model.config.spellings.values()))
         self.prepared = PreparedDecoder(model) if model.device.type == "cpu" else None  # measured there only
 
     @classmethod
-    def open(cls, store: Path | str, *, model: str | None = None, device: str = "cpu") -> Self:
+    def open(cls, store: Path | str, *, model: str | None = None, device: str = "cpu", calibrated: bool = True) -> Self:
         """Open a store and the model that built it (or the one named), and refuse a pair that does not fit.
 
+        Its calibration is left out where it is not to be `calibrated`, as when another one is fitted.
+
         Raises:
-            StoreNotFound, CheckpointNotFound, FingerprintMismatch: see there.
+            StoreNotFound, CheckpointNotFound, CheckpointMismatch, FingerprintMismatch: see there.
         """
         opened = Store.open(store)
         loaded, tokenizer = model_of(opened, name=model, device=device)
         retriever = _retriever(opened, loaded, tokenizer)
-        return cls(model=loaded, tokenizer=tokenizer, store=opened, retriever=retriever)
+        calibration = calibration_of(opened, loaded, name=model) if calibrated else None
+        return cls(model=loaded, tokenizer=tokenizer, store=opened, retriever=retriever, calibration=calibration)
 
     def reopened(self, *, try_with: str) -> Self | None:
         """The same model over the generation that is in force now; None if that is open here. This one stays as it is.
@@ -156,6 +164,9 @@ class Answerer:
                 prepared=self.prepared,
                 on_token=heard.token,
             )
+        if any(q.attention for q in questions):
+            with stages("attention"):
+                in_order = with_attention(self.model, questions, in_order, encoded, live, decoded)
         return _Read(
             question_tokens=tokens.layout.lengths.tolist(),
             passage_tokens=memories.layout.lengths.tolist(),
@@ -193,7 +204,8 @@ class Answerer:
         return [a for a in answers if a is not None]
 
     def _answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None]) -> list[Answer]:
-        stages, heard = StageTimer(self.model.device), Heard(listeners, self.tokenizer)
+        stages = StageTimer(self.model.device)
+        heard = Heard(listeners, self.tokenizer, wait=[q.min_confidence > 0 for q in questions])
         with stages("retrieve"):
             found = self._candidates(questions)
         heard.retrieved([[candidate.found for candidate in own] for own in found])
@@ -215,8 +227,9 @@ class Answerer:
                 questions_in_batch=len(questions),
             )
             text = self._text(read.decoded[i].ids, read.ranked[i])
-            heard.ended(i, text)
-            answers.append(Answer(text=text, score=read.decoded[i].score, passages=read.ranked[i], usage=usage))
+            answer = certainty.judged(question, text, read.decoded[i], read.ranked[i], usage, by=self._judge)
+            heard.ended(i, answer.text)
+            answers.append(answer)
         return answers
 
     def retrieve(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[RankedPassage]]:
@@ -274,6 +287,7 @@ class Answerer:
                 "fingerprint": self.fingerprint.encoder,
                 "num_beams": c.num_beams,
                 "streams": "answers" if self.tokenizer.folds_case else "tokens",
+                "calibration": None if self.calibration is None else self.calibration.summary(),
             },
             "store": {
                 "path": str(self.store.path),

@@ -33,8 +33,11 @@ class Listener(Protocol):
 class Heard:
     """Those who listen to a batch of B questions, and what they have heard of their answers."""
 
-    def __init__(self, listeners: Sequence[Listener | None], tokenizer: TextTokenizer) -> None:
-        self.listeners = listeners
+    def __init__(
+        self, listeners: Sequence[Listener | None], tokenizer: TextTokenizer, *, wait: Sequence[bool] = ()
+    ) -> None:
+        """`wait` says for which questions nothing is heard before the end: there may be no answer after all."""
+        self.listeners, self._wait = listeners, wait or [False] * len(listeners)
         # Spelling looks at the whole answer: what folds case, or comes after an unknown letter, waits for the end.
         self._texts = None if tokenizer.folds_case else [GrowingText(_known_text(tokenizer)) for _ in listeners]
         self.token = self._token if any(listeners) else None
@@ -51,10 +54,10 @@ class Heard:
             if listener is not None:
                 listener.ranked(own)
 
-    def ended(self, question: int, text: str) -> None:
-        """Gives out what is left of an answer."""
+    def ended(self, question: int, text: str | None) -> None:
+        """Gives out what is left of an answer; None where there is none after all."""
         listener = self.listeners[question]
-        if listener is None:
+        if listener is None or text is None:
             return
         if rest := text if self._texts is None else self._texts[question].rest(text):
             listener.wrote(rest)
@@ -63,7 +66,7 @@ class Heard:
         listener = self.listeners[question]
         if listener is None:
             return True
-        piece = "" if self._texts is None else self._texts[question].add(token)
+        piece = "" if self._texts is None or self._wait[question] else self._texts[question].add(token)
         return listener.wrote(piece)
 
 

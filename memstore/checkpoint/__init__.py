@@ -1,5 +1,6 @@
 """Where weights come from and go to: folders of ours, stock T5 checkpoints, hub ids."""
 
+from memstore.checkpoint.calibrated import calibration_of, weights_mark
 from memstore.checkpoint.loading import (
     DEFAULT,
     DTYPES,
@@ -21,6 +22,7 @@ __all__ = [
     "DEFAULT",
     "DTYPES",
     "assign",
+    "calibration_of",
     "default_checkpoint",
     "fingerprint",
     "from_scratch",
@@ -32,4 +34,5 @@ __all__ = [
     "resolve",
     "save",
     "tokenizer_of",
+    "weights_mark",
 ]

@@ -20,11 +20,13 @@ from torch import Tensor
 from memstore import files
 from memstore.checkpoint.int8 import dequantised
 from memstore.checkpoint.t5 import require_none
+from memstore.confidence.calibration import Calibration
 from memstore.errors import CheckpointError, CheckpointNotFound, ConfigError, OutputUnwritable
 from memstore.files import replacing, system_errors
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # stock checkpoints in several files: parameter name -> file
+CALIBRATION = "calibration.json"  # may be missing
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PIECES = "spiece.model"  # sentencepiece's, in stock checkpoints without a tokenizer.json
 _EXTRA_IDS = 100  # that transformers adds to a sentencepiece model
@@ -53,6 +55,30 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise _broken(path, f"it holds a {type(values).__name__}, not an object")
     return values
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """The calibration in `calibration.json`; None without one.
+
+    Raises:
+        CheckpointError: it is broken, or cannot be read.
+    """
+    path = folder / CALIBRATION
+    try:
+        return Calibration.from_dict(read_json(path))
+    except CheckpointNotFound:
+        return None
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}. Remove it, or run `memstore calibrate` again.") from None
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write `calibration.json` beside the weights.
+
+    Raises:
+        OutputUnwritable: the system refuses, or the disk is full. What was there before still is.
+    """
+    files.write_text(folder / CALIBRATION, json.dumps(calibration.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -206,6 +232,7 @@ def write(folder: Path, tensors: dict[str, Tensor], *, tokenizer: str, config: M
                 second.write_text(tokenizer, encoding="utf-8")
                 with replacing(folder / WEIGHTS) as first:
                     save_file(tensors, first, metadata={"format": "pt"})
+                    (folder / CALIBRATION).unlink(missing_ok=True)  # of other weights: it would mean nothing
     except OutputUnwritable:
         if new:
             with suppress(OSError):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from memstore.checkpoint import t5
 from memstore.checkpoint.files import (
+    CALIBRATION,
     CONFIG,
     PIECES,
     TOKENIZER,
@@ -42,7 +43,7 @@ from memstore.model.tokens import TextTokenizer, ids_of
 if TYPE_CHECKING:  # a machine that trains from a cache has no stores
     from memstore.store import Store
 
-FILES = (CONFIG, "*.safetensors", WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, PIECES)
+FILES = (CONFIG, CALIBRATION, "*.safetensors", WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, PIECES)
 Weights = Literal["float32", "bfloat16", "int8"]
 DEFAULT = "default"  # the model that comes with the package
 DTYPES = (torch.float32, torch.bfloat16)  # T5 activations overflow float16
@@ -101,7 +102,7 @@ def model_of(store: Store, *, name: str | None = None, device: str = "cpu") -> t
     Raises:
         CheckpointNotFound, CheckpointError, ConfigError: see `load`.
     """
-    return load(_name_of(store, name), dtype=getattr(torch, store.fingerprint.dtype), device=device)
+    return load(name_of(store, name), dtype=getattr(torch, store.fingerprint.dtype), device=device)
 
 
 def tokenizer_of(store: Store, *, name: str | None = None) -> TextTokenizer:
@@ -111,7 +112,7 @@ def tokenizer_of(store: Store, *, name: str | None = None) -> TextTokenizer:
         CheckpointNotFound, CheckpointError, ConfigError: see `load`.
         FingerprintMismatch: the model is another one, as its tokenizer and settings alone show.
     """
-    folder = resolve(_name_of(store, name))
+    folder = resolve(name_of(store, name))
     config = read_config(folder)
     tokenizer = TextTokenizer(read_tokenizer(folder), config)
     known = store.fingerprint
@@ -119,7 +120,8 @@ def tokenizer_of(store: Store, *, name: str | None = None) -> TextTokenizer:
     return tokenizer
 
 
-def _name_of(store: Store, name: str | None) -> str:
+def name_of(store: Store, name: str | None) -> str:
+    """The checkpoint that is named, or else the one that built a store."""
     return name or str(store.generation.settings.get("model", DEFAULT))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memstore.cli.app import Device, Filters, Json, Model, app, print_result
-from memstore.errors import OutputUnwritable
+from memstore.errors import ConfigError, OutputUnwritable
 
 
 @app.command()
@@ -31,6 +31,9 @@ def evaluate(
     num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N questions of each file, evenly spread.")] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Answers of less confidence count as none.")
+    ] = 0.0,
     conditions: Filters = None,
     predictions: Annotated[
         Path | None,
@@ -38,6 +41,10 @@ def evaluate(
     ] = None,
     errors: Annotated[
         Path | None, typer.Option(help="File for wrong answers, most instructive first: .md to read, or .jsonl.")
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the reliability diagram and the curve of precision against coverage."),
     ] = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -58,12 +65,56 @@ def evaluate(
         store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
         retrieve_k=retrieve_k, keep_k=min(10, retrieve_k) if keep_k is None else keep_k,
         max_new_tokens=max_new_tokens, num_beams=num_beams, batch=batch, limit=limit,
-        predictions=predictions, errors=errors, device=device, filter=where,
+        min_confidence=min_confidence, predictions=predictions, errors=errors, plots=plots, device=device,
+        filter=where,
     )  # fmt: skip
     report = run(options, progress=for_people())
     print_result(report, as_json, show_evaluation)
     if report["unwritten"]:
         raise OutputUnwritable("; ".join(report["unwritten"]))
+
+
+@app.command()
+def calibrate(
+    store: Annotated[Path, typer.Option(help="The store to answer from.")],
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="[NAME=]FILE", help="Development questions in KILT's form, as for `memstore evaluate`; "
+                     "repeat for several tasks."),
+    ],
+    model: Model = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint to keep it in [the model's own folder].")] = None,
+    method: Annotated[
+        str, typer.Option(help="logistic, or isotonic, which corrects that and needs thousands of questions.")
+    ] = "logistic",
+    retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
+    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or all if fewer].")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Length limit of the answer.")] = 32,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N questions of each file, evenly spread.")] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Fit the confidence of answers to development questions, and keep it in the checkpoint beside the weights."""
+    from memstore.cli.show_figures import show_calibration
+    from memstore.evaluate.calibrate import CalibrateOptions
+    from memstore.evaluate.calibrate import calibrate as run
+    from memstore.evaluate.run import EvaluateOptions
+    from memstore.evaluate.task_files import named_files
+    from memstore.machine import tune_allocator
+    from memstore_builders.progress import for_people
+
+    if method not in ("logistic", "isotonic"):
+        raise ConfigError(f"--method must be logistic or isotonic, not {method!r}")
+    tune_allocator()
+    asked = EvaluateOptions(
+        store=store, data=named_files(data), model=model, retrieve_k=retrieve_k,
+        keep_k=min(10, retrieve_k) if keep_k is None else keep_k, max_new_tokens=max_new_tokens,
+        num_beams=num_beams, batch=batch, limit=limit, device=device,
+    )  # fmt: skip
+    options = CalibrateOptions(asked=asked, method="isotonic" if method == "isotonic" else "logistic", out=out)
+    print_result(run(options, progress=for_people()), as_json, show_calibration)
 
 
 @app.command()

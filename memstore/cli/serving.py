@@ -56,6 +56,9 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     keep_k: Annotated[int | None, typer.Option(help="Passages read by default [10].")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [the model's].")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Confidence below which there is no answer, by default [0: always one].")
+    ] = None,
     max_retrieve_k: Annotated[int | None, typer.Option(help="Most passages a request may retrieve [200].")] = None,
     max_keep_k: Annotated[int | None, typer.Option(help="Most passages a request may have read [100].")] = None,
     max_new_tokens_limit: Annotated[int | None, typer.Option(help="Most tokens a request may ask for [256].")] = None,
@@ -112,6 +115,12 @@ def ask(
     num_beams: Annotated[
         int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's, or the server's].")
     ] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Below this confidence, no answer [0, or the server's].")
+    ] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Also show how much of its attention the reader gave each passage.")
+    ] = False,
     conditions: Filters = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the answer as it is made; with --json one object for each event.")
@@ -125,7 +134,7 @@ def ask(
     if (store is None) == (url is None):
         raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
     given = {"task": task, "retrieve_k": retrieve_k, "keep_k": keep_k, "max_new_tokens": max_new_tokens,
-             "num_beams": num_beams}  # fmt: skip
+             "num_beams": num_beams, "min_confidence": min_confidence, "attention": attention or None}  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     shown = StreamShown(as_json=as_json) if stream else None
     if url is not None:
@@ -191,6 +200,7 @@ def _ask_store(
     (answer,) = answerer.answer([Question(text=question, **options)], [shown])
     reply = asdict(answer) | {"passages": [passage_values(one) for one in answer.passages]}
     reply["answer"] = reply.pop("text")
+    del reply["features"]  # what confidence is from means something to `memstore calibrate` alone
     return reply | answerer.info()
 
 

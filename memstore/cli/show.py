@@ -188,7 +188,7 @@ def show_answer(reply: Values, *, most_passages: int = 5) -> None:
     console = PlainConsole()
     if not reply["model"]["trained"]:
         console.print(UNTRAINED, style="yellow")
-    answer = reply["answer"] or "(an empty answer)"
+    answer = f"none, {reply['reason']}" if reply["answer"] is None else reply["answer"] or "(an empty answer)"
     console.print(f"answer: {answer}", end="")
     show_rest_of_answer(reply, most_passages=most_passages)
 
@@ -196,7 +196,10 @@ def show_answer(reply: Values, *, most_passages: int = 5) -> None:
 def show_rest_of_answer(reply: Values, *, most_passages: int = 5) -> None:
     """What comes after the answer's text, from the same line on."""
     console = PlainConsole()
-    console.print(f"   [log-probability {reply['score']:.2f}]")
+    sure = f"confidence {reply['confidence']:.2f}{'' if reply['calibrated'] else ' (not calibrated)'}"
+    console.print(f"   [{sure}, log-probability {reply['score']:.2f}]")
+    if places := list(dict.fromkeys(one["passage_id"] for one in reply["citations"])):
+        console.print(f"stands in: {', '.join(map(_line, places))}")
     if reply["passages"]:
         _show_passages(reply["passages"], most_passages)
     else:
@@ -216,23 +219,37 @@ def _show_passages(passages: Sequence[Values], most: int) -> None:
 
 def _passage_table(passages: Sequence[Values], width: int) -> Table:
     """Scores first and whole, on any terminal; ids and then texts get what is left of its width."""
-    rows = []
-    for p in passages:
-        score = "" if p["rerank_score"] is None else f"{p['rerank_score']:.3f}"
-        rank = "own" if p["retrieval_rank"] is None else f"#{p['retrieval_rank']} {p['retrieval_score']:.2f}"
-        rows.append((score, rank, _line(p["id"]), _line(f"{p['title']}: {p['text'][:_MOST_TEXT]}") + "..."))
-    names = ("rerank", "retrieved", "id", "passage")
+    scores: dict[str, Callable[[Values], str]] = {"rerank": _rerank, "retrieved": _retrieved}
+    if passages[0].get("attention") is not None:
+        scores["attention"] = lambda p: f"{p['attention']:.0%}"
+    rows = [
+        (
+            *(cell(p) for cell in scores.values()),
+            _line(p["id"]),
+            _line(f"{p['title']}: {p['text'][:_MOST_TEXT]}") + "...",
+        )
+        for p in passages
+    ]
+    names = (*scores, "id", "passage")
     widths = [max(cell_len(cell) for cell in column) for column in zip(names, *rows, strict=True)]
-    left = width - _GAP * len(names) - sum(widths[:2])
-    widths[2] = min(widths[2], max(_LEAST_ID, left - _LEAST_TEXT))
-    widths[3] = min(widths[3], max(_LEAST_TEXT, left - widths[2]))
+    left = width - _GAP * len(names) - sum(widths[:-2])
+    widths[-2] = min(widths[-2], max(_LEAST_ID, left - _LEAST_TEXT))
+    widths[-1] = min(widths[-1], max(_LEAST_TEXT, left - widths[-2]))
     table = Table(box=None, padding=(0, _GAP, 0, 0))
     for name, cells in zip(names, widths, strict=True):
-        right = name in ("rerank", "retrieved")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True, width=cells)
+        table.add_column(name, justify="right" if name in scores else "left", no_wrap=True, width=cells)
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _rerank(passage: Values) -> str:
+    return "" if passage["rerank_score"] is None else f"{passage['rerank_score']:.3f}"
+
+
+def _retrieved(passage: Values) -> str:
+    rank = passage["retrieval_rank"]
+    return "own" if rank is None else f"#{rank} {passage['retrieval_score']:.2f}"
 
 
 def _line(text: str) -> str:

@@ -43,6 +43,11 @@ def show_evaluation(report: Values) -> None:
     )
     for name, task in report["tasks"].items():
         _show_task(console, name, task)
+    if len(report["tasks"]) > 1:
+        console.print("\nall questions together")
+        _show_confidence(console, report["confidence"])
+    if report["plots"]:
+        console.print(f"confidence, drawn: {report['plots']}")
     if report["errors"]:
         console.print(f"\nwrong answers to read: {report['errors']}")
     for message in report["unwritten"]:
@@ -75,6 +80,7 @@ def _show_task(console: PlainConsole, name: str, task: Values) -> None:
             name, figures = label + metric.replace("_rate", ""), [_percent(one.get(metric)) for one in found]
             table.add_row(name, _percent(value), _percent(after[metric]), _interval(gain[metric], 0), *figures)
     console.print_table(table)
+    _show_confidence(console, task["confidence"])
     majority = task["majority_answer"]
     of = f"{majority['answer']!r}, of {Path(majority['file']).name}"
     console.print(f"majority answer: {of}; pages by {task['page_key']}")
@@ -84,6 +90,42 @@ def _show_task(console: PlainConsole, name: str, task: Values) -> None:
         console.print(f"NOTE: {note}", style="yellow")
     if task["predictions"]:
         console.print(f"predictions: {task['predictions']}")
+
+
+def _show_confidence(console: PlainConsole, found: Values) -> None:
+    """How well the confidences hold."""
+    kind = "calibrated" if found["calibrated"] else "the model's own, not calibrated"
+    console.print(f"confidence ({kind}): expected calibration error {100 * found['calibration_error']:.1f}")
+    console.print(
+        f"right ({found['metric']}): {_interval(found['precision'])} of all, "
+        f"{_interval(found['precision_at_half'])} of the surest half"
+    )
+    if found["min_confidence"]:
+        console.print(
+            f"confidence {found['min_confidence']:g} or more: {found['answered']:,} of {found['answers']:,} answered, "
+            f"{_percent_or_dash(found['precision_of_answered'])} right"
+        )
+
+
+def _percent_or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def show_calibration(report: Values) -> None:
+    """`memstore calibrate`."""
+    console = PlainConsole()
+    questions = ", ".join(f"{task} {count:,}" for task, count in report["by_questions"].items())
+    console.print(
+        f"{report['model']['name']}: {report['method']}, fitted to {report['answers']:,} answers ({questions})"
+    )
+    table = _figures("held out", "answers right", "of the surest half", "calibration error")
+    rows = {"questions": report["questions"], "tasks": report.get("tasks"), **report.get("by_task", {})}
+    for name, found in rows.items():
+        if found is not None:
+            columns = ("precision", "precision_at_half", "calibration_error")
+            table.add_row(name, *(_percent_or_dash(found[column]) for column in columns))
+    console.print_table(table)
+    console.print(f"in percent, right by {report['metric']}; calibration kept in {report['calibration']}")
 
 
 def _figures(*names: str) -> Table:

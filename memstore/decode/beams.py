@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,11 +21,14 @@ from memstore.model.model import Encoded, MemoryModel
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A hypothesis that may go on. `row` is the beam whose cache it continues; a dead one scores -inf."""
+    """A hypothesis that may go on. `row` is the beam whose cache it continues; a dead one scores -inf. `scores` are
+    those after each token.
+    """
 
     ids: tuple[int, ...]
     score: float
     row: int
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class _Finished:
     ids: tuple[int, ...]
     score: float
     by_eos: bool
+    scores: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -74,18 +79,18 @@ class _Search:
         for rank, (score, beam, token) in enumerate(zip(scores, beams, tokens, strict=True)):
             if score == -torch.inf:
                 continue
-            parent = self.running[beam].ids
+            parent, scores_so_far = self.running[beam].ids, (*self.running[beam].scores, score)
             if token != self.eos and not at_limit:
-                running.append(_Running(ids=(*parent, token), score=score, row=beam))
+                running.append(_Running(ids=(*parent, token), score=score, row=beam, scores=scores_so_far))
             elif rank < self.beams:
-                self._finish(parent, token, score)
+                self._finish(parent, token, scores_so_far)
         self.running = self._filled(running)
         self.done = at_limit or not self._can_improve()
 
-    def _finish(self, parent: tuple[int, ...], token: int, score: float) -> None:
+    def _finish(self, parent: tuple[int, ...], token: int, scores: tuple[float, ...]) -> None:
         by_eos = token == self.eos
         ids = parent if by_eos else (*parent, token)
-        self.finished.append(_Finished(self._normalised(score), ids, score, by_eos))
+        self.finished.append(_Finished(self._normalised(scores[-1]), ids, scores[-1], by_eos, scores))
         self.finished.sort(key=lambda f: -f.value)  # stable: of equal ones the earlier stays ahead
         del self.finished[self.beams :]
 
@@ -99,8 +104,15 @@ class _Search:
 
     def decoded(self) -> Decoded:
         """The best hypothesis."""
-        best = self.finished[0]
-        return Decoded(ids=list(best.ids), score=best.score, finished=best.by_eos, steps=self.tokens)
+        best, *others = self.finished
+        return Decoded(
+            ids=list(best.ids),
+            score=best.score,
+            finished=best.by_eos,
+            steps=self.tokens,
+            log_probs=tuple(after - before for before, after in pairwise((0.0, *best.scores))),
+            runner_up=others[0].score if others else None,
+        )
 
 
 @torch.inference_mode()

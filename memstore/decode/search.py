@@ -106,6 +106,7 @@ class _Line:
     on_token: OnToken | None = None
     ids: list[int] = field(default_factory=list)
     score: float = 0.0
+    log_probs: list[float] = field(default_factory=list)
     tokens: int = 0
     finished: bool = False
     fed: int = 0
@@ -117,6 +118,7 @@ class _Line:
 
     def extend(self, token: int, log_prob: float, eos: int) -> None:
         self.score += log_prob
+        self.log_probs.append(log_prob)
         self.tokens += 1
         if token == eos:
             self.finished = True
@@ -125,7 +127,8 @@ class _Line:
             self.stopped = self.on_token is not None and not self.on_token(self.number, token)
 
     def decoded(self) -> Decoded:
-        return Decoded(ids=self.ids, score=self.score, finished=self.finished, steps=self.fed or self.tokens)
+        steps, each = self.fed or self.tokens, tuple(self.log_probs)
+        return Decoded(ids=self.ids, score=self.score, finished=self.finished, steps=steps, log_probs=each)
 
 
 @torch.inference_mode()

@@ -23,12 +23,16 @@ class Decoded:
         finished: whether eos came within the length limit.
         steps: tokens that the decoder was fed. Beam search may go on looking after the answer returned was complete,
             and drafts may be wrong.
+        log_probs: of each token, that of eos included where it came; `score` is their sum.
+        runner_up: score of the best other answer that beam search finished; None without one.
     """
 
     ids: list[int]
     score: float
     finished: bool
     steps: int
+    log_probs: tuple[float, ...] = ()
+    runner_up: float | None = None
 
 
 class PlainDecoding:

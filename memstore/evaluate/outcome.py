@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memstore.answer import Answer
+from memstore.confidence.features import Features
 from memstore.passage import Passage
 from memstore.questions.answers import holds, normalise, same_title, searchable_answers
 from memstore.questions.files import GoldQuestion, PageKey, Prediction
@@ -54,8 +55,12 @@ class Outcome:
     """A question, the answer given, and the passages it comes from.
 
     Attributes:
-        answer: as it is scored and written.
+        answer: as it is scored and written: `NO_ANSWER` where the model's was not sure enough.
+        guess: what the model said, however sure, in the same form.
         score: sum of the answer tokens' log-probabilities.
+        confidence: in the guess, from 0 to 1.
+        calibrated: whether that is by a calibration.
+        features: what it is from.
         reranked: the passages, best first after reranking; those that were read come first.
     """
 
@@ -63,6 +68,10 @@ class Outcome:
     answer: str
     score: float
     reranked: tuple[Seen, ...]
+    guess: str = ""
+    confidence: float = 0.0
+    calibrated: bool = False
+    features: Features = field(default_factory=dict)
 
     def order(self, order: Order) -> tuple[Seen, ...]:
         """The passages before or after reranking, best first."""
@@ -90,8 +99,12 @@ class Outcome:
         return json.dumps({"id": self.question.id, "input": self.question.input, "output": [output]}) + "\n"
 
 
-def outcome(question: GoldQuestion, answer: Answer) -> Outcome:
-    """The outcome of one question: each passage of the answer is checked against the accepted answers."""
+def outcome(question: GoldQuestion, answer: Answer, *, min_confidence: float = 0.0) -> Outcome:
+    """The outcome of one question: each passage of the answer is checked against the accepted answers.
+
+    An answer below `min_confidence` counts as none. The model is asked without it, so that it can be said how right its
+    other answers would have been.
+    """
     wanted = searchable_answers(question.answers)
     seen = []
     for ranked in answer.passages:
@@ -99,7 +112,17 @@ def outcome(question: GoldQuestion, answer: Answer) -> Outcome:
         on_page = _proves(question, passage)
         found = holds(normalise(passage.text), wanted) if wanted else on_page
         seen.append(_seen(passage, ranked.retrieval_rank or 0, kept=ranked.kept, holds=found, on_page=on_page))
-    return Outcome(question=question, answer=_scored(answer.text), score=answer.score, reranked=tuple(seen))
+    guess = _scored(answer.text or "")
+    return Outcome(
+        question=question,
+        answer=guess if answer.confidence >= min_confidence else NO_ANSWER,
+        score=answer.score,
+        reranked=tuple(seen),
+        guess=guess,
+        confidence=answer.confidence,
+        calibrated=answer.calibrated,
+        features=answer.features,
+    )
 
 
 def majority_answer(questions: Iterable[GoldQuestion]) -> str:

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memstore.answer import KEEP_K, MAX_NEW_TOKENS, RETRIEVE_K, Answer, Answerer, Question
-from memstore.checkpoint.files import CONFIG, TOKENIZER, WEIGHTS
+from memstore.checkpoint.files import CALIBRATION, CONFIG, TOKENIZER, WEIGHTS
 from memstore.errors import ConfigError, DataError, OutputUnwritable
 from memstore.evaluate.bootstrap import CONFIDENCE, RESAMPLES, SEED
+from memstore.evaluate.confidence import confidence_figures, draw
 from memstore.evaluate.mistakes import Kind, as_json_lines, as_markdown, mistakes
 from memstore.evaluate.outcome import Outcome, majority_answer, outcome
 from memstore.evaluate.summary import summarise
 from memstore.evaluate.task_files import file_of_task
-from memstore.files import check_outputs, write_text
+from memstore.files import check_folder, check_outputs, write_text
 from memstore.questions.files import Gold, GoldQuestion, read_gold
 from memstore.retrieve.filters import Filter
 from memstore.store.format import PARTS
@@ -69,6 +70,8 @@ class EvaluateOptions:
         retrieve_k, keep_k, max_new_tokens, num_beams: see `memstore.answer.Question`.
         batch: how many questions are answered together.
         limit: at most this many questions of each file, evenly spread.
+        min_confidence: answers of less confidence count as none.
+        plots: folder for the reliability diagram and the curve of precision against coverage.
         filter: what the metadata of all passages must be, as `Filter.of` takes it; None for anything.
         predictions: file to write. With several tasks, each has its own: `out.nq.jsonl` and so on for `out.jsonl`.
         errors: file to write the list of wrong answers to, `.md` or `.jsonl`.
@@ -85,8 +88,10 @@ class EvaluateOptions:
     num_beams: int | None = None
     batch: int = 8
     limit: int | None = None
+    min_confidence: float = 0.0
     predictions: Path | None = None
     errors: Path | None = None
+    plots: Path | None = None
     device: str = "cpu"
     filter: Mapping[str, Any] | None = None
 
@@ -95,6 +100,8 @@ class EvaluateOptions:
             raise ConfigError("nothing to evaluate on: name at least one file of questions")
         if self.batch < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError("batch and limit must be at least 1")
+        if not 0 <= self.min_confidence <= 1:
+            raise ConfigError(f"min_confidence must be from 0 to 1, not {self.min_confidence}")
         if unknown := sorted(set(self.train_data) - set(self.data)):
             raise ConfigError(
                 f"training data of {unknown[0]!r}, but no data of that name; there is: {_list(self.data)}"
@@ -136,7 +143,8 @@ def evaluate(
 
     Returns:
         `model`, `store`, `settings`, `bootstrap`; `tasks` by name, with the keys of `summarise` and of `_Run.task`;
-        `errors`, the path of that list; and `unwritten`, the reasons why files could not be written after all.
+        `confidence` over the questions of all tasks, as `confidence_figures` has it, and `plots`, the folder of its
+        curves; `errors`, the path of that list; and `unwritten`, the reasons why files could not be written after all.
 
     Raises:
         DataNotFound, DataUnreadable, DataError: a file of questions cannot be used.
@@ -145,19 +153,42 @@ def evaluate(
     """
     files = {task: _read(path) for task, path in options.data.items()}
     majorities = {task: _majority(task, gold, options) for task, gold in files.items()}
+    if options.plots is not None:
+        check_folder(options.plots)
     wanted = [options.errors, *map(options.predictions_of, files)]
     read = [*options.data.values(), *options.train_data.values(), *_files_of(options.store, options.model)]
     check_outputs([path for path in wanted if path is not None], inputs=read)
     answerer = answerer or Answerer.open(options.store, model=options.model, device=options.device)
     run = _Run(options, answerer, progress)
     tasks = {task: run.task(task, gold, majorities[task]) for task, gold in files.items()}
+    confidence = confidence_figures(
+        [one for task in run.outcomes.values() for one in task], min_confidence=options.min_confidence
+    )
     run.write_errors()
+    run.draw({task: found["confidence"] for task, found in tasks.items()}, confidence)
     return dict(answerer.info()) | {
         "settings": run.settings(),
         "bootstrap": {"confidence": CONFIDENCE, "resamples": RESAMPLES, "seed": SEED},
         "tasks": tasks,
+        "confidence": confidence,
+        "plots": None if options.plots is None else str(options.plots),
         "errors": None if options.errors is None else str(options.errors),
         "unwritten": run.unwritten,
+    }
+
+
+def answered(
+    options: EvaluateOptions, answerer: Answers, *, progress: QuestionProgress | None = None
+) -> dict[str, list[Outcome]]:
+    """The outcomes of every file's questions, by task; nothing is written.
+
+    Raises:
+        DataNotFound, DataUnreadable, DataError: a file of questions cannot be used.
+    """
+    files, run = {task: _read(path) for task, path in options.data.items()}, _Run(options, answerer, progress)
+    return {
+        task: run.answer(task, _sample(gold.questions, options.limit), run.asked_as(task))[0]
+        for task, gold in files.items()
     }
 
 
@@ -167,15 +198,16 @@ class _Run:
     def __init__(self, options: EvaluateOptions, answerer: Answers, progress: QuestionProgress | None) -> None:
         self.options, self.answerer, self.progress = options, answerer, progress
         self.known = set(answerer.info()["model"]["tasks"])
+        self.outcomes: dict[str, list[Outcome]] = {}
         self.wrong: dict[str, dict[Kind, list[Outcome]]] = {}
         self.unwritten: list[str] = []
 
     def task(self, task: str, gold: Gold, majority: tuple[str, Path]) -> dict[str, Any]:
         """Answer, write and summarise one file."""
         questions = _sample(gold.questions, self.options.limit)
-        asked_as = task if task in self.known else None
-        outcomes, cost = self._answer(task, questions, asked_as)
-        self.wrong[task] = mistakes(outcomes)
+        asked_as = self.asked_as(task)
+        outcomes, cost = self.answer(task, questions, asked_as)
+        self.outcomes[task], self.wrong[task] = outcomes, mistakes(outcomes)
         predictions = self.options.predictions_of(task)
         if predictions is not None:
             self._write(predictions, "".join(one.kilt_line() for one in outcomes))
@@ -187,12 +219,17 @@ class _Run:
             "page_key": gold.page_key,
             "majority_answer": {"answer": majority[0], "file": str(majority[1])},
             **summarise(outcomes, page_key=gold.page_key, majority=majority[0], retrieve_k=self.options.retrieve_k),
+            "confidence": confidence_figures(outcomes, min_confidence=self.options.min_confidence),
             "wrong": {kind: len(found) for kind, found in self.wrong[task].items()},
             "predictions": None if predictions is None else str(predictions),
             "cost": cost,
         }
 
-    def _answer(
+    def asked_as(self, task: str) -> str | None:
+        """The task that a file's questions are asked with: its own, if the model knows it."""
+        return task if task in self.known else None
+
+    def answer(
         self, task: str, questions: Sequence[GoldQuestion], asked_as: str | None
     ) -> tuple[list[Outcome], dict[str, Any]]:
         """The outcomes in order, and the average cost of a question."""
@@ -214,7 +251,8 @@ class _Run:
                     spent["flops"] += sum(usage.flops.values())
                     spent["fid_flops"] += usage.fid_flops
                     spent["bytes_read"] += usage.bytes_read
-                outcomes += map(outcome, chosen, answers)
+                least = self.options.min_confidence
+                outcomes += (outcome(q, a, min_confidence=least) for q, a in zip(chosen, answers, strict=True))
                 if self.progress:
                     self.progress.advance(len(chosen))
         finally:
@@ -234,6 +272,15 @@ class _Run:
         if path is not None:
             self._write(path, as_markdown(self.wrong) if path.suffix == ".md" else as_json_lines(self.wrong))
 
+    def draw(self, figures: Mapping[str, Mapping[str, Any]], everything: Mapping[str, Any]) -> None:
+        """Draw the confidence curves, if the options name a folder for them: of each task, and of several together."""
+        if self.options.plots is None:
+            return
+        try:
+            draw(figures if len(figures) == 1 else {**figures, "all": everything}, self.options.plots)
+        except OutputUnwritable as error:
+            self.unwritten.append(str(error))
+
     def _write(self, path: Path, text: str) -> None:
         """Write a file; keep the reason if that fails, for the end. A full disk must not cost the scores."""
         try:
@@ -243,7 +290,7 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """The settings in force."""
-        names = ("retrieve_k", "keep_k", "max_new_tokens", "num_beams", "batch", "limit", "device")
+        names = ("retrieve_k", "keep_k", "max_new_tokens", "num_beams", "min_confidence", "batch", "limit", "device")
         settings = {name: getattr(self.options, name) for name in names}
         return settings if self.options.filter is None else settings | {"filter": dict(self.options.filter)}
 
@@ -259,7 +306,9 @@ def _read(path: Path) -> Gold:
 def _files_of(store: Path, model: str | None) -> list[Path]:
     """Files that no result may overwrite: the parts of the store, and the files of a checkpoint that is a folder."""
     parts = [store / name for name in PARTS]
-    return parts + ([Path(model) / name for name in (CONFIG, WEIGHTS, TOKENIZER)] if model is not None else [])
+    return parts + (
+        [Path(model) / name for name in (CONFIG, WEIGHTS, TOKENIZER, CALIBRATION)] if model is not None else []
+    )
 
 
 def _majority(task: str, gold: Gold, options: EvaluateOptions) -> tuple[str, Path]:

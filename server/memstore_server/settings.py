@@ -109,6 +109,14 @@ class Settings(BaseSettings):
         description="Beams where a request does not say; by default the model's own, at most `max_num_beams`.",
     )
 
+    min_confidence: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Confidence below which there is no answer, where a request does not say; 0 answers always.",
+    )
+
     max_retrieve_k: int = Field(default=200, ge=1, description="Most passages a request may retrieve or bring.")
     max_keep_k: int = Field(default=100, ge=1, description="Most passages a request may have read.")
     max_new_tokens_limit: int = Field(default=256, ge=1, description="Most tokens a request may ask for.")

@@ -79,6 +79,8 @@ def question(asked: wire.QuestionInput, settings: Settings, *, place: str = "#")
         num_beams=num_beams,
         passages=None if own is None else tuple(passages(own)),
         filter=where(asked.filter),
+        min_confidence=settings.min_confidence if asked.min_confidence is None else asked.min_confidence,
+        attention=asked.attention,
     )
 
 
@@ -173,6 +175,7 @@ def ranked(ranking: Iterable[RankedPassage]) -> list[wire.RankedPassageReply]:
             retrieval_score=one.retrieval_score,
             rerank_score=one.rerank_score,
             kept=one.kept,
+            attention=one.attention,
             metadata=dict(one.passage.metadata),
         )
         for one in ranking
@@ -194,6 +197,10 @@ def answer(
     )
     return wire.AnswerReply(
         answer=given.text,
+        reason=given.reason,
+        confidence=given.confidence,
+        calibrated=given.calibrated,
+        citations=[wire.CitationReply(**dataclasses.asdict(one)) for one in given.citations],
         score=given.score,
         passages=ranked(given.passages),
         usage=usage,
@@ -247,6 +254,7 @@ def info(
             keep_k=settings.keep_k,
             max_new_tokens=settings.max_new_tokens,
             num_beams=settings.num_beams or min(told_model.num_beams, settings.max_num_beams),
+            min_confidence=settings.min_confidence,
         ),
         collections=listed,
     )

@@ -40,7 +40,10 @@ def reply(*ids: str, title: str = "t", text: str = "text", rerank: float | None 
          "retrieval_score": 1234.5}
         for rank, one in enumerate(ids, start=1)
     ]  # fmt: skip
-    return {"answer": "Orla", "score": -1.0, "model": {"trained": True}, "passages": passages, "usage": USAGE}
+    return {
+        "answer": "Orla", "score": -1.0, "reason": None, "confidence": 0.25, "calibrated": True, "citations": [],
+        "model": {"trained": True}, "passages": passages, "usage": USAGE,
+    }  # fmt: skip
 
 
 @pytest.fixture(params=[30, 60, 80, 200])

@@ -25,7 +25,8 @@ from memstore_client import (
 
 RANKED = {
     "id": "7:0", "title": "Otter", "text": "Otters.", "url": "", "retrieval_rank": 1, "retrieval_score": 2.0,
-    "rerank_score": None, "kept": True, "metadata": {"tags": ["a"], "year": 1, "share": 1.0, "new": True},
+    "rerank_score": None, "kept": True, "attention": None,
+    "metadata": {"tags": ["a"], "year": 1, "share": 1.0, "new": True},
 }  # fmt: skip
 MODEL = {"name": "m", "trained": False, "system": "glimmer"}
 STORE = {"collection": "default", "generation": 1, "passages": 5}
@@ -37,7 +38,9 @@ USAGE = {
     "questions_in_batch": 1,
 }
 ANSWER = {
-    "answer": "yes", "score": -1.0, "passages": [RANKED], "usage": USAGE, "model": MODEL, "store": STORE,
+    "answer": "yes", "reason": None, "confidence": 0.5, "calibrated": True, "score": -1.0,
+    "citations": [{"passage_id": "7:0", "start": 0, "end": 6, "attention": None}],
+    "passages": [RANKED], "usage": USAGE, "model": MODEL, "store": STORE,
     "request_id": "r",
 }  # fmt: skip
 PASSAGE = {"id": "p", "document_id": "d", "title": "", "text": "t", "url": "", "start": 0, "end": 1, "metadata": {}}

@@ -24,7 +24,7 @@ LONGEST_LINE = 120
 SUFFIXES = "py|md|toml|sh|yml|json|jsonl"
 MADE = re.compile(
     r"^(store|new-store|my-store|cache|made-cache|run|my-model|generations|segments)/"  # by the commands shown
-    r"|^(config|tokenizer|report)\.json$|jsonl$|^(run|compare|server)\.\w+$|^(gold|predictions|out|gpu)\b"
+    r"|^(config|tokenizer|calibration|report)\.json$|jsonl$|^(run|compare|server)\.\w+$|^(gold|predictions|out|gpu)\b"
     r"|^dense/$|^wrong\.md$"
 )
 """Names of files that commands make or are given: examples, and what lies in a store or a checkpoint."""

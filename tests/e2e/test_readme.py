@@ -34,6 +34,7 @@ OUTSIDE = {
     'memstore ask "Who discovered radium?" --store store/ --filter': "the sample has no metadata",
     "memstore mcp": "serves until it is stopped: tests/server/test_mcp_process.py",
     "pip install openai": "the same requests: tests/server/test_known_doors.py",
+    "memstore calibrate": "needs more questions than the sample has: tests/evaluate/test_evaluate_confidence.py",
     "memstore compare": "of a file that no page shows; recipes/compare has two",
 }
 """How ```sh blocks begin that do not run here, and why."""

@@ -45,7 +45,8 @@ def test_questions_are_asked_in_batches_with_the_settings(tmp_path: Path) -> Non
     ]
     assert heard == [("rivers", 4), 3, 1, "end"]
     assert report["settings"] == {
-        "retrieve_k": 5, "keep_k": 2, "max_new_tokens": 7, "num_beams": 2, "batch": 3, "limit": None, "device": "cpu"
+        "retrieve_k": 5, "keep_k": 2, "max_new_tokens": 7, "num_beams": 2, "min_confidence": 0.0, "batch": 3,
+        "limit": None, "device": "cpu"
     }  # fmt: skip
     assert (report["model"]["name"], report["store"]["path"]) == ("script", "store")
 

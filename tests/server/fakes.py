@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from memstore.answer import Answer, Listener, Question, RankedPassage, Usage
+from memstore.answer import Answer, Citation, Listener, Question, RankedPassage, Usage
 from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
 from memstore.retrieve import Filters
@@ -76,20 +76,21 @@ class FakeEngine:
         return answers
 
     def _let_hear(self, answer: Answer, listener: Listener | None) -> None:
+        text = answer.text or ""
         if listener:
             found = [replace(one, rerank_score=None, kept=False) for one in answer.passages]
             listener.retrieved(found)
-        if answer.text.startswith("damaged"):
+        if text.startswith("damaged"):
             raise ChecksumMismatch("secret path /srv/store")
         if listener:
             assert self.scoring.wait(PATIENCE), "nobody let it score"
             listener.ranked(answer.passages)
-        for piece in re.findall(r"\s*\S+", answer.text):
+        for piece in re.findall(r"\s*\S+", text):
             assert self.pause.wait(PATIENCE), "nobody let it go on"
             if listener and not listener.wrote(piece):
                 self.cut_short.release()
                 break
-            if answer.text.startswith("halfway"):
+            if text.startswith("halfway"):
                 raise RuntimeError("secret path /srv/model")
 
     def _answer(self, question: Question, batch: int) -> Answer:
@@ -101,6 +102,7 @@ class FakeEngine:
                 retrieval_score=2.5 - at,
                 rerank_score=-0.5 - at,
                 kept=at == 0,
+                attention=0.75 if at == 0 else None,
             )
             for at, p in enumerate(passages)
         )
@@ -108,7 +110,17 @@ class FakeEngine:
             milliseconds={"live_a": 1.5}, bytes_read=64, flops={"live_a": 10.0}, fid_flops=100.0,
             questions_in_batch=batch,
         )  # fmt: skip
-        return Answer(text=question.text + "!", score=-1.25, passages=ranked, usage=usage)
+        known = question.min_confidence <= 0.5
+        return Answer(
+            text=question.text + "!" if known else None,
+            score=-1.25,
+            passages=ranked,
+            usage=usage,
+            confidence=0.5,
+            calibrated=True,
+            reason=None if known else "not sure enough",
+            citations=tuple(Citation(passage_id=p.id, start=0, end=6, attention=0.75) for p in passages[:1] if known),
+        )
 
     def retrieve(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[RankedPassage]]:
         self.filters += filters or ()

@@ -73,7 +73,7 @@ def test_ask_prints_the_text_as_it_comes(url: str) -> None:
     plain = ask("what do they hold", "--url", url).stdout.splitlines()
     found, *rest = done.stdout.splitlines()
     assert found == "2 passages found"
-    assert rest[0] == plain[0] == "answer: what do they hold!   [log-probability -1.25]"
+    assert rest[0] == plain[0] == "answer: what do they hold!   [confidence 0.50, log-probability -1.25]"
     assert rest[1:5] == plain[1:5]
 
 
@@ -94,11 +94,14 @@ def test_ask_says_what_went_wrong(url: str) -> None:
 
 def test_a_text_that_turns_out_otherwise_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
     usage = {"milliseconds": {}, "flops": {}, "fid_flops": 0.0, "bytes_read": 0}
-    reply = {"answer": "two", "score": -1.0, "model": {"trained": False}, "passages": [], "usage": usage}
+    reply = {
+        "answer": "two", "score": -1.0, "confidence": 0.5, "calibrated": True, "reason": None, "citations": [],
+        "model": {"trained": False}, "passages": [], "usage": usage,
+    }  # fmt: skip
     shown = StreamShown(as_json=False)
     assert shown.wrote("one\x1b")
     shown.event("done", reply)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "answer: one\N{REPLACEMENT CHARACTER}"
     assert lines[1].startswith("This model is UNTRAINED")
-    assert lines[2] == "answer: two   [log-probability -1.00]"
+    assert lines[2] == "answer: two   [confidence 0.50, log-probability -1.00]"

@@ -50,10 +50,28 @@ async def test_answer(serving) -> None:
     assert response.headers["content-type"] == "application/json"
     assert without_times(response.json()) == {
         "answer": "why?!",
+        "reason": None,
+        "confidence": 0.5,
+        "calibrated": True,
+        "citations": [{"passage_id": OTTER["id"], "start": 0, "end": 6, "attention": 0.75}],
         "score": -1.25,
         "passages": [
-            {**OTTER, "retrieval_rank": 1, "retrieval_score": 2.5, "rerank_score": -0.5, "kept": True},
-            {**SLASH, "retrieval_rank": 2, "retrieval_score": 1.5, "rerank_score": -1.5, "kept": False},
+            {
+                **OTTER,
+                "retrieval_rank": 1,
+                "retrieval_score": 2.5,
+                "rerank_score": -0.5,
+                "kept": True,
+                "attention": 0.75,
+            },
+            {
+                **SLASH,
+                "retrieval_rank": 2,
+                "retrieval_score": 1.5,
+                "rerank_score": -1.5,
+                "kept": False,
+                "attention": None,
+            },
         ],
         "usage": {
             "milliseconds": {"live_a": 1.5},
@@ -144,7 +162,16 @@ async def test_retrieve(serving) -> None:
     assert reply["milliseconds"].pop("retrieve") >= 0
     del reply["request_id"]
     assert without_times(reply) == {
-        "passages": [{**OTTER, "retrieval_rank": 1, "retrieval_score": 2.5, "rerank_score": None, "kept": False}],
+        "passages": [
+            {
+                **OTTER,
+                "retrieval_rank": 1,
+                "retrieval_score": 2.5,
+                "rerank_score": None,
+                "kept": False,
+                "attention": None,
+            }
+        ],
         "milliseconds": {},
         "store": STORE,
     }
@@ -257,7 +284,7 @@ async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
     told = response.json()
     assert told["model"] == {
         **MODEL, "alpha": 0.5, "beta": 0.25, "dtype": "float32", "parameters": 3, "tasks": ["nq"],
-        "fingerprint": "f00d", "num_beams": 1, "streams": "answers",
+        "fingerprint": "f00d", "num_beams": 1, "streams": "answers", "calibration": None,
     }  # fmt: skip
     assert told["store"] == {**STORE, "codec": "int8", "retriever": "bm25", "metadata": {}, "reload_error": None}
     assert told["limits"] == {
@@ -265,7 +292,13 @@ async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
         "batch_questions": 7, "body_bytes": 4_000_000, "write_bytes": None,
     }  # fmt: skip
     assert told["collections"] == [{**told["store"], "model": told["model"]}]
-    assert told["defaults"] == {"retrieve_k": 40, "keep_k": 10, "max_new_tokens": 32, "num_beams": 1}
+    assert told["defaults"] == {
+        "retrieve_k": 40,
+        "keep_k": 10,
+        "max_new_tokens": 32,
+        "num_beams": 1,
+        "min_confidence": 0.0,
+    }
     assert "/srv" not in response.text
 
 

@@ -20,9 +20,11 @@ export function answerParts(reply, question) {
   if (!passages.length) notices.push("No passage was found: this answer is a guess.");
   return [
     element("h2", { id: "answer-title", class: "asked", dir: "auto" }, question),
-    element("p", { class: "text", dir: "auto" }, reply.answer || "(the model wrote nothing)"),
+    element("p", { class: "text", dir: "auto" }, answerText(reply)),
     ...notices.map((notice) => element("p", { class: "notice" }, notice)),
-    ...sources(passages, reply.answer),
+    ...(reply.reason ? [element("p", { class: "notice" }, `${capital(reply.reason)}.`)] : []),
+    ...(reply.answer === null ? [] : sources(passages, reply.answer)),
+    confidence(reply),
     element("p", { class: "by" },
       "by ", element("b", {}, model.name), ` (${systemName(model.system)}), `,
       ...(named(store) ? [element("b", { dir: "auto" }, store.collection ?? ""), ", "] : []), `generation ${store.generation}, `,
@@ -33,6 +35,25 @@ export function answerParts(reply, question) {
 /** Whether the server calls its store anything. @param {AnswerReply["store"]} store */
 function named({ collection = UNNAMED }) {
   return collection !== UNNAMED;
+}
+
+/** @param {AnswerReply} reply */
+function answerText({ answer }) {
+  if (answer === null) return "I do not know.";
+  return answer || "(the model wrote nothing)";
+}
+
+/** How sure one may be, with what that means. @param {AnswerReply} reply */
+function confidence({ confidence: share, calibrated }) {
+  const meaning = calibrated ? "how often such answers are right" : "the model's own probability of this answer, not calibrated";
+  return element("p", { class: "confidence" },
+    element("span", { class: "kind" }, "confidence"), bar(share, "confidence"),
+    element("span", { class: "score" }, `${Math.round(100 * share)}%`), element("span", { class: "meaning" }, meaning));
+}
+
+/** @param {string} text */
+function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** Which of the passages read hold the whole answer. @param {RankedPassage[]} passages @param {string} answer */
@@ -77,7 +98,7 @@ export function arrivingParts(question) {
 
 /**
  * @typedef {"found" | "ranked" | "read"} Stage how far the passages are
- * @param {{passages: RankedPassage[], answer: string}} reply
+ * @param {{passages: RankedPassage[], answer: string | null}} reply
  * @param {Stage} [stage]
  * @returns {HTMLElement[]}
  */
@@ -87,7 +108,7 @@ export function passageParts({ passages, answer }, stage = "read") {
     rerank: scaleOf(passages.map((passage) => passage.rerank_score)),
     retrieval: scaleOf(passages.map((passage) => passage.retrieval_score)),
   };
-  const shown = passages.map((passage, at) => passageItem(passage, at + 1, scales, { answer, stage }));
+  const shown = passages.map((passage, at) => passageItem(passage, at + 1, scales, { answer: answer ?? "", stage }));
   const kept = stage === "found" ? passages.length : passages.filter((passage) => passage.kept).length;
   const now = { found: "scored now", ranked: `the best ${kept} read now`, read: `the best ${kept} kept and read` }[stage];
   const parts = [

@@ -3,11 +3,12 @@
  *
  * @typedef {{question: string, collection?: string, task?: string, retrieve_k?: number, keep_k?: number, filter?: unknown}} AnswerRequest
  * @typedef {{id: string, title: string, text: string, url: string, retrieval_rank: number | null,
- *   retrieval_score: number | null, rerank_score: number | null, kept: boolean,
+ *   retrieval_score: number | null, rerank_score: number | null, kept: boolean, attention?: number | null,
  *   metadata?: Record<string, string | boolean | number | string[]>}} RankedPassage
  * @typedef {{milliseconds: Record<string, number>, bytes_read: number, flops: Record<string, number>,
  *   fid_flops: number, questions_in_batch: number}} Usage
- * @typedef {{answer: string, score: number, passages: RankedPassage[], usage: Usage,
+ * @typedef {{answer: string | null, reason: string | null, confidence: number, calibrated: boolean,
+ *   score: number, passages: RankedPassage[], usage: Usage,
  *   model: {name: string, trained: boolean, system: string},
  *   store: {collection?: string, generation: number, passages: number}, request_id: string}} AnswerReply
  * @typedef {{name: string, trained: boolean, system: string, tasks: string[]}} Model
