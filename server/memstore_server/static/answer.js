@@ -47,7 +47,7 @@ function answerText({ answer }) {
 function confidence({ confidence: share, calibrated }) {
   const meaning = calibrated ? "how often such answers are right" : "the model's own probability of this answer, not calibrated";
   return element("p", { class: "confidence" },
-    element("span", { class: "kind" }, "confidence"), bar(share, "confidence"),
+    element("span", { class: "kind" }, "confidence"), bar(share, "sure"),
     element("span", { class: "score" }, `${Math.round(100 * share)}%`), element("span", { class: "meaning" }, meaning));
 }
 
