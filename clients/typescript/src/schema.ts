@@ -453,9 +453,32 @@ export interface components {
         AnswerReply: {
             /**
              * Answer
-             * @description What the model wrote. It writes also where nothing was found: with `passages` empty it is a guess.
+             * @description What the model wrote; null where its confidence is below `min_confidence`. It writes also where nothing was found: with `passages` empty it is a guess.
              */
-            answer: string;
+            answer: string | null;
+            /**
+             * Reason
+             * @description Why `answer` is null; null where it is not.
+             */
+            reason: string | null;
+            /**
+             * Confidence
+             * @description The probability that the answer is right, if `calibrated`; else the one that the model itself gives to exactly this answer, which is no such probability.
+             * @default 0
+             */
+            confidence: number;
+            /**
+             * Calibrated
+             * @description Whether the model has a calibration.
+             * @default false
+             */
+            calibrated: boolean;
+            /**
+             * Citations
+             * @description Where the answer stands in the passages that were read, best passage first.
+             * @default []
+             */
+            citations: components["schemas"]["CitationReply"][];
             /**
              * Score
              * @description Sum of the answer tokens' log-probabilities.
@@ -541,6 +564,17 @@ export interface components {
                 [key: string]: (string | boolean | number) | components["schemas"]["FilterTests"];
             } | null;
             /**
+             * Min Confidence
+             * @description Below this confidence `answer` is null, and `reason` says why.
+             */
+            min_confidence?: number | null;
+            /**
+             * Attention
+             * @description Also say how much of its attention the reader gave to each passage.
+             * @default false
+             */
+            attention?: boolean;
+            /**
              * Deadline Ms
              * @description Milliseconds after which the answer is of no use; then the reply is a 504.
              */
@@ -559,6 +593,31 @@ export interface components {
         BatchItem: {
             answer: components["schemas"]["AnswerReply"] | null;
             problem: components["schemas"]["Problem"] | null;
+        };
+        /**
+         * CalibrationInfo
+         * @description What a model's confidences were fitted to.
+         */
+        CalibrationInfo: {
+            /** Method */
+            method: string;
+            /**
+             * Metric
+             * @description What counts as a right answer: em is exact match.
+             */
+            metric: string;
+            /**
+             * Questions
+             * @description How many development questions, by task.
+             */
+            questions: {
+                [key: string]: number;
+            };
+            /**
+             * Calibration Error
+             * @description Expected calibration error on tasks, or else questions, that were left out of the fit.
+             */
+            calibration_error: number | null;
         };
         /**
          * ChangeReply
@@ -741,6 +800,26 @@ export interface components {
             [key: string]: unknown;
         };
         /**
+         * CitationReply
+         * @description A place where the answer stands in a passage that was read: its characters from `start` to before `end`.
+         */
+        CitationReply: {
+            /** Passage Id */
+            passage_id: string;
+            /**
+             * Start
+             * @description In the passage's `text`, in characters (Unicode code points).
+             */
+            start: number;
+            /** End */
+            end: number;
+            /**
+             * Attention
+             * @description As the passage has it.
+             */
+            attention: number | null;
+        };
+        /**
          * CohereDocument
          * @description A document, sent back.
          */
@@ -877,6 +956,11 @@ export interface components {
             max_new_tokens: number;
             /** Num Beams */
             num_beams: number;
+            /**
+             * Min Confidence
+             * @default 0
+             */
+            min_confidence: number;
         };
         /**
          * DeleteDocumentsRequest
@@ -1351,6 +1435,8 @@ export interface components {
              * @enum {string}
              */
             streams: "tokens" | "answers";
+            /** @description What `confidence` was fitted to; null where it is not calibrated. */
+            calibration: components["schemas"]["CalibrationInfo"] | null;
         };
         /**
          * ModelReply
@@ -1609,6 +1695,17 @@ export interface components {
             filter?: {
                 [key: string]: (string | boolean | number) | components["schemas"]["FilterTests"];
             } | null;
+            /**
+             * Min Confidence
+             * @description Below this confidence `answer` is null, and `reason` says why.
+             */
+            min_confidence?: number | null;
+            /**
+             * Attention
+             * @description Also say how much of its attention the reader gave to each passage.
+             * @default false
+             */
+            attention?: boolean;
         };
         /**
          * RankedPassageReply
@@ -1637,6 +1734,12 @@ export interface components {
              * @description Whether the reader read it.
              */
             kept: boolean;
+            /**
+             * Attention
+             * @description Its share of the reader's cross-attention, where asked for; of all kept ones 1.
+             * @default null
+             */
+            attention: number | null;
             /**
              * Metadata
              * @description What the document says of itself beside its text; can be filtered by.
