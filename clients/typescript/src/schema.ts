@@ -2886,9 +2886,75 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ChatReply"];
+                    "text/event-stream": {
+                        data?: string;
+                    };
                 };
             };
-            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2917,7 +2983,7 @@ export interface operations {
                     "application/json": components["schemas"]["ModelsReply"];
                 };
             };
-            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2948,7 +3014,25 @@ export interface operations {
                     "application/json": components["schemas"]["ModelReply"];
                 };
             };
-            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2981,7 +3065,70 @@ export interface operations {
                     "application/json": components["schemas"]["EmbeddingsReply"];
                 };
             };
-            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3014,7 +3161,70 @@ export interface operations {
                     "application/json": components["schemas"]["CohereReply"];
                 };
             };
-            /** @description Any error: the kinds and statuses of `/answer`, 400 for 422. */
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             default: {
                 headers: {
                     [name: string]: unknown;

@@ -15,7 +15,7 @@ from memstore_server.routes import ServiceOf, unless_disconnected
 router = APIRouter(route_class=refusals.CohereRoute, tags=["Cohere"])
 
 
-@router.post("/v1/rerank", responses=refusals.documented(shapes.CohereError))
+@router.post("/v1/rerank", responses=refusals.documented(shapes.CohereError, *refusals.ASKED))
 @router.post("/v2/rerank", include_in_schema=False)
 async def rerank_documents(asked: shapes.CohereRequest, request: Request, service: ServiceOf) -> shapes.CohereReply:
     """Score documents of your own for a question, best first, as Cohere's clients ask for it."""

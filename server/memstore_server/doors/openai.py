@@ -10,10 +10,10 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from memstore_client import wire
@@ -26,7 +26,9 @@ from memstore_server.service import Service
 from memstore_server.streaming import HEADERS
 
 router = APIRouter(prefix="/v1", route_class=refusals.OpenAIRoute, tags=["OpenAI"])
-_RESPONSES = refusals.documented(shapes.OpenAIError)
+_RESPONSES = refusals.documented(shapes.OpenAIError, *refusals.ASKED)
+_STREAM = {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}
+"""Of a chunk; a stream ends with `[DONE]`, which is no JSON."""
 _OPTIONS = set(wire.AnswerRequest.model_fields) - {"question", "stream", "max_new_tokens", "passages"}
 _NOTHING: dict[str, Any] = {"n": 1, "tool_choice": "none", "function_call": "none", "modalities": ["text"]}
 """Values of fields that ask for nothing beside plain text."""
@@ -45,7 +47,11 @@ _CANNOT = {
 }
 
 
-@router.post("/chat/completions", response_model=shapes.ChatReply, responses=_RESPONSES)
+@router.post(
+    "/chat/completions",
+    response_model=shapes.ChatReply,
+    responses={**_RESPONSES, 200: {"content": {"text/event-stream": _STREAM}}},
+)
 async def chat_completions(
     asked: shapes.ChatRequest, request: Request, service: ServiceOf
 ) -> shapes.ChatReply | EventSourceResponse:
@@ -65,14 +71,16 @@ async def chat_completions(
     return shapes.ChatReply(id=_name(), created=int(time.time()), model=asked.model, choices=[choice], **_beside(reply))
 
 
-@router.get("/models", responses=_RESPONSES)
+@router.get("/models", responses=refusals.documented(shapes.OpenAIError))
 async def models(service: ServiceOf) -> shapes.ModelsReply:
     """The models that the other addresses take: one for each collection, the default one first."""
     return shapes.ModelsReply(data=[_model(service, name) for name in refusals.collections(service)])
 
 
-@router.get("/models/{model:any_text}", responses=_RESPONSES)
-async def model(model: str, service: ServiceOf) -> shapes.ModelReply:
+@router.get("/models/{model:any_text}", responses=refusals.documented(shapes.OpenAIError, 400, 404))
+async def model(
+    model: Annotated[str, Path(max_length=wire.MAX_ID_CHARACTERS)], service: ServiceOf
+) -> shapes.ModelReply:
     """One of these models."""
     refusals.collection_of(service, model)
     return _model(service, model)

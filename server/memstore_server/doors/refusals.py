@@ -121,9 +121,14 @@ class CohereRoute(_DoorRoute):
     shape = staticmethod(cohere_error)
 
 
-def documented(error: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route for the OpenAPI document."""
-    return {"default": {"model": error, "description": "Any error: the kinds and statuses of `/answer`, 400 for 422."}}
+ASKED = (400, 404, 413, 429, 500, 503, 504)
+"""Statuses of errors of whatever asks the engine."""
+
+
+def documented(error: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route for the OpenAPI document: errors of these statuses, and of any other."""
+    said = {"model": error, "description": "The kinds of errors that `/answer` has, with 400 in the place of 422."}
+    return dict.fromkeys(statuses, said) | {"default": said}
 
 
 def event(problem: Problem) -> str:
