@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from memstore.answer import Answer, Question
-from memstore.errors import MemstoreError
+from memstore.errors import MemstoreError, RequestError
 from memstore.retrieve.encoders import Vectors
 from memstore_client import wire
 from memstore_server import examples, translate
@@ -165,6 +165,7 @@ class Service:
         self.require_ready()
         of = self.of(asked.collection)
         question = translate.question(asked, of.settings)
+        translate.require_filterable(question, self._thread.info_of(of.name))
         deadline = _deadline(began, asked.deadline_ms)
         (outcome,) = await _all(self._thread.ask([question], deadline=deadline, collections=[of.name]), deadline)
         if isinstance(outcome, Exception):
@@ -179,6 +180,7 @@ class Service:
         self.require_ready()
         of, hearing = self.of(asked.collection), Hearing()
         question = translate.question(asked, of.settings)
+        translate.require_filterable(question, self._thread.info_of(of.name))
         deadline = _deadline(began, asked.deadline_ms)
         (future,) = self._thread.ask([question], deadline=deadline, listeners=[hearing], collections=[of.name])
         done = asyncio.wrap_future(future)
@@ -200,12 +202,27 @@ class Service:
         of = [self.of(one.collection) for one in asked.questions]
         questions = translate.questions(asked, self.settings, of=[one.settings for one in of])
         deadline = _deadline(began, asked.deadline_ms)
-        admitted = self._thread.ask(questions, deadline=deadline, collections=[one.name for one in of])
-        outcomes = await _all(admitted, deadline)
-        for outcome in outcomes:
+        refused = [self._refusal(question, one) for question, one in zip(questions, of, strict=True)]
+        possible = [at for at, error in enumerate(refused) if error is None]
+        outcomes: dict[int, Timed[Answer] | Exception] = {}
+        if possible:
+            admitted = self._thread.ask(
+                [questions[at] for at in possible], deadline=deadline, collections=[of[at].name for at in possible]
+            )
+            outcomes = dict(zip(possible, await _all(admitted, deadline), strict=True))
+        for outcome in outcomes.values():
             if isinstance(outcome, DeadlineExceeded | EngineStopped | TooLate):
                 raise outcome
-        return [one if isinstance(one, Exception) else self._answered(one, began) for one in outcomes]
+        replies = [error or outcomes[at] for at, error in enumerate(refused)]
+        return [one if isinstance(one, Exception) else self._answered(one, began) for one in replies]
+
+    def _refusal(self, question: Question, of: Collection) -> RequestError | None:
+        """Why a question of several cannot be answered, if that is known before it waits."""
+        try:
+            translate.require_filterable(question, self._thread.info_of(of.name))
+        except RequestError as error:
+            return error
+        return None
 
     async def retrieve(self, asked: wire.RetrieveRequest) -> wire.RetrieveReply:
         """Passages for a question, best first."""

@@ -93,6 +93,18 @@ def where(asked: Mapping[str, FieldFilter] | None) -> Filter | None:
     return Filter.of(said)
 
 
+def require_filterable(asked: Question, reported: Mapping[str, object]) -> None:
+    """See that a question's filter is one of the store that an engine reports. The engine would refuse it too, but
+    after it has waited, and with all the questions of its batch, which would then be answered one by one.
+
+    Raises:
+        RequestError: the store has no such field, or never such a value in it.
+    """
+    fields = _mapping(reported["store"]).get("metadata")
+    if asked.filter is not None and fields is not None:
+        asked.filter.require(fields)
+
+
 def questions(asked: wire.AnswerBatchRequest, settings: Settings, *, of: Sequence[Settings]) -> list[Question]:
     """The engine's questions.
 
