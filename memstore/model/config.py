@@ -43,7 +43,7 @@ class ModelConfig:
             logarithm of its retrieval rank. 0 for GLIMMER as published, which has none.
         score_bias: how much the reader heeds the ranking: this times the logarithm of each kept passage's share, by
             softmax of what they are ordered by, is added to the decoder's cross-attention for all of its tokens. 0 for
-            GLIMMER as published.
+            GLIMMER as published. Without a scorer it means nothing.
         question_template, passage_template: `{question}`, and `{title}` and `{text}`.
         tasks: question templates of tasks by name, instead of `question_template`.
         extractive: answers are spans of the passages read (as `passage_template` shows them) or one of the
@@ -115,8 +115,6 @@ class ModelConfig:
             raise ConfigError(f"alpha and beta must be in (0, 1], not {self.alpha} and {self.beta}")
         if self.system == "fid" and self.alpha != 1:
             raise ConfigError(f"FiD precomputes nothing: alpha must be 1, not {self.alpha}")
-        if self.score_bias and not self.has_scorer:
-            raise ConfigError(f"score_bias needs rerank scores, and {self.system} has none: it must be 0")
         if self.copy_previous and not self.copy_head:
             raise ConfigError("copy_previous is a setting of the copy head: it needs copy_head")
         if "{question}" not in self.question_template:

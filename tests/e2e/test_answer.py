@@ -117,6 +117,15 @@ def test_an_extractive_model_answers_with_spans_by_its_own_beams(corpus: Path, t
     assert answerer.info()["model"]["num_beams"] == 3  # type: ignore[index]
 
 
+def test_a_reader_that_heeds_scores_answers_and_counts_its_operations(corpus: Path, tmp_path: Path) -> None:
+    """FiD, whose operations stand beside, has no scores to heed."""
+    model = tiny.save_checkpoint(tmp_path / "model", score_bias=1.0)
+    build(BuildOptions(corpus=(corpus,), out=tmp_path / "store", model=str(model), dtype="float32"))
+    answerer = Answerer.open(tmp_path / "store")
+    answer = answerer.ask(Question(text=QUESTIONS[0], retrieve_k=8, keep_k=3, max_new_tokens=2))
+    assert answer.usage.fid_flops > sum(answer.usage.flops.values()) > 0
+
+
 def test_the_retrievers_order_counts_in_what_it_found_and_not_in_what_was_brought(corpus: Path, tmp_path: Path) -> None:
     model = tiny.save_checkpoint(tmp_path / "model", retrieval_prior=3.0)
     build(BuildOptions(corpus=(corpus,), out=tmp_path / "store", model=str(model), dtype="float32"))

@@ -51,7 +51,6 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
         ({"retrieval_prior": math.inf}, "retrieval_prior must be finite, not inf"),
         ({"retrieval_prior": -0.5}, "retrieval_prior must be at least 0, not -0.5"),
         ({"score_bias": -1.0}, "score_bias must be at least 0, not -1.0"),
-        ({"score_bias": 1.0, "system": "lumen"}, "score_bias needs rerank scores, and lumen has none: it must be 0"),
         ({"dropout_rate": -0.1}, r"dropout_rate must be in \[0, 1\], not -0.1"),
         ({"dropout_rate": 1.5}, r"dropout_rate must be in \[0, 1\], not 1.5"),
         ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon must be at least 0"),
