@@ -57,7 +57,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [the model's].")] = None,
     min_confidence: Annotated[
-        float | None, typer.Option(help="Confidence below which there is no answer, by default [0: always one].")
+        float | None, typer.Option(help="Confidence below which there is by default no answer [0].")
     ] = None,
     max_retrieve_k: Annotated[int | None, typer.Option(help="Most passages a request may retrieve [200].")] = None,
     max_keep_k: Annotated[int | None, typer.Option(help="Most passages a request may have read [100].")] = None,

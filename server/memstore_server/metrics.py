@@ -115,8 +115,8 @@ class Metrics:
         self._fid.labels(name).inc(answer.usage.fid_flops)
         for stage, spent in answer.usage.flops.items():
             self._flops.labels(name, stage).inc(spent)
-        if (confidence := getattr(answer, "confidence", None)) is not None:
-            self._confidence.labels(name).observe(confidence)
+        if answer.calibrated:
+            self._confidence.labels(name).observe(answer.confidence)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
