@@ -32,7 +32,7 @@ T5_SHAPES = {  # of T5 v1.1 (arXiv 2002.05202)
     "base": {"vocab_size": 32_128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
     "large": {"vocab_size": 32_128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_heads": 16, "num_layers": 24},
 }
-TINY = {"vocab_size": 16_384, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 12}
+TINY = {"vocab_size": 32_128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 12}
 SPECIAL_IDS = 3  # pad, eos, unknown
 QUESTION_WORDS = 8
 
