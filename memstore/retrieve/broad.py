@@ -69,20 +69,23 @@ def needed(k: int, share: float) -> int:
 class BroadFilters:
     """The latest filters of one index. Several threads may ask at once.
 
+    It knows nothing of the index itself, which would then live until Python looks for circles, and hold its generation.
+
     Args:
-        rows_of: gives the live rows that pass.
         total: rows that there are.
         live: those that may be found.
     """
 
-    def __init__(self, rows_of: RowsOf, *, total: int, live: int) -> None:
-        self._rows_of, self._total, self._live = rows_of, total, live
+    def __init__(self, *, total: int, live: int) -> None:
+        self._total, self._live = total, live
         self._lock = threading.Lock()
         self._known: OrderedDict[Filter, Broad | None] = OrderedDict()  # None: used once, or not broad
         self._asked: set[Filter] = set()  # of these, those whose rows are known
 
-    def of(self, where: Filter) -> Broad | None:
-        """What the filter passes; None at its first use, and where it is not broad. Raises what `rows_of` raises."""
+    def of(self, where: Filter, rows_of: RowsOf) -> Broad | None:
+        """What the filter passes; None at its first use, and where it is not broad. Raises what `rows_of` raises, which
+        gives the live rows that pass.
+        """
         if self._live > MOST_ROWS:
             return None
         with self._lock:
@@ -92,7 +95,7 @@ class BroadFilters:
             self._known.move_to_end(where)
             if where in self._asked:
                 return self._known[where]
-        rows = self._rows_of(where)
+        rows = rows_of(where)
         is_broad = len(rows) >= LEAST_SHARE * self._live > 0
         broad = Broad.of(rows, total=self._total, live=self._live) if is_broad else None
         with self._lock:

@@ -236,7 +236,7 @@ class Bm25Retriever:
         found, self._live = self._searcher.num_docs, self.passages - self.deleted
         if found != self._live:
             raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self._live}; build it again")
-        self._broad = BroadFilters(self.rows, total=self.passages, live=self._live)
+        self._broad = BroadFilters(total=self.passages, live=self._live)
 
     def __len__(self) -> int:
         """Rows that the index covers, dead ones included."""
@@ -302,7 +302,7 @@ class Bm25Retriever:
 
     def _search_one(self, question: str, k: int, where: Filter | None) -> list[FoundRow]:
         clauses = [] if where is None else self._filters.clauses(where)
-        broad = None if where is None else self._broad.of(where)
+        broad = None if where is None else self._broad.of(where, self.rows)
         for terms in self._choices(question) if self._live else ():
             query = self._query(terms)
             if broad is not None and (found := self._best_of_broad(query, k, broad)):

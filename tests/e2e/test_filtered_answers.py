@@ -112,7 +112,7 @@ def test_the_command_line_asks_a_server_in_the_kinds_that_it_reports(monkeypatch
         def __exit__(self, *_: object) -> None:
             pass
 
-        def info(self) -> Any:
+        def info(self, collection: str | None = None) -> Any:
             reported = Reported()
             reported.store = reported
             return reported

@@ -63,9 +63,9 @@ def test_the_second_use_finds_what_the_first_does(lexical: Bm25Retriever, k: int
     monkeypatch.setattr(broad, "LEAST_SHARE", 2.0)
     by_query = [lexical.search([question], k, [WHERE])[0] for question in QUESTIONS]
     monkeypatch.setattr(broad, "LEAST_SHARE", 0.25)
-    lexical._broad = BroadFilters(lexical.rows, total=ROWS, live=ROWS - len(DEAD))
+    lexical._broad = BroadFilters(total=ROWS, live=ROWS - len(DEAD))
     lexical.search(["x"], 1, [WHERE])
-    assert lexical._broad.of(WHERE) is not None
+    assert lexical._broad.of(WHERE, lexical.rows) is not None
     assert [lexical.search([question], k, [WHERE])[0] for question in QUESTIONS] == by_query
 
 
@@ -98,13 +98,13 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(where)
         return np.arange(0, 10, 2)
 
-    filters = BroadFilters(rows_of, total=11, live=10)
+    filters = BroadFilters(total=11, live=10)
     a, b, c = (Filter.of({"n": n}) for n in range(3))
-    assert [filters.of(where) is None for where in (a, a, a, b, b)] == [True, False, False, True, False]
+    assert [filters.of(where, rows_of) is None for where in (a, a, a, b, b)] == [True, False, False, True, False]
     assert asked == [a, b]
-    filters.of(c)  # forgets a
-    assert filters.of(a) is None
-    assert filters.of(a) is not None
+    filters.of(c, rows_of)  # forgets a
+    assert filters.of(a, rows_of) is None
+    assert filters.of(a, rows_of) is not None
     assert asked == [a, b, a]
     assert len(filters._known) == 2
     assert filters._asked <= set(filters._known)
@@ -117,12 +117,12 @@ def test_a_narrow_filter_and_a_large_index_keep_their_condition(monkeypatch: pyt
         asked.append(where)
         return np.arange(2)
 
-    filters = BroadFilters(rows_of, total=100, live=100)
-    assert [filters.of(WHERE) for _ in range(4)] == [None] * 4
+    filters = BroadFilters(total=100, live=100)
+    assert [filters.of(WHERE, rows_of) for _ in range(4)] == [None] * 4
     assert asked == [WHERE]
     monkeypatch.setattr(broad, "MOST_ROWS", 99)
-    large = BroadFilters(rows_of, total=100, live=100)
-    assert [large.of(WHERE) for _ in range(4)] == [None] * 4
+    large = BroadFilters(total=100, live=100)
+    assert [large.of(WHERE, rows_of) for _ in range(4)] == [None] * 4
     assert asked == [WHERE]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,23 @@ def test_opens_what_the_generation_names(store: Store, kind: str) -> None:
     [hits] = retriever.search([QUESTION], 4)
     assert hits[0].passage_id == "p7"
     assert store.passages([hit.passage_id for hit in hits])[0] == PASSAGES[7]
+
+
+@pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
+def test_what_nobody_uses_any_more_is_gone_at_once(store: Store, kind: str) -> None:
+    """An open store holds its generation, which nothing can remove then: it must not wait for the garbage collector."""
+    index(store)
+    gc.collect()
+    gc.disable()
+    try:
+        opened = naming(store, kind)
+        retriever = open_retriever(opened, memory_encoder=WordEncoder())
+        retriever.search([QUESTION], 4)
+        known = [weakref.ref(opened), weakref.ref(retriever)]
+        del opened, retriever
+        assert [one() for one in known] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_an_unknown_retriever_is_named(store: Store) -> None:
