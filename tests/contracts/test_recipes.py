@@ -28,7 +28,7 @@ def filled(name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_training_stages_follow_one_another(stage: int, tmp_path: Path) -> None:
-    """The first begins with the T5 that the script gets, each other with the stage before; all on the script's cache."""
+    """The first begins with the T5 that the script gets, each other with the stage before; on the script's cache."""
     config = TrainConfig.from_file(filled(f"default/stage-{stage}.toml", tmp_path))
     assert config.out == tmp_path / f"stage-{stage}"
     start, made_by = ("t5", "pretrained.py") if stage == 1 else (f"stage-{stage - 1}/last", "memstore train")
