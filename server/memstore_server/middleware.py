@@ -74,6 +74,8 @@ class RequestContext:
 
 def _count(scope: Scope, status: int, seconds: float) -> None:
     """Counts a request under the pattern of its route, for which it may not matter what else is in the path."""
+    if "app" not in scope:  # no application has seen it
+        return
     service: Service = scope["app"].state.service
     route = getattr(scope.get("route"), "path", "none")
     service.metrics.request(route=route, method=scope["method"], status=status, seconds=seconds)
