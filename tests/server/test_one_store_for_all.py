@@ -87,7 +87,7 @@ async def test_no_request_fails_and_no_reply_mixes_generations(tmp_path: Path, r
             answerer = await asyncio.to_thread(Answerer.open, bench.path, model=str(bench.model))
             settings = Settings.load(
                 store=bench.path, watch=watch, retrieve_k=8, keep_k=2, max_new_tokens=1, max_batch=2,
-                drain_seconds=PATIENCE,
+                drain_seconds=PATIENCE, queue_seconds=60 * PATIENCE,
             )  # fmt: skip
             app = create_app(answerer, settings)
             await stack.enter_async_context(app.router.lifespan_context(app))
@@ -103,6 +103,7 @@ async def test_no_request_fails_and_no_reply_mixes_generations(tmp_path: Path, r
             async with asyncio.timeout(6 * PATIENCE):
                 while (await clients[0].info()).store.generation != generation:
                     assert not any(one.done() for one in asking), [one.exception() for one in asking if one.done()]
+                    await asyncio.sleep(0.02)  # a loop without rest would keep the engines' threads from running
         stop.set()
         await asyncio.gather(*asking)
     require_consistent(replies, builder.editions)
