@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +11,7 @@ import pytest
 from memstore.answer import Answerer, Question
 from memstore.answer.listening import GrowingText, Heard
 from memstore.passage import RankedPassage
-from memstore_builders.build import build
-from memstore_builders.job import BuildOptions
-from tests import tiny
+from tests.e2e.small_store import built
 
 
 class Ear:
@@ -41,14 +38,7 @@ class Ear:
 
 @pytest.fixture(scope="module")
 def answerer(tmp_path_factory: pytest.TempPathFactory) -> Answerer:
-    folder = tmp_path_factory.mktemp("listening")
-    rows = [{"id": p.id, "document_id": p.document_id, "title": p.title, "text": f"{p.text} {i}"}
-            for i, p in enumerate(tiny.passages(40))]  # fmt: skip
-    corpus = folder / "passages.jsonl"
-    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    model = tiny.save_checkpoint(folder / "model")
-    build(BuildOptions(corpus=(corpus,), out=folder / "store", model=str(model), dtype="float32"))
-    return Answerer.open(folder / "store")
+    return Answerer.open(built(tmp_path_factory.mktemp("listening")))
 
 
 ASKED = [Question("the river", retrieve_k=9, keep_k=3), Question("a tower and a city", retrieve_k=7, keep_k=2)]

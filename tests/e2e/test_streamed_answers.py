@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import httpx
 import pytest
 
 from memstore.answer import Answerer
-from memstore_builders.build import build
-from memstore_builders.job import BuildOptions
 from memstore_server.app import create_app
 from memstore_server.settings import Settings
-from tests import tiny
+from tests.e2e.small_store import built
 from tests.server.fakes import PATIENCE
 from tests.server.sse import events, text
 
@@ -36,14 +33,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("streamed")
-    rows = [{"id": p.id, "document_id": p.document_id, "title": p.title, "text": f"{p.text} {i}"}
-            for i, p in enumerate(tiny.passages(40))]  # fmt: skip
-    corpus = folder / "passages.jsonl"
-    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    model = tiny.save_checkpoint(folder / "model")
-    build(BuildOptions(corpus=(corpus,), out=folder / "store", model=str(model), dtype="float32"))
-    return folder / "store"
+    return built(tmp_path_factory.mktemp("streamed"))
 
 
 async def ask(store: Path, asked: list[dict[str, Any]], *, max_batch: int) -> list[httpx.Response]:
