@@ -32,6 +32,22 @@ def show_scores(report: Values) -> None:
         console.print(f"NOTE: {note}", style="yellow")
 
 
+def show_labels(report: Values) -> None:
+    """`memstore label`."""
+    console, columns = PlainConsole(), list(report["sets"].values())
+    console.print(f"{report['out']} is there already" if report["already"] else f"labelled {report['out']}")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    shares = next((list(found["quantiles"]) for found in columns if found["quantiles"]), [])
+    headings = ("questions", "read", "passages", "dropped", "moved", *shares)
+    for name in ("set", *headings):
+        table.add_column(name, justify="left" if name == "set" else "right")
+    for name, found in report["sets"].items():
+        counts = (f"{found[key]:,}" for key in ("questions", "read", "passages", "dropped"))
+        table.add_row(name, *counts, f"{found['moved']:.1%}", *(f"{v:.2f}" for v in found["quantiles"].values()))
+    console.print_table(table)
+    console.print("moved: the likeliest is not the first; the last columns: quantiles of its log-probability")
+
+
 def show_evaluation(report: Values) -> None:
     """`memstore evaluate`."""
     console, settings = PlainConsole(), report["settings"]

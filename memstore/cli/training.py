@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memstore.cli.app import BuildModel, CorpusOption, Json, app, corpora, print_result
+from memstore.cli.app import BuildModel, CorpusOption, Device, Dtype, Json, app, corpora, print_result
 from memstore.errors import ConfigError
 
 
@@ -66,6 +66,49 @@ def prepare(
     )
     report = run(options, model_tokenizer(model), tick=StageLines(lambda line: typer.echo(line, err=True)))
     print_result(asdict(report), as_json, show_prepared)
+
+
+@app.command()
+def label(
+    cache: Annotated[Path, typer.Option(help="A cache of `memstore prepare`. It stays as it is.")],
+    out: Annotated[Path, typer.Option(help="Folder of the labelled copy. A run that was stopped goes on there.")],
+    model: Annotated[str, typer.Option(help="Checkpoint folder or hub id of a model that reads, or `default`.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME", help="Question set to label; repeat for several [all named *.train]."),
+    ] = None,
+    max_passages: Annotated[int, typer.Option(min=1, help="Candidates read for a question, at most.")] = 4,
+    passage_tokens: Annotated[int, typer.Option(min=2, help="Tokens of a candidate that are read, at most.")] = 160,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            max=0, help="Questions whose answer is less likely (mean log-probability of a token) lose all marks."
+        ),
+    ] = -2.5,
+    dtype: Dtype = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Mark, of the passages that hold a question's answer, the one under which a model finds the answer likeliest."""
+    from memstore import checkpoint
+    from memstore.cli.show import StageLines
+    from memstore.cli.show_figures import show_labels
+    from memstore.machine import compute_dtype, tune_allocator
+    from memstore.train.data.label import LabelOptions
+    from memstore.train.data.label import label as run
+
+    options = LabelOptions(
+        cache=cache,
+        out=out,
+        sets=tuple(set_ or ()),
+        max_passages=max_passages,
+        passage_tokens=passage_tokens,
+        threshold=threshold,
+    )
+    tune_allocator()
+    reader, pieces = checkpoint.load(model, dtype=compute_dtype(device, dtype), device=device)
+    report = run(options, reader, pieces, tick=StageLines(lambda line: typer.echo(line, err=True)))
+    print_result(asdict(report), as_json, show_labels)
 
 
 @app.command()

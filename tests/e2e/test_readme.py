@@ -35,6 +35,7 @@ OUTSIDE = {
     "memstore mcp": "serves until it is stopped: tests/server/test_mcp_process.py",
     "pip install openai": "the same requests: tests/server/test_known_doors.py",
     "memstore calibrate": "needs more questions than the sample has: tests/evaluate/test_evaluate_confidence.py",
+    "memstore label": "needs a model that reads more than the sample: tests/train/data/test_label.py",
     "memstore compare": "of a file that no page shows; recipes/compare has two",
 }
 """How ```sh blocks begin that do not run here, and why."""

@@ -12,6 +12,7 @@ without zarr, faiss or tantivy. On disk:
         answers_per_question.npy      (N,)
         candidates.npy                (N, k) passage rows in the retriever's order, -1 after the last hit
         marks.npy                     (N, k) ANSWER | TITLE
+        likelihoods.npy               (N, k), of a labelled set: see `memstore.train.data.label`
         texts.jsonl.gz                [id, input, [answers]]
     pretrain/                         see `memstore.train.data.pretrain`
 
@@ -57,6 +58,7 @@ class CacheFingerprint:
         tasks: sha256 over the rows of each set, by name.
         pretraining: the settings of pretraining; empty without it.
         screens: by set, the rule by which candidates were left out. Sets that keep all are not in it.
+        labels: by set, how its marks were made again: model, settings and threshold. Sets as prepared are not in it.
     """
 
     passages: str
@@ -72,6 +74,7 @@ class CacheFingerprint:
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     keep_unanswerable: float = 1.0
     screens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def differences(self, other: CacheFingerprint) -> dict[str, tuple[object, object]]:
         """The parts that differ, each as `(here, in other)`; of a mapping only the keys that differ."""
@@ -303,14 +306,19 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     """
     for name, (size, sha256) in manifest.files.items():
         try:
-            with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_entry(folder / name)[1]
         except OSError as error:
             raise CandidatesCorrupt(f"{folder / name} cannot be read ({error}); prepare the cache again") from error
         if found != sha256:
             raise CandidatesCorrupt(
                 f"{folder / name} is damaged: not the {size} bytes of its manifest; prepare it again"
             )
+
+
+def file_entry(path: Path) -> tuple[int, str]:
+    """What the manifest says of a file: its bytes, and their sha256."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load_set(folder: Path, name: str) -> QuestionSet:

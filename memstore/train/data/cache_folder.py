@@ -32,8 +32,10 @@ def is_cache(out: Path) -> bool:
         raise OutputUnwritable(f"{out} cannot be written: {error.strerror or error}; name another folder") from error
 
 
-def check_place(out: Path) -> None:
+def check_place(out: Path, *, besides: str = "") -> None:
     """See that a cache can be made in a folder, before the work begins. Nothing is made or removed yet.
+
+    A folder called `besides` may be there too, and is left alone.
 
     Raises:
         ConfigError: something else is there.
@@ -41,7 +43,7 @@ def check_place(out: Path) -> None:
     """
     check_folder(out)
     with naming_refusals(out):
-        names = {path.name for path in out.iterdir()} if out.exists() else set()
+        names = {path.name for path in out.iterdir()} - {besides} if out.exists() else set()
     if names and not (PART in names and names <= _OURS):
         raise ConfigError(f"{out} holds other files than a cache of training data: name another folder")
 

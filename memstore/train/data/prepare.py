@@ -31,7 +31,7 @@ from memstore.passage import Passage
 from memstore.questions.files import read_questions
 from memstore.retrieve import Retriever
 from memstore.retrieve.open import open_retriever
-from memstore.store import Store, hash_file
+from memstore.store import Store
 from memstore.store.format import list_files
 from memstore.train.data.cache import (
     MANIFEST,
@@ -39,6 +39,7 @@ from memstore.train.data.cache import (
     Candidates,
     Manifest,
     SetReport,
+    file_entry,
     read_manifest,
     task_of,
     write_gzip_lines,
@@ -178,7 +179,7 @@ class _Work:
         passages = Ragged.of(self.table.tokens, dtype=id_type(self.tokenizer.config.vocab_size))
         passages.save(folder, "passages")
         write_gzip_lines(folder / "names.jsonl.gz", self.table.names)
-        files = {n: [(folder / n).stat().st_size, hash_file(folder / n)] for n in list_files(folder)}
+        files = {name: file_entry(folder / name) for name in list_files(folder)}
         manifest = Manifest(
             fingerprint=fingerprint,
             vocab_size=self.tokenizer.config.vocab_size,
