@@ -31,35 +31,39 @@ from memstore_client.errors import (
     UnexpectedReply,
 )
 from memstore_client.events import RankedEvent, RetrievedEvent, TokenEvent
-from memstore_client.wire import (
-    AnswerBatchReply,
-    AnswerReply,
-    BatchItem,
+from memstore_client.options import AnswerOptions
+from memstore_client.served import (
     CalibrationInfo,
-    CitationReply,
     CollectionInfo,
     Defaults,
-    FieldProblem,
     HealthReply,
     InfoReply,
     Limits,
     ModelInfo,
+    ReloadReply,
+    StoreInfo,
+)
+from memstore_client.wire import (
+    AnswerBatchReply,
+    AnswerReply,
+    BatchItem,
+    CitationReply,
+    FieldProblem,
     ModelSummary,
     PassageInput,
     PassageReply,
     Problem,
     QuestionInput,
     RankedPassageReply,
-    ReloadReply,
     RerankReply,
     RetrieveReply,
-    StoreInfo,
     StoreSummary,
     UsageReply,
 )
 
 __all__ = [
     "AnswerBatchReply",
+    "AnswerOptions",
     "AnswerReply",
     "AsyncClient",
     "BadRequest",

@@ -5,21 +5,25 @@ Knows the wire and httpx's values. Refuses to send or to wait: that is what the 
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from memstore_client import changes, errors, wire
+from memstore_client import changes, errors, served, wire
+from memstore_client.options import AnswerOptions
 
 R = TypeVar("R", bound=BaseModel)
 
 FIRST_BACKOFF = 0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
 LONGEST_WAIT = 10.0  # seconds; a server that asks for more patience gets its error raised instead
+API_KEY_VARIABLE = "MEMSTORE_API_KEY"
+"""Of the environment: the key where none is given."""
 MOST_SHOWN = 200  # characters of an address in a message
 # HTTP_PROXY and its kin do not reach a server on this machine, as in Go and browsers
 WITHOUT_PROXY: dict[str, None] = {"all://localhost": None, "all://127.0.0.1": None, "all://[::1]": None}
@@ -57,22 +61,23 @@ class BaseClient:
             raise ValueError(f"retries must be 0 or more, not {retries}")
         if timeout is not None and not timeout > 0:  # NaN neither
             raise ValueError(f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}")
+        api_key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
         for name, key in (("write_key", write_key), ("api_key", api_key)):
             if key is not None and not (key.isascii() and key.isprintable()):
                 raise ValueError(f"{name} must be printable ASCII characters, as it is sent in a header")
         self.retries = retries
-        self._write_key, self._api_key = write_key, api_key
+        self._write_key, self._api_key = write_key, api_key or None
 
     # --- requests ---
 
     @staticmethod
-    def _answer(question: str, **options: Any) -> Call[wire.AnswerReply]:
-        body = _body(wire.AnswerRequest, question=question, **options)
+    def _answer(question: str, **options: Unpack[AnswerOptions]) -> Call[wire.AnswerReply]:
+        body = _body(wire.AnswerRequest, question=question, **_listed(options))
         return Call("POST", "/answer", wire.AnswerReply, body)
 
     @staticmethod
-    def _stream(question: str, **options: Any) -> Call[wire.AnswerReply]:
-        body = _body(wire.AnswerRequest, question=question, stream=True, **options)
+    def _stream(question: str, **options: Unpack[AnswerOptions]) -> Call[wire.AnswerReply]:
+        body = _body(wire.AnswerRequest, question=question, stream=True, **_listed(options))
         return Call("POST", "/answer", wire.AnswerReply, body, streamed=True)
 
     @staticmethod
@@ -100,20 +105,20 @@ class BaseClient:
         return Call("GET", path, wire.PassageReply, repeatable=True)
 
     @staticmethod
-    def _health() -> Call[wire.HealthReply]:
-        return Call("GET", "/health", wire.HealthReply, repeatable=True)
+    def _health() -> Call[served.HealthReply]:
+        return Call("GET", "/health", served.HealthReply, repeatable=True)
 
     @staticmethod
-    def _ready() -> Call[wire.ReadyReply]:
-        return Call("GET", "/ready", wire.ReadyReply, repeatable=True, patient=False)
+    def _ready() -> Call[served.ReadyReply]:
+        return Call("GET", "/ready", served.ReadyReply, repeatable=True, patient=False)
 
     @staticmethod
-    def _info(collection: str | None) -> Call[wire.InfoReply]:
-        return Call("GET", f"/info{_of(collection)}", wire.InfoReply, repeatable=True)
+    def _info(collection: str | None) -> Call[served.InfoReply]:
+        return Call("GET", f"/info{_of(collection)}", served.InfoReply, repeatable=True)
 
     @staticmethod
-    def _reload(collection: str | None) -> Call[wire.ReloadReply]:
-        return Call("POST", f"/admin/reload{_of(collection)}", wire.ReloadReply, repeatable=True, keyed=True)
+    def _reload(collection: str | None) -> Call[served.ReloadReply]:
+        return Call("POST", f"/admin/reload{_of(collection)}", served.ReloadReply, repeatable=True, keyed=True)
 
     @staticmethod
     def _put_documents(
@@ -151,9 +156,9 @@ class BaseClient:
         return Call("GET", f"/generations{_of(collection)}", changes.GenerationsReply, repeatable=True, keyed=True)
 
     @staticmethod
-    def _rollback(to: int | None, collection: str | None) -> Call[wire.ReloadReply]:
+    def _rollback(to: int | None, collection: str | None) -> Call[served.ReloadReply]:
         body = _body(changes.RollbackRequest, to=to, collection=collection)
-        return Call("POST", "/admin/rollback", wire.ReloadReply, body, keyed=True)
+        return Call("POST", "/admin/rollback", served.ReloadReply, body, keyed=True)
 
     def _headers(self, call: Call[R]) -> dict[str, str]:
         """What is sent with a call besides its body."""
@@ -204,6 +209,14 @@ def _question(asked: str | wire.QuestionInput, collection: str | None) -> wire.Q
     if isinstance(asked, wire.QuestionInput) and asked.collection is None and collection is not None:
         return asked.model_copy(update={"collection": collection})
     return asked
+
+
+def _listed(options: AnswerOptions) -> dict[str, Any]:
+    """The options with passages of any sequence as the list that travels. Raises TypeError for one that is none."""
+    if unknown := options.keys() - AnswerOptions.__annotations__.keys():
+        raise TypeError(f"there is no option {min(unknown)!r}: see memstore_client.AnswerOptions")
+    passages = options.get("passages")
+    return {**options, "passages": None if passages is None else list(passages)}
 
 
 def _of(collection: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from memstore_client import changes, wire
+from memstore_client import changes, served
 from memstore_client.base import BaseClient, Call, ended
 from memstore_client.errors import Timeout
 
@@ -78,11 +78,11 @@ class ChangingClient(BaseClient):
         """The generations of the store, the oldest first, and which one the server answers from."""
         return self._send(self._generations(collection))
 
-    def rollback(self, *, to: int | None = None, collection: str | None = None) -> wire.ReloadReply:
+    def rollback(self, *, to: int | None = None, collection: str | None = None) -> served.ReloadReply:
         """Puts an earlier generation in force again, by default the one before, and has the server answer from it."""
         return self._send(self._rollback(to, collection))
 
-    def reload(self, *, collection: str | None = None) -> wire.ReloadReply:
+    def reload(self, *, collection: str | None = None) -> served.ReloadReply:
         """Has the server take up the generation that is in force in its store; ServerFailed if that cannot be used."""
         return self._send(self._reload(collection))
 
@@ -142,11 +142,11 @@ class AsyncChangingClient(BaseClient):
         """The generations of the store, the oldest first, and which one the server answers from."""
         return await self._send(self._generations(collection))
 
-    async def rollback(self, *, to: int | None = None, collection: str | None = None) -> wire.ReloadReply:
+    async def rollback(self, *, to: int | None = None, collection: str | None = None) -> served.ReloadReply:
         """Puts an earlier generation in force again, by default the one before, and has the server answer from it."""
         return await self._send(self._rollback(to, collection))
 
-    async def reload(self, *, collection: str | None = None) -> wire.ReloadReply:
+    async def reload(self, *, collection: str | None = None) -> served.ReloadReply:
         """Has the server take up the generation that is in force in its store; ServerFailed if that cannot be used."""
         return await self._send(self._reload(collection))
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import httpx
 from pydantic import BaseModel
 
-from memstore_client import errors, wire
+from memstore_client import errors, served, wire
 from memstore_client.base import WITHOUT_PROXY, Call, server_url, undecodable, unusable
 from memstore_client.changing import AsyncChangingClient, ChangingClient
 from memstore_client.filters import Filter
+from memstore_client.options import AnswerOptions
 from memstore_client.streaming import AsyncStreamingClient, StreamingClient
 
 R = TypeVar("R", bound=BaseModel)
@@ -33,7 +34,8 @@ class Client(ChangingClient, StreamingClient):
             server is overloaded or not ready (after the time it advises), and for what is only looked up. An
             answer that was too late is not asked for again.
         write_key: the server's, for what changes its store; sent with nothing else.
-        api_key: one of the server's, where it wants to know who asks; sent with all that has no write key.
+        api_key: one of the server's, where it wants to know who asks; sent with all that has no write key. By default
+            the variable `MEMSTORE_API_KEY`, if there is one; an empty one sends none.
         transport: how httpx sends; by default over the network.
 
     Raises:
@@ -57,45 +59,14 @@ class Client(ChangingClient, StreamingClient):
             base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
         )
 
-    def answer(
-        self,
-        question: str,
-        *,
-        task: str | None = None,
-        retrieve_k: int | None = None,
-        keep_k: int | None = None,
-        max_new_tokens: int | None = None,
-        num_beams: int | None = None,
-        deadline_ms: int | None = None,
-        passages: Sequence[wire.PassageInput] | None = None,
-        filter: Filter | None = None,
-        collection: str | None = None,
-        min_confidence: float | None = None,
-        attention: bool = False,
-    ) -> wire.AnswerReply:
+    def answer(self, question: str, **options: Unpack[AnswerOptions]) -> wire.AnswerReply:
         """Answers a question from the server's store, or from `passages` of the caller's own.
 
         Args:
             question: at most 2,000 characters.
-            task: name of the task the question belongs to, for models trained on several.
-            retrieve_k: passages retrieved and scored.
-            keep_k: passages read after reranking; at most `retrieve_k`.
-            max_new_tokens: length limit of the answer, in tokens.
-            num_beams: beams of the search; 1 is greedy.
-            deadline_ms: milliseconds after which the answer is of no use; then DeadlineExceeded is raised.
-            passages: read instead of the store's; excludes `retrieve_k` and `filter`.
-            filter: what metadata the passages' documents must have, such as `{"lang": "en", "year": {"gte": 2000}}`.
-            collection: which of the server's collections; the first where none is named, see `info`.
-            min_confidence: below this confidence, from 0 to 1, the reply's `answer` is None and its `reason` says why.
-            attention: also say how much of its attention the reader gave to each passage.
+            options: see `AnswerOptions`. One that is none of them is a TypeError.
         """
-        call = self._answer(
-            question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
-            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
-            collection=collection,
-            min_confidence=min_confidence, attention=attention,
-        )  # fmt: skip
-        return self._send(call)
+        return self._send(self._answer(question, **options))
 
     def answer_batch(
         self,
@@ -146,7 +117,7 @@ class Client(ChangingClient, StreamingClient):
         """A passage of the store by its id. Raises NotFound if there is none."""
         return self._send(self._passage(passage_id, collection))
 
-    def health(self) -> wire.HealthReply:
+    def health(self) -> served.HealthReply:
         """Whether the server's process is alive: replies, or raises (NotReady when only a restart helps)."""
         return self._send(self._health())
 
@@ -158,7 +129,7 @@ class Client(ChangingClient, StreamingClient):
             return False
         return True
 
-    def info(self, *, collection: str | None = None) -> wire.InfoReply:
+    def info(self, *, collection: str | None = None) -> served.InfoReply:
         """A collection's model and store, the limits and defaults of its requests, and what others there are."""
         return self._send(self._info(collection))
 
@@ -208,7 +179,8 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
         timeout: seconds to wait for a connection and for a reply, each; None waits for ever.
         retries: how often a request is sent again, if that is safe; as for `Client`.
         write_key: the server's, for what changes its store; sent with nothing else.
-        api_key: one of the server's, where it wants to know who asks; sent with all that has no write key.
+        api_key: one of the server's, where it wants to know who asks; sent with all that has no write key. By default
+            the variable `MEMSTORE_API_KEY`, if there is one; an empty one sends none.
         transport: how httpx sends; by default over the network.
 
     Raises:
@@ -232,30 +204,9 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
             base_url=server_url(base_url), timeout=timeout, transport=transport, mounts=WITHOUT_PROXY
         )
 
-    async def answer(
-        self,
-        question: str,
-        *,
-        task: str | None = None,
-        retrieve_k: int | None = None,
-        keep_k: int | None = None,
-        max_new_tokens: int | None = None,
-        num_beams: int | None = None,
-        deadline_ms: int | None = None,
-        passages: Sequence[wire.PassageInput] | None = None,
-        filter: Filter | None = None,
-        collection: str | None = None,
-        min_confidence: float | None = None,
-        attention: bool = False,
-    ) -> wire.AnswerReply:
+    async def answer(self, question: str, **options: Unpack[AnswerOptions]) -> wire.AnswerReply:
         """Answers a question; see `Client.answer`."""
-        call = self._answer(
-            question, task=task, retrieve_k=retrieve_k, keep_k=keep_k, max_new_tokens=max_new_tokens,
-            num_beams=num_beams, deadline_ms=deadline_ms, passages=_list(passages), filter=filter,
-            collection=collection,
-            min_confidence=min_confidence, attention=attention,
-        )  # fmt: skip
-        return await self._send(call)
+        return await self._send(self._answer(question, **options))
 
     async def answer_batch(
         self,
@@ -306,7 +257,7 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
         """A passage of the store by its id. Raises NotFound if there is none."""
         return await self._send(self._passage(passage_id, collection))
 
-    async def health(self) -> wire.HealthReply:
+    async def health(self) -> served.HealthReply:
         """Whether the server's process is alive: replies, or raises (NotReady when only a restart helps)."""
         return await self._send(self._health())
 
@@ -318,7 +269,7 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
             return False
         return True
 
-    async def info(self, *, collection: str | None = None) -> wire.InfoReply:
+    async def info(self, *, collection: str | None = None) -> served.InfoReply:
         """A collection's model and store, the limits and defaults of its requests, and what others there are."""
         return await self._send(self._info(collection))
 

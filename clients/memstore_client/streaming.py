@@ -6,8 +6,8 @@ As `client`, which adds sending and waiting.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Generator
+from typing import TypeVar, Unpack
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent, SSEError
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from memstore_client import errors, wire
 from memstore_client.base import BaseClient, Call, raise_problem, undecodable, unreadable
 from memstore_client.events import ERROR, KINDS, AnswerEvent
-from memstore_client.filters import Filter
+from memstore_client.options import AnswerOptions
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -24,33 +24,12 @@ R = TypeVar("R", bound=BaseModel)
 class StreamingClient(BaseClient):
     """The methods of `Client` that give an answer as it is made."""
 
-    def stream(
-        self,
-        question: str,
-        *,
-        collection: str | None = None,
-        task: str | None = None,
-        retrieve_k: int | None = None,
-        keep_k: int | None = None,
-        max_new_tokens: int | None = None,
-        num_beams: int | None = None,
-        deadline_ms: int | None = None,
-        passages: Sequence[wire.PassageInput] | None = None,
-        filter: Filter | None = None,
-        min_confidence: float | None = None,
-        attention: bool = False,
-    ) -> Generator[AnswerEvent]:
+    def stream(self, question: str, **options: Unpack[AnswerOptions]) -> Generator[AnswerEvent]:
         """Answers a question as `answer` does, event by event: a `RetrievedEvent`, a `RankedEvent`, a `TokenEvent` for
         each piece of text, and the `AnswerReply`. The question is sent, and errors are raised, when events are asked
         for. Closing the generator early (`contextlib.closing`) ends the server's work.
         """
-        call = self._stream(
-            question, collection=collection, task=task, retrieve_k=retrieve_k, keep_k=keep_k,
-            max_new_tokens=max_new_tokens, num_beams=num_beams, deadline_ms=deadline_ms,
-            passages=None if passages is None else list(passages), filter=filter, min_confidence=min_confidence,
-            attention=attention,
-        )  # fmt: skip
-        return self._events(call)
+        return self._events(self._stream(question, **options))
 
     def _events(self, call: Call[wire.AnswerReply]) -> Generator[AnswerEvent]:
         response = self._response(call)
@@ -80,30 +59,9 @@ class StreamingClient(BaseClient):
 class AsyncStreamingClient(BaseClient):
     """The methods of `AsyncClient` that give an answer as it is made."""
 
-    def stream(
-        self,
-        question: str,
-        *,
-        collection: str | None = None,
-        task: str | None = None,
-        retrieve_k: int | None = None,
-        keep_k: int | None = None,
-        max_new_tokens: int | None = None,
-        num_beams: int | None = None,
-        deadline_ms: int | None = None,
-        passages: Sequence[wire.PassageInput] | None = None,
-        filter: Filter | None = None,
-        min_confidence: float | None = None,
-        attention: bool = False,
-    ) -> AsyncGenerator[AnswerEvent]:
+    def stream(self, question: str, **options: Unpack[AnswerOptions]) -> AsyncGenerator[AnswerEvent]:
         """Answers a question event by event; see `Client.stream`. `contextlib.aclosing` ends it early."""
-        call = self._stream(
-            question, collection=collection, task=task, retrieve_k=retrieve_k, keep_k=keep_k,
-            max_new_tokens=max_new_tokens, num_beams=num_beams, deadline_ms=deadline_ms,
-            passages=None if passages is None else list(passages), filter=filter, min_confidence=min_confidence,
-            attention=attention,
-        )  # fmt: skip
-        return self._events(call)
+        return self._events(self._stream(question, **options))
 
     async def _events(self, call: Call[wire.AnswerReply]) -> AsyncGenerator[AnswerEvent]:
         response = await self._response(call)

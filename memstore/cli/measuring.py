@@ -11,10 +11,20 @@ import typer
 from memstore.cli.app import Device, Filters, Json, Model, app, print_result
 from memstore.errors import ConfigError, OutputUnwritable
 
+# How `evaluate` and `calibrate` ask: a calibration holds for answers that are made as those it was fitted to.
+RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS, BATCH = 40, 10, 32, 8
+AnsweredFrom = Annotated[Path, typer.Option("--store", help="The store to answer from.")]
+RetrieveK = Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")]
+KeepK = Annotated[int | None, typer.Option(min=1, help=f"Passages to read [{KEEP_K}, or all if fewer].")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, max=4096, help="Length limit of the answer.")]
+NumBeams = Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")]
+Batch = Annotated[int, typer.Option(min=1, help="Questions answered together.")]
+LimitOfEach = Annotated[int | None, typer.Option(min=1, help="Only N questions of each file, evenly spread.")]
+
 
 @app.command()
 def evaluate(
-    store: Annotated[Path, typer.Option(help="The store to answer from.")],
+    store: AnsweredFrom,
     data: Annotated[
         list[str],
         typer.Option(metavar="[NAME=]FILE", help="Questions in KILT's form; repeat for several. NAME (by default squad "
@@ -25,12 +35,12 @@ def evaluate(
         typer.Option(metavar="NAME=FILE", help="Training questions of a task; its majority answer is from them."),
     ] = None,
     model: Model = None,
-    retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
-    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or all if fewer].")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Length limit of the answer.")] = 32,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only N questions of each file, evenly spread.")] = None,
+    retrieve_k: RetrieveK = RETRIEVE_K,
+    keep_k: KeepK = None,
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
+    num_beams: NumBeams = None,
+    batch: Batch = BATCH,
+    limit: LimitOfEach = None,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Answers of less confidence count as none.")
     ] = 0.0,
@@ -63,7 +73,7 @@ def evaluate(
     where = parse_words(conditions, read_generation(store).metadata) if conditions else None
     options = EvaluateOptions(
         store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
-        retrieve_k=retrieve_k, keep_k=min(10, retrieve_k) if keep_k is None else keep_k,
+        retrieve_k=retrieve_k, keep_k=_kept(keep_k, retrieve_k),
         max_new_tokens=max_new_tokens, num_beams=num_beams, batch=batch, limit=limit,
         min_confidence=min_confidence, predictions=predictions, errors=errors, plots=plots, device=device,
         filter=where,
@@ -76,7 +86,7 @@ def evaluate(
 
 @app.command()
 def calibrate(
-    store: Annotated[Path, typer.Option(help="The store to answer from.")],
+    store: AnsweredFrom,
     data: Annotated[
         list[str],
         typer.Option(metavar="[NAME=]FILE", help="Development questions in KILT's form, as for `memstore evaluate`; "
@@ -87,12 +97,12 @@ def calibrate(
     method: Annotated[
         str, typer.Option(help="logistic, or isotonic, which corrects that and needs thousands of questions.")
     ] = "logistic",
-    retrieve_k: Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")] = 40,
-    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or all if fewer].")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Length limit of the answer.")] = 32,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only N questions of each file, evenly spread.")] = None,
+    retrieve_k: RetrieveK = RETRIEVE_K,
+    keep_k: KeepK = None,
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
+    num_beams: NumBeams = None,
+    batch: Batch = BATCH,
+    limit: LimitOfEach = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -110,7 +120,7 @@ def calibrate(
     tune_allocator()
     asked = EvaluateOptions(
         store=store, data=named_files(data), model=model, retrieve_k=retrieve_k,
-        keep_k=min(10, retrieve_k) if keep_k is None else keep_k, max_new_tokens=max_new_tokens,
+        keep_k=_kept(keep_k, retrieve_k), max_new_tokens=max_new_tokens,
         num_beams=num_beams, batch=batch, limit=limit, device=device,
     )  # fmt: skip
     options = CalibrateOptions(asked=asked, method="isotonic" if method == "isotonic" else "logistic", out=out)
@@ -180,3 +190,7 @@ def compare(
     listen = partial(asked_to_stop, announce=True)
     found = run(settings, lambda line: typer.echo(line, err=True), only=tuple(only or ()), listen=listen)
     print_result(found | {"out": str(settings.out)}, as_json, show_comparison)
+
+
+def _kept(keep_k: int | None, retrieve_k: int) -> int:
+    return min(KEEP_K, retrieve_k) if keep_k is None else keep_k

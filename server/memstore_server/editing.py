@@ -18,7 +18,7 @@ from memstore.store import Store, read_generation
 from memstore.store.contents import Contents
 from memstore.store.history import generations, numbers, rollback
 from memstore_client import changes as wire
-from memstore_client.wire import ReloadReply
+from memstore_client.served import ReloadReply
 from memstore_server import translate
 from memstore_server.changes import Changes, JobNotFound
 from memstore_server.collection import Collection, named

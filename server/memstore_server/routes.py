@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.sse import EventSourceResponse
 from starlette.convertors import Convertor, register_url_convertor
 
-from memstore_client import wire
+from memstore_client import served, wire
 from memstore_server import problems, streaming
 from memstore_server.gates import QueuedRoute
 from memstore_server.keys import KeyedRoute
@@ -120,21 +120,21 @@ async def passage(
 
 
 @about.get("/health", tags=["server"], responses=problems.documented(problems.NOT_READY))
-async def health(service: ServiceOf) -> wire.HealthReply:
+async def health(service: ServiceOf) -> served.HealthReply:
     """The process is alive, and can answer or will be able to (see /ready). 503 when only a restart helps."""
     service.require_alive()
-    return wire.HealthReply()
+    return served.HealthReply()
 
 
 @about.get("/ready", tags=["server"], responses=problems.documented(problems.NOT_READY))
-async def ready(service: ServiceOf) -> wire.ReadyReply:
+async def ready(service: ServiceOf) -> served.ReadyReply:
     """Questions can be answered: a warm-up answer has succeeded, and the server is not shutting down."""
     service.require_ready()
-    return wire.ReadyReply()
+    return served.ReadyReply()
 
 
 @about.get("/info", tags=["server"], responses=problems.documented(problems.COLLECTION_NOT_FOUND))
-async def info(service: ServiceOf, collection: CollectionQuery = None) -> wire.InfoReply:
+async def info(service: ServiceOf, collection: CollectionQuery = None) -> served.InfoReply:
     """The model and store that answer, the limits and defaults of requests, and the collections that there are."""
     return service.info(collection)
 
@@ -146,7 +146,7 @@ async def info(service: ServiceOf, collection: CollectionQuery = None) -> wire.I
         problems.UNAUTHORIZED, problems.COLLECTION_NOT_FOUND, problems.NOT_READY, problems.NOT_RELOADED
     ),
 )
-async def reload(service: ServiceOf, collection: CollectionQuery = None) -> wire.ReloadReply:
+async def reload(service: ServiceOf, collection: CollectionQuery = None) -> served.ReloadReply:
     """Take up the generation that is in force in the store, between two batches; no question is refused meanwhile.
 
     A generation that is damaged, or that another model made, is not taken up: the former one goes on answering.

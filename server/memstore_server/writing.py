@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.security import HTTPBearer
 
 from memstore_client import changes as wire
-from memstore_client.wire import ReloadReply
+from memstore_client.served import ReloadReply
 from memstore_server import problems
 from memstore_server.editing import Editors
 from memstore_server.keys import KeyedRoute

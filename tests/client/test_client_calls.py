@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from memstore_client import (
+    AnswerOptions,
     AsyncClient,
     BadRequest,
     ChangeFailed,
@@ -22,6 +23,7 @@ from memstore_client import (
     QuestionInput,
     Timeout,
 )
+from memstore_client.wire import AnswerRequest
 
 RANKED = {
     "id": "7:0", "title": "Otter", "text": "Otters.", "url": "", "retrieval_rank": 1, "retrieval_score": 2.0,
@@ -294,6 +296,21 @@ def test_both_clients_have_the_same_methods() -> None:
         "answer", "stream", "answer_batch", "retrieve", "rerank", "passage", "health", "ready", "info", "reload",
         "close", "put_documents", "delete_documents", "document", "job", "cancel", "wait", "generations", "rollback",
     }  # fmt: skip
+
+
+def test_options_of_a_question_are_those_of_the_request() -> None:
+    fields = set(AnswerRequest.model_fields) - {"question", "stream"}
+    assert set(AnswerOptions.__annotations__) == fields
+    described = inspect.getdoc(AnswerOptions) or ""
+    assert [name for name in fields if f"\n    {name}: " not in described] == []
+
+
+@pytest.mark.parametrize("option", ["retrieve", "stream"])
+def test_an_option_that_is_none_is_refused_before_anything_is_sent(option: str) -> None:
+    with Client("http://m") as client:
+        for ask in (client.answer, client.stream):
+            with pytest.raises(TypeError, match=f"there is no option '{option}'"):
+                ask("why?", **{option: True})  # type: ignore[operator]
 
 
 def changing(kind: type, states: list[dict], **options: Any) -> Any:

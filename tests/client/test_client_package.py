@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import memstore_client
-from memstore_client import changes, client, errors, events, wire
+from memstore_client import changes, client, errors, events, options, served, wire
 
 MADE_BY_THE_CLIENT = {"AnswerRequest", "AnswerBatchRequest", "RetrieveRequest", "RerankRequest", "ReadyReply"}
 MADE_BY_THE_CLIENT |= {"PutDocumentsRequest", "DeleteDocumentsRequest", "RollbackRequest"}
@@ -24,6 +24,7 @@ def public(module) -> set[str]:
 
 def test_every_public_class_is_exported_and_sorted() -> None:
     defined = public(client) | public(errors) | public(wire) | public(changes) | public(events)
+    defined |= public(served) | public(options)
     assert set(memstore_client.__all__) == defined - MADE_BY_THE_CLIENT - BASES
     assert memstore_client.__all__ == sorted(memstore_client.__all__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memstore_client import Client, changes, events, filters, wire
+from memstore_client import Client, changes, events, filters, served, wire
 from memstore_client.wire import AnswerReply, Problem
 from memstore_server import problems
 from memstore_server.app import create_app
@@ -136,7 +136,7 @@ def test_every_key_of_a_reply_is_promised(document: dict) -> None:
     """Whoever generates a client from the document need not ask whether a key is there: only whether it is null."""
     for name, schema in document["components"]["schemas"].items():
         made_of = next(
-            vars(module)[name] for module in (wire, changes, filters, events, shapes) if name in vars(module)
+            vars(module)[name] for module in (wire, served, changes, filters, events, shapes) if name in vars(module)
         )
         if issubclass(made_of, wire.Reply):
             assert set(schema["required"]) == set(schema["properties"]), name
