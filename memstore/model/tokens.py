@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +84,7 @@ class TextTokenizer:
         if task is None:
             return self.config.question_template
         if task not in self.config.tasks:
-            known = ", ".join(sorted(self.config.tasks)) or "none"
-            raise RequestError(
-                f"this model knows no task {task!r}; it knows: {known}. Leave the task out, or name one."
-            )
+            raise unknown_task(task, self.config.tasks)
         return self.config.tasks[task]
 
     def questions(
@@ -191,6 +188,12 @@ def canonical(tokenizer: Tokenizer) -> str:
     values = json.loads(tokenizer.to_str(), parse_float=lambda digits: float(f"{float(digits):.9g}"))
     values["padding"] = values["truncation"] = None
     return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def unknown_task(task: str, known: Iterable[str]) -> RequestError:
+    """What to raise where a question names a task that is none of a model's."""
+    names = ", ".join(sorted(known)) or "none"
+    return RequestError(f"this model knows no task {task!r}; it knows: {names}. Leave the task out, or name one.")
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from memstore.answer import Answer, Question
 from memstore.errors import MemstoreError, RequestError
 from memstore.retrieve.encoders import Vectors
-from memstore_client import wire
+from memstore_client import served, wire
 from memstore_server import examples, translate
 from memstore_server.admission import Admission, TooLate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
@@ -142,7 +142,7 @@ class Service:
         """The collection that a request names; the first if it names none. Raises UnknownCollection."""
         return named(self.collections, collection)
 
-    def info(self, collection: str | None = None) -> wire.InfoReply:
+    def info(self, collection: str | None = None) -> served.InfoReply:
         """What answers, and what is allowed. Raises UnknownCollection."""
         listed = [(self._thread.info_of(one.name), one.reloader.error) for one in self.collections.values()]
         of = self.of(collection)
@@ -153,7 +153,7 @@ class Service:
         """The generation that answers."""
         return translate.store_summary(self._thread.info_of(collection))
 
-    async def reload(self, collection: str | None = None) -> wire.ReloadReply:
+    async def reload(self, collection: str | None = None) -> served.ReloadReply:
         """Takes up the generation that is in force in the store. Raises NotReloaded; then the former one goes on."""
         self.require_ready()
         done = await asyncio.wrap_future(self.reload_soon(collection))
@@ -165,7 +165,7 @@ class Service:
         self.require_ready()
         of = self.of(asked.collection)
         question = translate.question(asked, of.settings)
-        translate.require_filterable(question, self._thread.info_of(of.name))
+        translate.require_possible(question, self._thread.info_of(of.name))
         deadline = _deadline(began, asked.deadline_ms)
         (outcome,) = await _all(self._thread.ask([question], deadline=deadline, collections=[of.name]), deadline)
         if isinstance(outcome, Exception):
@@ -180,7 +180,7 @@ class Service:
         self.require_ready()
         of, hearing = self.of(asked.collection), Hearing()
         question = translate.question(asked, of.settings)
-        translate.require_filterable(question, self._thread.info_of(of.name))
+        translate.require_possible(question, self._thread.info_of(of.name))
         deadline = _deadline(began, asked.deadline_ms)
         (future,) = self._thread.ask([question], deadline=deadline, listeners=[hearing], collections=[of.name])
         done = asyncio.wrap_future(future)
@@ -219,7 +219,7 @@ class Service:
     def _refusal(self, question: Question, of: Collection) -> RequestError | None:
         """Why a question of several cannot be answered, if that is known before it waits."""
         try:
-            translate.require_filterable(question, self._thread.info_of(of.name))
+            translate.require_possible(question, self._thread.info_of(of.name))
         except RequestError as error:
             return error
         return None
@@ -243,6 +243,7 @@ class Service:
     async def rerank(self, asked: wire.RerankRequest) -> wire.RerankReply:
         """The caller's passages, scored, best first."""
         passages = translate.rerank_passages(asked, self.settings)
+        translate.require_task(asked.task, self._thread.info_of(self.of(asked.collection).name))
         ranking, milliseconds, by = await self._call(
             lambda engine: engine.rerank(asked.question, passages, task=asked.task),
             "rerank",

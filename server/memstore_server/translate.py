@@ -14,9 +14,10 @@ import memstore
 from memstore.answer import Answer, Question, RankedPassage
 from memstore.errors import InvalidMetadata, RequestError
 from memstore.metadata import checked
+from memstore.model.tokens import unknown_task
 from memstore.passage import Passage
 from memstore.retrieve.filters import Filter
-from memstore_client import changes, wire
+from memstore_client import changes, served, wire
 from memstore_client.filters import FieldFilter, FilterTests
 from memstore_server.journal import Job
 from memstore_server.reloading import Reloaded
@@ -93,16 +94,25 @@ def where(asked: Mapping[str, FieldFilter] | None) -> Filter | None:
     return Filter.of(said)
 
 
-def require_filterable(asked: Question, reported: Mapping[str, object]) -> None:
-    """See that a question's filter is one of the store that an engine reports. The engine would refuse it too, but
-    after it has waited, and with all the questions of its batch, which would then be answered one by one.
+def require_possible(asked: Question, reported: Mapping[str, object]) -> None:
+    """See that a question's task and filter are some of the model and the store that an engine reports. The engine
+    would refuse it too, but after it has waited, and with all the questions of its batch, which would then be answered
+    one by one.
 
     Raises:
-        RequestError: the store has no such field, or never such a value in it.
+        RequestError: the model has no such task; the store has no such field, or never such a value in it.
     """
+    require_task(asked.task, reported)
     fields = _mapping(reported["store"]).get("metadata")
     if asked.filter is not None and fields is not None:
         asked.filter.require(fields)
+
+
+def require_task(task: str | None, reported: Mapping[str, object]) -> None:
+    """Raises RequestError for a task that the model of an engine does not know."""
+    known = _mapping(reported["model"]).get("tasks")
+    if task is not None and known is not None and task not in known:
+        raise unknown_task(task, known)
 
 
 def questions(asked: wire.AnswerBatchRequest, settings: Settings, *, of: Sequence[Settings]) -> list[Question]:
@@ -233,7 +243,7 @@ def info(
     *,
     reload_error: str | None = None,
     collections: Sequence[tuple[Mapping[str, object], str | None]] = (),
-) -> wire.InfoReply:
+) -> served.InfoReply:
     """What serves and what it allows, from `Answerer.info` and the settings.
 
     Args:
@@ -242,16 +252,16 @@ def info(
         reload_error: why its generation in force was not taken up.
         collections: these two of all that there are.
     """
-    told_model = wire.ModelInfo(**_mapping(reported["model"]))
+    told_model = served.ModelInfo(**_mapping(reported["model"]))
     listed = [
-        wire.CollectionInfo(**_store(by), model=wire.ModelInfo(**_mapping(by["model"])), reload_error=error)
+        served.CollectionInfo(**_store(by), model=served.ModelInfo(**_mapping(by["model"])), reload_error=error)
         for by, error in collections
     ]
-    return wire.InfoReply(
+    return served.InfoReply(
         version=memstore.__version__,
         model=told_model,
-        store=wire.StoreInfo(**_store(reported), reload_error=reload_error),
-        limits=wire.Limits(
+        store=served.StoreInfo(**_store(reported), reload_error=reload_error),
+        limits=served.Limits(
             question_characters=wire.MAX_QUESTION_CHARACTERS,
             retrieve_k=settings.max_retrieve_k,
             keep_k=most_kept(settings),
@@ -261,7 +271,7 @@ def info(
             body_bytes=settings.max_body_bytes,
             write_bytes=settings.max_write_bytes if settings.has_write_key else None,
         ),
-        defaults=wire.Defaults(
+        defaults=served.Defaults(
             retrieve_k=settings.retrieve_k,
             keep_k=settings.keep_k,
             max_new_tokens=settings.max_new_tokens,
@@ -272,10 +282,10 @@ def info(
     )
 
 
-def reloaded(done: Reloaded, *, request_id: str) -> wire.ReloadReply:
+def reloaded(done: Reloaded, *, request_id: str) -> served.ReloadReply:
     """What a reload did."""
     store = store_summary(done.info)
-    return wire.ReloadReply(
+    return served.ReloadReply(
         collection=store.collection,
         generation=store.generation,
         passages=store.passages,
