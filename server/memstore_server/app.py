@@ -29,7 +29,7 @@ from memstore_server.addresses import url_of as url_of
 from memstore_server.batching import Engine, EngineStopped
 from memstore_server.collection import open_all, with_beams
 from memstore_server.costs import CostModel, calibrate
-from memstore_server.doors import cohere, openai
+from memstore_server.doors import cohere, openai, refusals
 from memstore_server.editing import Editors
 from memstore_server.keys import read_gate
 from memstore_server.middleware import AskedForKeys, BodyLimit, HeadAsGet, RequestContext
@@ -90,7 +90,7 @@ def create_app(
     app.include_router(cohere.router)
     if editors is not None:
         app.include_router(writing.router)
-    problems.install(app)
+    problems.install(app, refusals.reply)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, most=settings.max_body_bytes)
     app.add_middleware(AskedForKeys, gate=gate)

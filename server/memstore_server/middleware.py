@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memstore.errors import MemstoreError
 from memstore_client.wire import REQUEST_ID_HEADER
+from memstore_server.doors import refusals
 from memstore_server.keys import BODY_LIMIT, Gate
 from memstore_server.logs import request_id
-from memstore_server.problems import problem_response
 from memstore_server.service import NotReady, Service
 
 log = logging.getLogger("memstore_server.access")
@@ -63,7 +63,7 @@ class RequestContext:
             if status:  # too late to reply with anything else; the server closes the connection
                 raise
             shown = error if isinstance(error, Exception) else NotReady("the server shut down before there was a reply")
-            await problem_response(shown, path=scope["path"])(scope, receive, send_with_id)
+            await refusals.reply(shown, scope)(scope, receive, send_with_id)
         finally:
             milliseconds = (time.monotonic() - began) * 1000
             if status:
@@ -106,7 +106,7 @@ class AskedForKeys:
                 try:
                     self.gate.require_reader(Headers(scope=scope).get("authorization"))
                 except MemstoreError as error:
-                    await problem_response(error, path=scope["path"])(scope, receive, send)
+                    await refusals.reply(error, scope)(scope, receive, send)
                     return
         await self.app(scope, receive, send)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from memstore.errors import DiskSpaceError, MemstoreError, PassageNotFound, RequestError, StoreBusy, StoreCorrupt
 from memstore_client.wire import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, FieldProblem, Problem
@@ -56,7 +57,7 @@ class Kind:
 
 
 UNREADABLE_BODY = Kind("unreadable-body", 400, "The body cannot be read as JSON")
-UNAUTHORIZED = Kind("unauthorized", 401, "This needs the server's write key")
+UNAUTHORIZED = Kind("unauthorized", 401, "This needs a key of the server's")
 TOO_MANY_REQUESTS = Kind("too-many-requests", 429, "This key has asked too often")
 NO_SUCH_ROUTE = Kind("no-such-route", 404, "There is nothing at this address")
 PASSAGE_NOT_FOUND = Kind("passage-not-found", 404, "No such passage")
@@ -184,19 +185,17 @@ def problem_response(error: Exception, *, path: str) -> Response:
     return Response(content, status_code=body.status, media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers))
 
 
-def install(app: FastAPI) -> None:
-    """Makes the app reply to errors with problems. The unforeseen are caught further out, in middleware."""
+def install(app: FastAPI, reply: Callable[[Exception, Scope], Response]) -> None:
+    """Has the app reply to errors so. The unforeseen are caught further out, in middleware."""
 
-    async def reply(request: Request, error: Exception) -> Response:
-        response = problem_response(error, path=request.url.path)
-        request.app.state.service.metrics.problem(describe(error).kind.name)
-        return response
+    async def replied(request: Request, error: Exception) -> Response:
+        return reply(error, request.scope)
 
     async def nobody_listens(_request: Request, _error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     for handled in (RequestValidationError, HTTPException, MemstoreError):
-        app.add_exception_handler(handled, reply)
+        app.add_exception_handler(handled, replied)
     app.add_exception_handler(ClientDisconnected, nobody_listens)
 
 

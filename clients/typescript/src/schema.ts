@@ -680,10 +680,16 @@ export interface components {
              * @constant
              */
             role: "assistant";
-            /** Content */
+            /**
+             * Content
+             * @description Empty where there is no answer.
+             */
             content: string;
-            /** Refusal */
-            refusal: null;
+            /**
+             * Refusal
+             * @description Why there is no answer: it would not be sure enough.
+             */
+            refusal: string | null;
         };
         /**
          * ChatChoice
@@ -1500,7 +1506,8 @@ export interface components {
         };
         /**
          * OpenAIProblem
-         * @description What went wrong, as OpenAI's clients read it. `code` is the last part of the type of memstore's own problem.
+         * @description What went wrong, as OpenAI's clients read it. `code` is the last part of the type of memstore's own problem, but
+         *     for `invalid_api_key` and `rate_limit_exceeded`.
          */
         OpenAIProblem: {
             /** Message */
@@ -2807,7 +2814,7 @@ export interface operations {
                     "application/json": components["schemas"]["ReloadReply"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -2893,6 +2900,15 @@ export interface operations {
             };
             /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3075,6 +3091,15 @@ export interface operations {
                 };
             };
             /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3163,6 +3188,15 @@ export interface operations {
             };
             /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CohereError"];
+                };
+            };
+            /** @description The kinds of errors that `/answer` has, with 400 in the place of 422. */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3272,7 +3306,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3425,7 +3459,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3566,7 +3600,7 @@ export interface operations {
                     "application/json": components["schemas"]["DocumentReply"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3634,7 +3668,7 @@ export interface operations {
                     "application/json": components["schemas"]["JobReply"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3702,7 +3736,7 @@ export interface operations {
                     "application/json": components["schemas"]["JobReply"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3782,7 +3816,7 @@ export interface operations {
                     "application/json": components["schemas"]["GenerationsReply"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3863,7 +3897,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This needs the server's write key (`urn:memstore:problem:unauthorized`) */
+            /** @description This needs a key of the server's (`urn:memstore:problem:unauthorized`) */
             401: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */

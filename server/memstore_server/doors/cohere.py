@@ -12,7 +12,7 @@ from memstore_server.doors import refusals, shapes
 from memstore_server.logs import request_id
 from memstore_server.routes import ServiceOf, unless_disconnected
 
-router = APIRouter(route_class=refusals.CohereRoute, tags=["Cohere"])
+router = APIRouter(route_class=refusals.DoorRoute, tags=["Cohere"])
 
 
 @router.post("/v1/rerank", responses=refusals.documented(shapes.CohereError, *refusals.ASKED))
@@ -27,8 +27,9 @@ async def rerank_documents(asked: shapes.CohereRequest, request: Request, servic
     options = {name: given[name] for name in ("task", "deadline_ms") if given.get(name) is not None}
     values = {"question": asked.query, "collection": collection, **options,
               "passages": [{**one, "id": str(at)} for at, one in enumerate(texts)]}  # fmt: skip
-    question: wire.RerankRequest = refusals.checked(wire.RerankRequest, values)
-    reply = await unless_disconnected(request, service.rerank(question))
+    with refusals.in_their_words(lambda place: _place(asked, place)):
+        question: wire.RerankRequest = refusals.checked(wire.RerankRequest, values)
+        reply = await unless_disconnected(request, service.rerank(question))
     scores = [one.rerank_score or 0.0 for one in reply.passages]
     results = [
         shapes.CohereResult(
@@ -56,6 +57,18 @@ def shares(scores: list[float]) -> list[float]:
     highest = max(scores, default=0.0)
     weights = [math.exp(score - highest) for score in scores]
     return [weight / sum(weights) for weight in weights]
+
+
+def _place(asked: shapes.CohereRequest, place: refusals.Place) -> refusals.Place:
+    """Where in the request is what was wrong in ours."""
+    match place:
+        case ("question", *rest):
+            return ("query", *rest)
+        case ("passages", int(at), "text") if isinstance(asked.documents[at], str):
+            return ("documents", at)
+        case ("passages", *rest):
+            return ("documents", *rest)
+    return place
 
 
 def _text(document: str | dict[str, Any], at: int) -> dict[str, Any]:

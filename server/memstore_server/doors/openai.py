@@ -25,7 +25,7 @@ from memstore_server.routes import ServiceOf, unless_disconnected
 from memstore_server.service import Service
 from memstore_server.streaming import HEADERS
 
-router = APIRouter(prefix="/v1", route_class=refusals.OpenAIRoute, tags=["OpenAI"])
+router = APIRouter(prefix="/v1", route_class=refusals.DoorRoute, tags=["OpenAI"])
 _RESPONSES = refusals.documented(shapes.OpenAIError, *refusals.ASKED)
 _STREAM = {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}
 """Of a chunk; a stream ends with `[DONE]`, which is no JSON."""
@@ -60,14 +60,15 @@ async def chat_completions(
     What was read is in `citations`, and the rest of what `/answer` replies in `memstore`. With `"stream": true` the
     answer comes as chunks; the last one has these two. Tools, images, several choices and other formats are refused.
     """
-    question = _question(asked, service)
-    if asked.stream:
-        events = service.stream(question)
-        first = await unless_disconnected(request, _first(events))
-        chunks = _chunks(first, events, asked.model, path=request.url.path)
-        return EventSourceResponse(chunks, headers=HEADERS)
-    reply = await unless_disconnected(request, service.answer(question))
-    choice = shapes.ChatChoice(message=shapes.ChatAnswer(content=_content(reply)))
+    with refusals.in_their_words(lambda place: _place(asked, place)):
+        question = _question(asked, service)
+        if asked.stream:
+            events = service.stream(question)
+            first = await unless_disconnected(request, _first(events))
+            chunks = _chunks(first, events, asked.model, path=request.url.path)
+            return EventSourceResponse(chunks, headers=HEADERS)
+        reply = await unless_disconnected(request, service.answer(question))
+    choice = shapes.ChatChoice(message=shapes.ChatAnswer(content=_content(reply), refusal=reply.reason))
     return shapes.ChatReply(id=_name(), created=int(time.time()), model=asked.model, choices=[choice], **_beside(reply))
 
 
@@ -133,16 +134,23 @@ def _question(asked: shapes.ChatRequest, service: Service) -> wire.AnswerRequest
     limits = [most for most in (asked.max_completion_tokens, asked.max_tokens) if most is not None]
     if limits:
         options["max_new_tokens"] = min(*limits, service.settings.max_new_tokens_limit)
-    values = {"collection": collection, **options, "question": _last_of_user(asked.messages)}
+    at = _last_of_user(asked.messages)
+    values = {"collection": collection, **options, "question": _text(asked.messages[at], f"messages/{at}/content")}
     question: wire.AnswerRequest = refusals.checked(wire.AnswerRequest, values)
     return question
 
 
-def _last_of_user(messages: list[shapes.ChatMessage]) -> str:
+def _last_of_user(messages: list[shapes.ChatMessage]) -> int:
+    """The place of the message that is the question. Raises InvalidOptions where there is none."""
     users = [at for at, message in enumerate(messages) if message.role == "user"]
     if not users:
         refusals.refuse("messages", "there is no message of the role user, which would be the question")
-    return _text(messages[users[-1]], f"messages/{users[-1]}/content")
+    return users[-1]
+
+
+def _place(asked: shapes.ChatRequest, place: refusals.Place) -> refusals.Place:
+    """Where in the request is what was wrong in ours."""
+    return ("messages", _last_of_user(asked.messages), "content") if place[:1] == ("question",) else place
 
 
 def _text(message: shapes.ChatMessage, place: str) -> str:
@@ -195,6 +203,8 @@ async def _chunks(first: AnswerEvent | None, rest: Events, model: str, *, path: 
             elif isinstance(event, TokenEvent):
                 yield _chunk(head, {"content": event.text})
             event = await anext(rest)
+        if event.reason is not None:
+            yield _chunk(head, {"refusal": event.reason})
         beside = {**_beside(event), "citations": [one.model_dump() for one in _beside(event)["citations"]]}
         yield _chunk({**head, **beside}, {}, finish_reason="stop")
         yield format_sse_event(data_str="[DONE]")

@@ -1,9 +1,14 @@
-"""Errors in the shapes of other APIs: the same kinds of problems as everywhere, said as their clients read it."""
+"""Errors in the shapes of other APIs: the same kinds of problems as everywhere, said as their clients read it.
+
+`reply` is for every error of the server, whoever finds it: by its address a request is a client's of OpenAI, of Cohere,
+or of our own.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
@@ -11,16 +16,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.types import Scope
 
-from memstore.errors import MemstoreError
 from memstore_client.wire import FieldProblem, Problem
 from memstore_server import problems
+from memstore_server.collection import UnknownCollection
 from memstore_server.doors import shapes
 from memstore_server.service import Service
 from memstore_server.translate import InvalidOptions
 
+_OF_OPENAI, _OF_COHERE = "/v1/", ("/v1/rerank", "/v2/rerank")  # where their addresses are
+_OPENAI_CODES = {"unauthorized": "invalid_api_key", "too-many-requests": "rate_limit_exceeded"}
+"""Where programs look for OpenAI's own word; elsewhere `code` is ours."""
+Place = tuple[int | str, ...]
+"""Of a value in a body: keys and positions, from outside."""
 
-class UnknownModel(MemstoreError, LookupError):  # noqa: N818 - reads as the fact it states
+
+class UnknownModel(UnknownCollection):
     """A request names a model that `/v1/models` does not list."""
 
 
@@ -51,10 +63,29 @@ def collection_of(service: Service, model: str) -> str:
     return known[model]
 
 
-class _DoorRoute(APIRoute):
-    """A route whose errors have the shape of another API."""
+@contextmanager
+def in_their_words(theirs: Callable[[Place], Place]) -> Iterator[None]:
+    """Has errors name the fields that were sent, where our own request that was made of them has other names.
 
-    shape: Callable[[Problem], dict[str, Any]]
+    Args:
+        theirs: the place in what was sent of a place in our request.
+    """
+    try:
+        yield
+    except RequestValidationError as error:
+        moved = [{**one, "loc": theirs(tuple(one["loc"]))} for one in error.errors()]
+        raise RequestValidationError(moved) from error
+    except InvalidOptions as error:
+        raise InvalidOptions([_moved(one, theirs) for one in error.errors]) from error
+
+
+def _moved(error: FieldProblem, theirs: Callable[[Place], Place]) -> FieldProblem:
+    place = theirs(tuple(int(part) if part.isdecimal() else part for part in error.pointer.split("/")[1:]))
+    return FieldProblem(pointer="/".join(["#", *map(str, place)]), detail=error.detail)
+
+
+class DoorRoute(APIRoute):
+    """A route of another API: where the queue is full, it refuses without having read anything."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler of the route, with its errors as replies."""
@@ -69,10 +100,29 @@ class _DoorRoute(APIRoute):
             except problems.ClientDisconnected:
                 raise
             except Exception as error:  # noqa: BLE001 - the policies are those of `problems`
-                problem, headers = described(error, path=request.url.path)
-                return JSONResponse(type(self).shape(problem), problem.status, dict(headers))
+                return reply(error, request.scope)
 
         return shaped
+
+
+def reply(error: Exception, scope: Scope) -> Response:
+    """The reply to a request that ended in an error, as the clients of its address read it; counts it."""
+    if "app" in scope:  # else no application has seen it
+        service: Service = scope["app"].state.service
+        service.metrics.problem(problems.describe(error).kind.name)
+    path = str(scope["path"])
+    shape = _shape(path.removeprefix(scope.get("root_path", "")))
+    if shape is None:
+        return problems.problem_response(error, path=path)
+    problem, headers = described(error, path=path)
+    return JSONResponse(shape(problem), problem.status, dict(headers))
+
+
+def _shape(path: str) -> Callable[[Problem], dict[str, Any]] | None:
+    """How the errors of an address look; None for problem+json."""
+    if path in _OF_COHERE:
+        return cohere_error
+    return openai_error if path.startswith(_OF_OPENAI) else None
 
 
 def described(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str]]:
@@ -92,9 +142,9 @@ def openai_error(problem: Problem) -> dict[str, Any]:
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
         problem.status, "server_error" if problem.status >= 500 else "invalid_request_error"
     )
-    error = shapes.OpenAIProblem(
-        message=said(problem), type=kind, param=param or None, code=problem.type.rpartition(":")[2].replace("-", "_")
-    )
+    name = problem.type.rpartition(":")[2]
+    code = _OPENAI_CODES.get(name, name.replace("-", "_"))
+    error = shapes.OpenAIProblem(message=said(problem), type=kind, param=param or None, code=code)
     return shapes.OpenAIError(error=error).model_dump()
 
 
@@ -109,19 +159,7 @@ def said(problem: Problem) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-class OpenAIRoute(_DoorRoute):
-    """A route of OpenAI's API."""
-
-    shape = staticmethod(openai_error)
-
-
-class CohereRoute(_DoorRoute):
-    """A route of Cohere's API."""
-
-    shape = staticmethod(cohere_error)
-
-
-ASKED = (400, 404, 413, 429, 500, 503, 504)
+ASKED = (400, 401, 404, 413, 429, 500, 503, 504)
 """Statuses of errors of whatever asks the engine."""
 
 

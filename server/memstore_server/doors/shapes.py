@@ -64,8 +64,8 @@ class ChatAnswer(Reply):
     """The message that answers."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
+    content: str = Field(description="Empty where there is no answer.")
+    refusal: str | None = Field(default=None, description="Why there is no answer: it would not be sure enough.")
 
 
 class ChatChoice(Reply):
@@ -145,7 +145,9 @@ class EmbeddingsReply(Reply):
 
 
 class OpenAIProblem(Reply):
-    """What went wrong, as OpenAI's clients read it. `code` is the last part of the type of memstore's own problem."""
+    """What went wrong, as OpenAI's clients read it. `code` is the last part of the type of memstore's own problem, but
+    for `invalid_api_key` and `rate_limit_exceeded`.
+    """
 
     message: str
     type: str
