@@ -14,10 +14,13 @@ from typing import Any
 
 from haystack import Document, GeneratedAnswer, component, default_from_dict, default_to_dict
 from haystack.errors import FilterError
+from haystack.utils import Secret, deserialize_secrets_inplace
 
+from memstore_client.base import API_KEY_VARIABLE
 from memstore_client.client import DEFAULT_TIMEOUT, AsyncClient, Client
 from memstore_client.wire import AnswerReply, PassageInput, RankedPassageReply
 
+_FROM_VARIABLE = Secret.from_env_var(API_KEY_VARIABLE, strict=False)
 _RANGES = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 
@@ -32,6 +35,8 @@ class MemstoreRetriever:
             client's (`{"lang": "en"}`). Those of a run replace them.
         collection: which of the server's collections; the first where none is named.
         timeout: seconds to wait for a connection and for a reply, each.
+        api_key: one of the server's, where it wants to know who asks; by default the variable `MEMSTORE_API_KEY`, if
+            there is one. A pipeline's file holds the name of the variable, and never a key.
 
     Raises:
         MemstoreClientError: from `run` and `run_async`, one of its subclasses.
@@ -45,26 +50,27 @@ class MemstoreRetriever:
         filters: dict[str, Any] | None = None,
         collection: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
+        api_key: Secret | None = _FROM_VARIABLE,
     ) -> None:
         self.base_url, self.top_k, self.filters = base_url, top_k, filters
-        self.collection, self.timeout = collection, timeout
+        self.collection, self.timeout, self.api_key = collection, timeout, api_key
 
     def to_dict(self) -> dict[str, Any]:
         """The component as a pipeline's file holds it."""
         return default_to_dict(
             self, base_url=self.base_url, top_k=self.top_k, filters=self.filters, collection=self.collection,
-            timeout=self.timeout,
+            timeout=self.timeout, api_key=None if self.api_key is None else self.api_key.to_dict(),
         )  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "MemstoreRetriever":
         """The component of `to_dict`."""
-        return default_from_dict(cls, data)
+        return default_from_dict(cls, _with_key(data))
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None) -> dict[str, Any]:
         """The passages found as `documents`; `filters` and `top_k` replace the component's own."""
-        with Client(self.base_url, timeout=self.timeout) as client:
+        with Client(self.base_url, timeout=self.timeout, api_key=_shown(self.api_key)) as client:
             reply = client.retrieve(query, **self._options(filters, top_k))
         return {"documents": [document(one) for one in reply.passages]}
 
@@ -73,7 +79,7 @@ class MemstoreRetriever:
         self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
     ) -> dict[str, Any]:
         """`run`, awaited."""
-        async with AsyncClient(self.base_url, timeout=self.timeout) as client:
+        async with AsyncClient(self.base_url, timeout=self.timeout, api_key=_shown(self.api_key)) as client:
             reply = await client.retrieve(query, **self._options(filters, top_k))
         return {"documents": [document(one) for one in reply.passages]}
 
@@ -90,9 +96,13 @@ class MemstoreAnswerer:
         base_url: where the server is, as `memstore serve` prints it.
         retrieve_k: passages retrieved and scored; by default as many as the server says.
         keep_k: passages read after reranking.
+        task: name of the task the questions belong to, for models trained on several.
+        min_confidence: below this confidence, from 0 to 1, there is no answer; by default the server's.
         filters: as of `MemstoreRetriever`.
         collection: which of the server's collections; the first where none is named.
         timeout: seconds to wait for a connection and for a reply, each.
+        api_key: one of the server's, where it wants to know who asks; by default the variable `MEMSTORE_API_KEY`, if
+            there is one. A pipeline's file holds the name of the variable, and never a key.
 
     Raises:
         MemstoreClientError: from `run` and `run_async`, one of its subclasses.
@@ -107,21 +117,27 @@ class MemstoreAnswerer:
         filters: dict[str, Any] | None = None,
         collection: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
+        api_key: Secret | None = _FROM_VARIABLE,
+        task: str | None = None,
+        min_confidence: float | None = None,
     ) -> None:
         self.base_url, self.retrieve_k, self.keep_k = base_url, retrieve_k, keep_k
-        self.filters, self.collection, self.timeout = filters, collection, timeout
+        self.filters, self.collection, self.timeout, self.api_key = filters, collection, timeout, api_key
+        self.task, self.min_confidence = task, min_confidence
 
     def to_dict(self) -> dict[str, Any]:
         """The component as a pipeline's file holds it."""
         return default_to_dict(
             self, base_url=self.base_url, retrieve_k=self.retrieve_k, keep_k=self.keep_k, filters=self.filters,
             collection=self.collection, timeout=self.timeout,
+            api_key=None if self.api_key is None else self.api_key.to_dict(), task=self.task,
+            min_confidence=self.min_confidence,
         )  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "MemstoreAnswerer":
         """The component of `to_dict`."""
-        return default_from_dict(cls, data)
+        return default_from_dict(cls, _with_key(data))
 
     @component.output_types(answers=list[GeneratedAnswer])
     def run(
@@ -131,7 +147,7 @@ class MemstoreAnswerer:
 
         With `documents` given, the question is answered from their texts, and nothing is retrieved.
         """
-        with Client(self.base_url, timeout=self.timeout) as client:
+        with Client(self.base_url, timeout=self.timeout, api_key=_shown(self.api_key)) as client:
             reply = client.answer(query, **self._options(documents, filters))
         return {"answers": answers(query, reply)}
 
@@ -140,19 +156,30 @@ class MemstoreAnswerer:
         self, query: str, documents: list[Document] | None = None, filters: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """`run`, awaited."""
-        async with AsyncClient(self.base_url, timeout=self.timeout) as client:
+        async with AsyncClient(self.base_url, timeout=self.timeout, api_key=_shown(self.api_key)) as client:
             reply = await client.answer(query, **self._options(documents, filters))
         return {"answers": answers(query, reply)}
 
     def _options(self, documents: list[Document] | None, filters: dict[str, Any] | None) -> dict[str, Any]:
+        options = {
+            "keep_k": self.keep_k, "collection": self.collection, "task": self.task,
+            "min_confidence": self.min_confidence,
+        }  # fmt: skip
         own = [passage(one) for one in documents or () if (one.content or "").strip()]
         if own:
-            keep_k = None if self.keep_k is None else min(self.keep_k, len(own))
-            return {"passages": own, "keep_k": keep_k, "collection": self.collection}
-        chosen = memstore_filter(filters or self.filters)
-        return {
-            "retrieve_k": self.retrieve_k, "keep_k": self.keep_k, "filter": chosen, "collection": self.collection
-        }  # fmt: skip
+            return {**options, "passages": own, "keep_k": None if self.keep_k is None else min(self.keep_k, len(own))}
+        return {**options, "retrieve_k": self.retrieve_k, "filter": memstore_filter(filters or self.filters)}
+
+
+def _with_key(data: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds of a component, with its key as Haystack's secret."""
+    deserialize_secrets_inplace(data["init_parameters"], keys=["api_key"])
+    return data
+
+
+def _shown(key: Secret | None) -> str:
+    """A key as the client sends it; empty for none at all."""
+    return "" if key is None else key.resolve_value() or ""
 
 
 def document(one: RankedPassageReply) -> Document:
@@ -171,8 +198,9 @@ def answers(query: str, reply: AnswerReply) -> list[GeneratedAnswer]:
     """The reply as Haystack's answers: one, or none where the server is not sure enough."""
     read = [document(one) for one in reply.passages if one.kept]
     meta = {
-        "score": reply.score, "retrieved": len(reply.passages), "model": reply.model.name,
-        "trained": reply.model.trained, "generation": reply.store.generation, "request_id": reply.request_id,
+        "score": reply.score, "confidence": reply.confidence, "calibrated": reply.calibrated,
+        "retrieved": len(reply.passages), "model": reply.model.name, "trained": reply.model.trained,
+        "generation": reply.store.generation, "request_id": reply.request_id,
     }  # fmt: skip
     sure = [reply.answer] if reply.answer is not None else []
     return [GeneratedAnswer(data=text, query=query, documents=read, meta=meta) for text in sure]

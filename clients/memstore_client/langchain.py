@@ -7,8 +7,8 @@ client = Client("http://127.0.0.1:8080")
 documents = MemstoreRetriever(client=client, k=5).invoke("who discovered radium")
 print(MemstoreAnswerTool(client=client).invoke("Who discovered radium?"))
 
-Both ask through clients that are the caller's, to share and to close. Without an `async_client`, what is awaited runs
-in a thread.
+Both ask through clients that are the caller's, to share and to close; a client has the server's `api_key`. Without an
+`async_client`, what is awaited runs in a thread.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class MemstoreAnswerTool(BaseTool):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
-    OPTIONS: ClassVar = ("retrieve_k", "keep_k", "task", "filter", "deadline_ms", "collection")
+    OPTIONS: ClassVar = ("retrieve_k", "keep_k", "task", "filter", "deadline_ms", "collection", "min_confidence")
 
     name: str = "memstore_answer"
     description: str = (
@@ -103,6 +103,7 @@ class MemstoreAnswerTool(BaseTool):
     filter: dict[str, Any] | None = None
     deadline_ms: int | None = Field(default=None, ge=1)
     collection: str | None = None
+    min_confidence: float | None = Field(default=None, ge=0, le=1)
 
     def _run(self, question: str) -> tuple[str, AnswerReply]:
         try:

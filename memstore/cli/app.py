@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memstore.errors import OutputUnwritable
+from memstore.errors import ConfigError, OutputUnwritable
 
 app = typer.Typer(
     name="memstore",
@@ -55,7 +55,10 @@ OnLong = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Build only so many passages.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16 or float32; by default what the processor is fast at.")]
 
-
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(help="With --url: file whose only line is a key of the server's [the variable MEMSTORE_API_KEY]."),
+]
 Filters = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,6 +74,31 @@ def corpora(paths: list[Path]) -> tuple[Path, ...]:
     from memstore_builders.corpus import sample_corpus
 
     return tuple(sample_corpus() if str(p) == "sample" and not p.exists() else p for p in paths)
+
+
+def api_key_of(file: Path | None, *, url: str | None) -> str | None:
+    """The key to show to a server, out of a file or else of the variable; None for none.
+
+    Raises:
+        ConfigError: no server is asked; the file cannot be read; what is there is no key.
+    """
+    from memstore_client.base import API_KEY_VARIABLE
+
+    if file is None:
+        place, key = f"the variable {API_KEY_VARIABLE}", os.environ.get(API_KEY_VARIABLE, "")
+        if not key:
+            return None
+    elif url is None:
+        raise ConfigError("--api-key-file is for --url: a store asks for no key")
+    else:
+        place = f"--api-key-file {file}"
+        try:
+            key = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{place} cannot be read: {error}") from error
+    if not key or not key.isascii() or not key.isprintable():
+        raise ConfigError(f"{place} must hold one key, as `memstore keys add` prints it, and nothing else")
+    return key
 
 
 def show_any_character() -> None:

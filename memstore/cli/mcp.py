@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memstore.cli.app import Device, app
+from memstore.cli.app import ApiKeyFile, Device, api_key_of, app
 from memstore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def mcp(
         typer.Option(metavar="[NAME=]DIR", help="Answer in this process, from this store, or several as of `serve`."),
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask the server at this address instead.")] = None,
+    api_key_file: ApiKeyFile = None,
     model: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]PATH", help="As of `serve`: checkpoint folder or hub id.")
     ] = None,
@@ -38,12 +39,13 @@ def mcp(
         raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
     if url is not None and (model or device != "cpu"):
         raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
+    api_key = api_key_of(api_key_file, url=url)
     if log_level not in (known := ("debug", "info", "warning", "error")):
         raise ConfigError(f"--log-level {log_level} is none of {', '.join(known)}")
     logs.configure(style="text", level=log_level)  # to standard error: on standard output the protocol speaks
     with ExitStack() as held:
         listener = held.enter_context(addresses.bound_socket(host, port)) if http else None
-        connection = _of_store(store, model=model, device=device) if store else _of_server(url)
+        connection = _of_store(store, model=model, device=device) if store else _of_server(url or "", api_key)
 
         async def run() -> None:
             async with connection as client:
@@ -58,12 +60,12 @@ def mcp(
         asyncio.run(run())
 
 
-def _of_server(url: str | None) -> AbstractAsyncContextManager[AsyncClient]:
+def _of_server(url: str, api_key: str | None) -> AbstractAsyncContextManager[AsyncClient]:
     """A client of a server elsewhere. Raises ConfigError for an address that is none."""
     from memstore_client import AsyncClient, BadRequest
 
     try:
-        return AsyncClient(url or "")
+        return AsyncClient(url, api_key=api_key)
     except BadRequest as error:
         raise ConfigError(f"--url: {error}") from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
-from memstore.cli.app import Device, Filters, Json, Model, app, print_result
+from memstore.cli.app import ApiKeyFile, Device, Filters, Json, Model, api_key_of, app, print_result
 from memstore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     store: Annotated[Path | None, typer.Option(help="Answer in this process, from this store.")] = None,
     url: Annotated[str | None, typer.Option(help="Ask the server at this address instead.")] = None,
+    api_key_file: ApiKeyFile = None,
     collection: Annotated[str | None, typer.Option(help="Which of the server's collections [the first].")] = None,
     model: Model = None,
     device: Device = "cpu",
@@ -137,12 +138,13 @@ def ask(
              "num_beams": num_beams, "min_confidence": min_confidence, "attention": attention or None}  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     shown = StreamShown(as_json=as_json) if stream else None
+    api_key = api_key_of(api_key_file, url=url)
     if url is not None:
         if model is not None or device != "cpu":
             raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
         if collection is not None:
             options["collection"] = collection
-        reply = _ask_server(url, question, options, conditions, shown=shown)
+        reply = _ask_server(url, question, options, conditions, shown=shown, api_key=api_key)
     else:
         if collection is not None:
             raise ConfigError("--collection is for --url: a store is one collection")
@@ -211,12 +213,13 @@ def _ask_server(
     conditions: Sequence[str] | None = None,
     *,
     shown: StreamShown | None = None,
+    api_key: str | None = None,
 ) -> dict[str, Any]:
     from memstore_client import AnswerReply, Client, MemstoreClientError
     from memstore_client.events import NAMES
 
     try:
-        with Client(url) as client:
+        with Client(url, api_key=api_key) as client:
             if conditions:
                 from memstore.retrieve.filters import parse_words
 

@@ -44,6 +44,10 @@ Asked = Annotated[str, Field(description="A question in plain words, at most 2,0
 Retrieved = Annotated[int | None, Field(ge=1, description="Passages retrieved and scored; by default the server's.")]
 Kept = Annotated[int | None, Field(ge=1, description="Passages read after reranking; by default the server's.")]
 Task = Annotated[str | None, Field(description="Task the question belongs to; `memstore://info` lists the model's.")]
+Sure = Annotated[
+    float | None,
+    Field(ge=0, le=1, description="Below this confidence the answer is null, and says why; by default the server's."),
+]
 Wanted = Annotated[int, Field(ge=1, description="Passages wanted; fewer may match.")]
 Where = Annotated[
     dict[str, Any] | None,
@@ -71,6 +75,9 @@ class ToolAnswer(BaseModel):
     """What the tool `answer` returns."""
 
     answer: str | None = Field(description="Null where the server is not sure enough to say.")
+    reason: str | None = Field(description="Why there is no answer; null where there is one.")
+    confidence: float = Field(description="Probability that the answer is right, if `calibrated`; else no such one.")
+    calibrated: bool
     score: float = Field(description="Sum of the answer tokens' log-probabilities.")
     passages: list[FoundPassage] = Field(description="Those that were read, best first; with none it is a guess.")
     retrieved: int = Field(description="Passages that were found and scored.")
@@ -103,14 +110,19 @@ def mcp_server(client: AsyncClient) -> MCPServer[Any]:
         task: Task = None,
         filter: Where = None,
         collection: Of = None,
+        min_confidence: Sure = None,
     ) -> ToolAnswer:
         """Answers a question from a collection, with the passages that the answer was read from."""
         with _said_to_the_model():
             reply = await client.answer(
-                question, retrieve_k=retrieve_k, keep_k=keep_k, task=task, filter=filter, collection=collection
-            )
+                question, retrieve_k=retrieve_k, keep_k=keep_k, task=task, filter=filter, collection=collection,
+                min_confidence=min_confidence,
+            )  # fmt: skip
         return ToolAnswer(
             answer=reply.answer,
+            reason=reply.reason,
+            confidence=reply.confidence,
+            calibrated=reply.calibrated,
             score=reply.score,
             passages=[_found(one, collection) for one in reply.passages if one.kept],
             retrieved=len(reply.passages),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 
+from memstore_server.keyring import add_key
 from tests.server.fakes import FakeEngine
 from tests.server.live import live_server
 from tests.server.test_serve_process import ROOT, served
@@ -21,6 +24,7 @@ BESIDE_A_STORE = """
 import sys
 from memstore import cli
 from memstore.answer import Answerer
+from memstore_server.keyring import add_key
 from tests.server.fakes import FakeEngine
 
 Answerer.open = lambda *_, **__: print("on standard output") or FakeEngine()
@@ -48,9 +52,10 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.communicate(timeout=30)
 
 
-def over_stdio(script: str, *arguments: str) -> Client:
+def over_stdio(script: str, *arguments: str, **variables: str) -> Client:
     command = ["-W", "error", "-c", script, *arguments]
-    return Client(stdio_client(StdioServerParameters(command=sys.executable, args=command, cwd=ROOT)))
+    env = {**os.environ, **variables} if variables else None
+    return Client(stdio_client(StdioServerParameters(command=sys.executable, args=command, cwd=ROOT, env=env)))
 
 
 async def asked(client: Client) -> str:
@@ -68,6 +73,14 @@ async def test_over_stdio_beside_a_store() -> None:
 async def test_over_stdio_beside_a_server() -> None:
     with live_server(FakeEngine()) as url:
         assert await asked(over_stdio(BESIDE_A_SERVER, "--url", url)) == "why?!"
+
+
+async def test_the_servers_key_is_in_the_variable_or_in_a_file(tmp_path: Path) -> None:
+    key, place = add_key(tmp_path / "keys.json", "agent"), tmp_path / "key"
+    place.write_text(f"{key}\n")
+    with live_server(FakeEngine(), keys_file=tmp_path / "keys.json") as url:
+        assert await asked(over_stdio(BESIDE_A_SERVER, "--url", url, MEMSTORE_API_KEY=key)) == "why?!"
+        assert await asked(over_stdio(BESIDE_A_SERVER, "--url", url, "--api-key-file", str(place))) == "why?!"
 
 
 async def test_over_http_until_asked_to_stop() -> None:
@@ -91,6 +104,7 @@ async def test_over_http_until_asked_to_stop() -> None:
         (("--store", "a", "--url", "http://b"), "name either"),
         (("--url", "b"), "--url: b is no address that can be asked"),
         (("--url", "http://b", "--model", "c"), "--model and --device are for --store"),
+        (("--store", "a", "--api-key-file", "key"), "--api-key-file is for --url: a store asks for no key"),
         (("--url", "http://b", "--log-level", "loud"), "--log-level loud is none of debug, info, warning, error"),
         (("--url", "http://b", "--http", "--host", "a..b"), "is no address to listen on"),
     ],
