@@ -160,7 +160,6 @@ class Answerer:
                 max_new_tokens=[q.max_new_tokens for q in questions],
                 num_beams=self._beams(questions[0]),
                 banned=[self.model.config.pad_token_id],
-                phrases=self.tokenizer.phrases,
                 prepared=self.prepared,
                 on_token=heard.token,
             )

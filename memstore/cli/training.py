@@ -198,27 +198,6 @@ def new(
 
 
 @app.command()
-def vectors(
-    cache: Annotated[Path, typer.Option(help="A cache of `memstore prepare`, whose passages are counted.")],
-    out: Annotated[Path, typer.Option(help="File to write, for `vectors` of a training config.")],
-    width: Annotated[int, typer.Option(min=1, help="The model's d_model.")],
-    window: Annotated[int, typer.Option(min=1, help="Tokens on either side that count as neighbours.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and of rare tokens' vectors.")] = 0,
-) -> None:
-    """Make token vectors from co-occurrence counts, for models from scratch to begin with."""
-    from memstore.files import make_place
-    from memstore.train.data.cache import MANIFEST, read_manifest
-    from memstore.train.data.ragged import Ragged
-    from memstore.train.vectors import cooccurrences, token_vectors, write_vectors
-
-    manifest, passages = read_manifest(cache), Ragged.load(cache, "passages")
-    size = manifest.vocab_size
-    make_place(out, inputs=[cache / name for name in (MANIFEST, *manifest.files)])
-    write_vectors(out, token_vectors(cooccurrences(passages, vocab_size=size, window=window), width=width, seed=seed))
-    typer.echo(f"wrote {out}: {size:,} tokens, width {width}, from {len(passages.values):,} tokens of passages")
-
-
-@app.command()
 def train(
     config: Annotated[Path, typer.Option(help="TOML file of the run. A run that was interrupted goes on.")],
     plot: Annotated[bool, typer.Option("--plot", help="Only draw the run's losses and scores, as a PNG.")] = False,
@@ -250,31 +229,6 @@ def train(
         report = run(settings, lambda line: typer.echo(line, err=True), stopping=asked)
     if first():
         print_result(asdict(report), as_json, show_training)
-
-
-@app.command()
-def average(
-    models: Annotated[
-        list[str], typer.Argument(help='Folders of checkpoints, hub ids, or "default", trained from the same start.')
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
-    weight: Annotated[
-        list[float] | None,
-        typer.Option(help="Weight of a checkpoint, in their order; repeat for each. By default all equal."),
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="Dtype to write: bfloat16 or float32.")] = "bfloat16",
-) -> None:
-    """Average the parameters of checkpoints: of two stages of a training, or of runs with different seeds."""
-    from memstore.checkpoint.files import check_folder
-    from memstore.machine import compute_dtype
-    from memstore.train.average import average as run
-    from memstore.train.state import save_model
-
-    written = compute_dtype("cpu", dtype)
-    check_folder(out, inputs=models)
-    model, tokens = run(models, weight)
-    save_model(out, model, tokens, written)
-    typer.echo(f"wrote {out}: the average of {len(models)} checkpoints, {dtype}")
 
 
 def _refuse_trained(folder: Path, harm: str) -> None:

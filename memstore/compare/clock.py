@@ -18,7 +18,6 @@ from torch import Tensor
 from memstore import decode
 from memstore.compare.config import GridTable, Point
 from memstore.compare.measure import System, points_of
-from memstore.decode.spans import Phrases
 from memstore.model import selection
 from memstore.model.model import Encoded, MemoryModel
 from memstore.model.packed import Packed, Tokens
@@ -46,7 +45,6 @@ class Ready:
 
     reader: _Prepared
     ranker: _Prepared | None
-    phrases: Phrases | None
 
 
 @torch.inference_mode()
@@ -55,7 +53,7 @@ def prepare(system: System, batch: DevBatch, points: Sequence[Point]) -> Ready:
     retrieve_ks = sorted({p.retrieve_k for p in points})
     task = batch.tasks[0]
     ranker = None if system.reranker is None else _prepare(system.reranker.model(task), batch, retrieve_ks)
-    return Ready(_prepare(system.model(task), batch, retrieve_ks), ranker, system.tokenizer.phrases)
+    return Ready(_prepare(system.model(task), batch, retrieve_ks), ranker)
 
 
 def _prepare(model: MemoryModel, batch: DevBatch, retrieve_ks: Sequence[int]) -> _Prepared:
@@ -96,7 +94,7 @@ def answer(ready: Ready, point: Point, *, max_new_tokens: int) -> list[int]:
 def _decode(ready: Ready, encoded: Encoded, max_new_tokens: int) -> list[int]:
     model = ready.reader.model
     padding = [model.config.pad_token_id]
-    (line,) = decode.generate(model, encoded, max_new_tokens=max_new_tokens, banned=padding, phrases=ready.phrases)
+    (line,) = decode.generate(model, encoded, max_new_tokens=max_new_tokens, banned=padding)
     return line.ids
 
 

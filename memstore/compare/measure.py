@@ -180,9 +180,7 @@ def _measure(system: System, batch: DevBatch, found: Results, grid: GridTable) -
         kept = given[selection.select(ranking[given], batch.question_of[given], point.keep_k)]
         encoded = model.live_b(ranked.take(kept))
         padding = [model.config.pad_token_id]
-        decoded = decode.generate(
-            model, encoded, max_new_tokens=grid.max_new_tokens, banned=padding, phrases=system.tokenizer.phrases
-        )
+        decoded = decode.generate(model, encoded, max_new_tokens=grid.max_new_tokens, banned=padding)
         _score(point, [system.tokenizer.decode(line.ids) for line in decoded], batch, kept)
         _count(point, [line.steps for line in decoded], batch, given, kept, (model, ranker))
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from memstore.decode.prepared import PreparedDecoder
-from memstore.decode.spans import Spans
 from memstore.decode.steps import Decoded, allowed, begin
 from memstore.model.model import Encoded, MemoryModel
 
@@ -124,7 +123,6 @@ def beam_search(
     num_beams: int,
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
-    spans: Spans | None = None,
     prepared: PreparedDecoder | None = None,
 ) -> list[Decoded]:
     """The best finished hypothesis of each question, by `score / tokens ** length_penalty`.
@@ -138,7 +136,6 @@ def beam_search(
         num_beams: hypotheses kept per question.
         length_penalty: above 0 favours long answers, below 0 short ones.
         banned: token ids that no answer may hold.
-        spans: of these questions, at the beginning; they are used up.
         prepared: the same model's, instead of its own step.
     """
     c = model.config
@@ -146,10 +143,9 @@ def beam_search(
     searches = [_Search(limit, num_beams, length_penalty, c.eos_token_id) for limit in limits]
     live = list(searches)  # the search of each question still in the batch
     decoding = begin(model, encoded, capacity=max(limits), beams=num_beams, prepared=prepared)
-    parts = [decoding] if spans is None else [decoding, spans]
     ids = torch.full((len(live) * num_beams,), c.decoder_start_token_id, device=device)
     while True:
-        log_probs = allowed(decoding.log_probs(ids), banned, spans)
+        log_probs = allowed(decoding.log_probs(ids), banned)
         log_probs = log_probs.view(len(live), num_beams, -1)  # (B, beams, V): one position
         scores = torch.tensor([[r.score for r in s.running] for s in live], device=device)  # (B, beams)
         _advance(live, scores[:, :, None] + log_probs)
@@ -157,16 +153,12 @@ def beam_search(
         if not staying:
             return [search.decoded() for search in searches]
         rows = torch.tensor([q * num_beams + r.row for q, s in enumerate(live) for r in s.running], device=device)
-        for part in parts:
-            part.reorder(rows)
+        decoding.reorder(rows)
         if 2 * len(staying) <= len(live):
-            for part in parts:
-                part.take(torch.tensor(staying, device=device))
+            decoding.take(torch.tensor(staying, device=device))
             live = [live[question] for question in staying]
         last = [r.ids[-1] if r.ids else c.eos_token_id for s in live for r in s.running]  # dead ones: any token
         ids = torch.tensor(last, device=device)  # (B * beams,)
-        if spans is not None:
-            spans.extend(ids)
 
 
 def _advance(searches: Sequence[_Search], totals: Tensor) -> None:

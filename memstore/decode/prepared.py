@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memstore.decode.spans import Spans
 from memstore.model.layers import DecoderBlock, LayerCache, RMSNorm, attend
 from memstore.model.model import CopyHead, DecoderState, Encoded, MemoryModel
 
@@ -104,7 +103,6 @@ class Copying:
         index: `(B, S)`: where in `ids` each token's is.
         keys: `(B, D, S)`.
         mask: `(B, S)` float32: 0 where a token may be copied, else minus infinity.
-        before: `(B, S)`: the token before each, for `copy_previous`.
         anything: `(B, 1)` bool: whether anything may be copied; None where that is so for all.
     """
 
@@ -112,7 +110,6 @@ class Copying:
     index: Tensor
     keys: Tensor
     mask: Tensor
-    before: Tensor | None
     anything: Tensor | None
 
     @classmethod
@@ -127,14 +124,12 @@ class Copying:
             index=index,
             keys=state.copy_keys.transpose(1, 2).contiguous(),  # not at every step
             mask=torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, -torch.inf),
-            before=state.copy_before,
             anything=None if bool(anything.all()) else anything,
         )
 
     def take(self, questions: Tensor) -> None:
         """Keep only the questions with the given indices `(B',)`."""
         self.index, self.keys, self.mask = self.index[questions], self.keys[questions], self.mask[questions]
-        self.before = None if self.before is None else self.before[questions]
         self.anything = None if self.anything is None else self.anything[questions]
 
 
@@ -142,19 +137,14 @@ class _CopyHead:
     """`model.CopyHead` for one token per row; N = B * beams rows."""
 
     def __init__(self, head: CopyHead) -> None:
-        self.query, self.gate, self.previous = packed_linear(head.query.weight), head.gate, head.previous
+        self.query, self.gate = packed_linear(head.query.weight), head.gate
 
-    def __call__(self, hidden: Tensor, written: Tensor, copying: Copying) -> tuple[Tensor, Tensor]:
-        """From states `(N, D)` and the tokens written last `(N,)`: what is copied `(N, U)`, and the share of the
-        vocabulary softmax `(N, 1)`; float32.
-        """
+    def __call__(self, hidden: Tensor, copying: Copying) -> tuple[Tensor, Tensor]:
+        """From states `(N, D)`: what is copied `(N, U)`, and the share of the vocabulary softmax `(N, 1)`; float32."""
         n, d = hidden.shape
         b = len(copying.index)
         weights = torch.bmm(self.query(hidden).view(b, n // b, d), copying.keys).float()  # (B, beams, S)
         weights = weights * d**-0.5
-        if self.previous is not None and copying.before is not None:
-            follows = written.view(b, n // b, 1) == copying.before[:, None]
-            weights = weights + self.previous(hidden).float().view(b, n // b, 1) * follows
         weights = (weights + copying.mask[:, None]).softmax(-1)
         gate = torch.sigmoid(self.gate(hidden).float())
         if copying.anything is not None:
@@ -212,27 +202,22 @@ class PreparedDecoding:
         if self.copying is not None:
             self.copying.take(questions)
 
-    def best(self, ids: Tensor, *, banned: Sequence[int] = (), spans: Spans | None = None) -> tuple[Tensor, Tensor]:
+    def best(self, ids: Tensor, *, banned: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Feed a token per question, `(B,)`: the log-probability `(B,)` float32 and the id `(B,)` of the best next
-        one that is not banned, and continues a span if asked; of equal ones the lower id.
+        one that is not banned; of equal ones the lower id.
         """
         hidden, d = self._decode(ids), self.decoder
-        barred = None if spans is None else ~spans.allowed()  # (B, V)
         if self.copying is None or d.copy_head is None:
-            return _best_of(self._logits(hidden).log_softmax(-1), banned, barred)
+            return _best_of(self._logits(hidden).log_softmax(-1), banned)
         probability = self._logits(hidden).softmax(-1)
         for token_id in banned:
             probability[:, token_id] = -1.0
-        if barred is not None:
-            probability.masked_fill_(barred, -1.0)
         best, token = probability.max(-1)
         ids_read = self.copying.ids
-        copied, gate = d.copy_head(hidden, ids, self.copying)
+        copied, gate = d.copy_head(hidden, self.copying)
         read = gate * probability.index_select(1, ids_read) + (1 - gate) * copied  # (B, U)
         for token_id in banned:
             read.masked_fill_(ids_read == token_id, -1.0)
-        if barred is not None:
-            read.masked_fill_(barred.index_select(1, ids_read), -1.0)
         # The best token is in what is read, or else it is the best of the vocabulary softmax.
         best_read, place = read.max(-1)
         best, token_read = gate.squeeze(1) * best, ids_read[place]
@@ -246,7 +231,7 @@ class PreparedDecoding:
         logits = self._logits(hidden)
         if self.copying is None or d.copy_head is None:
             return logits.log_softmax(-1)
-        copied, gate = d.copy_head(hidden, ids, self.copying)
+        copied, gate = d.copy_head(hidden, self.copying)
         probability = (gate * logits.softmax(-1)).index_add_(1, self.copying.ids, (1 - gate) * copied)
         return probability.clamp_min_(torch.finfo(torch.float32).tiny).log_()
 
@@ -278,11 +263,9 @@ class PreparedDecoding:
         return torch.cat(each, dim=2)
 
 
-def _best_of(log_probs: Tensor, banned: Sequence[int], barred: Tensor | None) -> tuple[Tensor, Tensor]:
+def _best_of(log_probs: Tensor, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The best log-probability `(B,)` of `(B, V)` and its id; the others are overwritten."""
     for token_id in banned:
         log_probs[:, token_id] = -torch.inf
-    if barred is not None:
-        log_probs.masked_fill_(barred, -torch.inf)
     best, token = log_probs.max(-1)
     return best, token

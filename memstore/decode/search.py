@@ -14,7 +14,6 @@ import torch
 from memstore.decode.beams import beam_search
 from memstore.decode.drafts import MOST, Drafts
 from memstore.decode.prepared import PreparedDecoder
-from memstore.decode.spans import Phrases, Spans
 from memstore.decode.steps import Decoded, begin
 from memstore.errors import RequestError
 from memstore.model.model import Encoded, MemoryModel
@@ -31,7 +30,6 @@ def generate(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
-    phrases: Phrases | None = None,
     prepared: PreparedDecoder | None = None,
     on_token: OnToken | None = None,
 ) -> list[Decoded]:
@@ -44,8 +42,6 @@ def generate(
         num_beams: hypotheses kept per question.
         length_penalty: beam search ranks finished hypotheses by `score / tokens ** length_penalty`.
         banned: token ids that no answer may hold, such as padding; scores are not normalised again.
-        phrases: if given, answers are spans of the passages read, or one of these (token ids without eos), unless
-            the length limit cuts them; scores are not normalised again.
         prepared: the same model's: same answers, sooner.
         on_token: see there. Beam search never calls it: its tokens are certain only at the end.
 
@@ -61,12 +57,8 @@ def generate(
         raise RequestError(f"num_beams must be at least 1, not {num_beams}")
     if not limits:
         return []
-    c = model.config
-    spans = None
-    if phrases is not None:
-        spans = Spans.of(encoded, phrases, vocab_size=c.vocab_size, eos=c.eos_token_id, beams=num_beams)
     if num_beams == 1:
-        return greedy(model, encoded, limits=limits, banned=banned, spans=spans, prepared=prepared, on_token=on_token)
+        return greedy(model, encoded, limits=limits, banned=banned, prepared=prepared, on_token=on_token)
     return beam_search(
         model,
         encoded,
@@ -74,7 +66,6 @@ def generate(
         num_beams=num_beams,
         length_penalty=length_penalty,
         banned=banned,
-        spans=spans,
         prepared=prepared,
     )
 
@@ -138,7 +129,6 @@ def greedy(
     *,
     limits: Sequence[int],
     banned: Sequence[int] = (),
-    spans: Spans | None = None,
     prepared: PreparedDecoder | None = None,
     on_token: OnToken | None = None,
 ) -> list[Decoded]:
@@ -153,19 +143,18 @@ def greedy(
         encoded: B questions, each with something to read.
         limits: tokens per answer, eos included; B of them, at least 1 each.
         banned: token ids that no answer may hold.
-        spans: of these questions, at the beginning; they are used up.
         prepared: the same model's, instead of its own step.
         on_token: see there.
     """
     eos = model.config.eos_token_id
     lines = [_Line(number, limit, on_token) for number, limit in enumerate(limits)]
-    if prepared is not None and len(lines) == 1 and spans is None:
+    if prepared is not None and len(lines) == 1:
         return [_drafted(prepared, encoded, lines[0], banned=banned)]
     live = list(lines)  # the line of each row still in the batch
     decoding = begin(model, encoded, capacity=max(limits), beams=1, prepared=prepared)
     token = torch.full((len(live),), model.config.decoder_start_token_id, device=encoded.states.device)
     while True:
-        best, token = decoding.best(token, banned=banned, spans=spans)  # (rows,), (rows,)
+        best, token = decoding.best(token, banned=banned)  # (rows,), (rows,)
         for line, t, log_prob in zip(live, token.tolist(), best.tolist(), strict=True):
             if not line.done:
                 line.extend(t, log_prob, eos)
@@ -176,10 +165,6 @@ def greedy(
             kept = torch.tensor(staying, device=token.device)
             decoding.take(kept)
             live, token = [live[row] for row in staying], token[kept]
-            if spans is not None:
-                spans.take(kept)
-        if spans is not None:
-            spans.extend(token)
 
 
 def _drafted(prepared: PreparedDecoder, encoded: Encoded, line: _Line, *, banned: Sequence[int]) -> Decoded:

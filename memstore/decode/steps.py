@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from memstore.decode.prepared import PreparedDecoder, PreparedDecoding
-from memstore.decode.spans import Spans
 from memstore.model.model import Encoded, MemoryModel
 
 
@@ -41,9 +40,9 @@ class PlainDecoding:
     def __init__(self, model: MemoryModel, encoded: Encoded, *, capacity: int, beams: int = 1) -> None:
         self.model, self.state = model, model.start(encoded, capacity=capacity, beams=beams)
 
-    def best(self, ids: Tensor, *, banned: Sequence[int], spans: Spans | None) -> tuple[Tensor, Tensor]:
+    def best(self, ids: Tensor, *, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The log-probability and the id of the best next token, `(B,)` each."""
-        best, token = allowed(self.log_probs(ids), banned, spans).max(dim=-1)
+        best, token = allowed(self.log_probs(ids), banned).max(dim=-1)
         return best, token
 
     def log_probs(self, ids: Tensor) -> Tensor:
@@ -68,8 +67,8 @@ def begin(
     return PlainDecoding(model, encoded, capacity=capacity, beams=beams)
 
 
-def allowed(log_probs: Tensor, banned: Sequence[int], spans: Spans | None) -> Tensor:
+def allowed(log_probs: Tensor, banned: Sequence[int]) -> Tensor:
     """Log-probabilities `(N, V)` with those of the tokens that may not come at minus infinity."""
     if banned:
         log_probs[..., list(banned)] = -torch.inf
-    return log_probs if spans is None else log_probs.masked_fill_(~spans.allowed(), -torch.inf)
+    return log_probs

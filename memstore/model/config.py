@@ -17,6 +17,9 @@ _TYPES: dict[str, tuple[type, ...]] = {  # what values of each annotation may be
     "System": (str,), "FeedForward": (str,),
 }  # fmt: skip
 
+_GONE = ("copy_previous", "extractive")
+"""Settings of earlier versions. Checkpoints of these have them, nearly all as False."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
@@ -29,8 +32,6 @@ class ModelConfig:
         d_kv: width of one attention head; `num_heads * d_kv` need not equal `d_model`.
         scale_head: logits are scaled by `d_model ** -0.5` (T5 v1.0, whose head is tied).
         copy_head: mix the vocabulary softmax with attention over the kept passages' tokens (1704.04368).
-        copy_previous: the copy head's attention has a learned bonus on tokens that follow, in their passage, the
-            token just written: a span is copied to its end.
         match_embedding: rows `[question; memory]` get a learned vector by side and by whether the token is on
             the other side too (as the exact-match feature of arXiv 1704.00051, section 3.2).
         match_scale: what these vectors are multiplied by. Where the stream's values are in the hundreds, as those of a
@@ -46,8 +47,6 @@ class ModelConfig:
             GLIMMER as published. Without a scorer it means nothing.
         question_template, passage_template: `{question}`, and `{title}` and `{text}`.
         tasks: question templates of tasks by name, instead of `question_template`.
-        extractive: answers are spans of the passages read (as `passage_template` shows them) or one of the
-            `spellings`: decoding allows nothing else.
         num_beams: hypotheses per answer where a request does not say; 1 is greedy.
         spellings: whole answers, as the tokenizer decodes them, and how they are to be written, such as
             {"supports": "SUPPORTS"} for a tokenizer that folds case.
@@ -68,14 +67,12 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     scale_head: bool = False
     copy_head: bool = False
-    copy_previous: bool = False
     match_embedding: bool = False
     match_scale: float = 1.0
     head_norms: bool = False
     embedding_dim: int = 0
     retrieval_prior: float = 0.0
     score_bias: float = 0.0
-    extractive: bool = False
     num_beams: int = 1
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
@@ -115,8 +112,6 @@ class ModelConfig:
             raise ConfigError(f"alpha and beta must be in (0, 1], not {self.alpha} and {self.beta}")
         if self.system == "fid" and self.alpha != 1:
             raise ConfigError(f"FiD precomputes nothing: alpha must be 1, not {self.alpha}")
-        if self.copy_previous and not self.copy_head:
-            raise ConfigError("copy_previous is a setting of the copy head: it needs copy_head")
         if "{question}" not in self.question_template:
             raise ConfigError("question_template must contain {question}")
         for task, template in self.tasks.items():
@@ -180,8 +175,9 @@ class ModelConfig:
         """Inverse of `to_dict`.
 
         Raises:
-            ConfigError: a key is unknown, or a required one is missing.
+            ConfigError: a key is unknown, or a required one is missing; or the model used a setting that is gone.
         """
+        values = without_gone(values)
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -197,3 +193,17 @@ class ModelConfig:
     def replace(self, **changes: Any) -> Self:
         """A copy with some values changed."""
         return dataclasses.replace(self, **changes)
+
+
+def without_gone(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config of any version, without settings that memstore has no more.
+
+    Raises:
+        ConfigError: the model used one of them.
+    """
+    if used := sorted(name for name in _GONE if values.get(name)):
+        raise ConfigError(
+            f"this model was made with {' and '.join(used)}, which memstore has no more: answer with the version that "
+            "made it, or convert and train a model again (`memstore convert`, `memstore train`)"
+        )
+    return {name: value for name, value in values.items() if name not in _GONE}

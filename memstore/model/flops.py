@@ -128,8 +128,7 @@ def heads(config: ModelConfig, encoded: int) -> int:
     vocabulary = linear(1, config.d_model, config.vocab_size)
     if not config.copy_head:
         return vocabulary
-    gates = 2 if config.copy_previous else 1
-    query, gate, weights = (linear(1, config.d_model, n) for n in (config.d_model, gates, encoded))
+    query, gate, weights = (linear(1, config.d_model, n) for n in (config.d_model, 1, encoded))
     return vocabulary + query + gate + weights
 
 

@@ -26,7 +26,6 @@ from memstore.model.lookup import lookup
 from memstore.model.packed import Layout, Packed, Rows, Tokens, join, matches
 
 _FAR = 1e4  # a rerank score beyond all others, finite
-_CONTINUE = 3.0  # of a new copy head: how much a token that continues what was written is preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +47,13 @@ class Encoded:
 class DecoderState:
     """One batch's way through the decoder: its caches, and what the copy head points at.
 
-    `copy_keys` `(B, S, D)`, `copy_ids` `(B, S)` and `copy_mask` `(B, S)` bool are None without a copy head;
-    `copy_before` `(B, S)`, the token before each, is None without `copy_previous`.
+    `copy_keys` `(B, S, D)`, `copy_ids` `(B, S)` and `copy_mask` `(B, S)` bool are None without a copy head.
     """
 
     cache: DecoderCache
     copy_keys: Tensor | None = None
     copy_ids: Tensor | None = None
     copy_mask: Tensor | None = None
-    copy_before: Tensor | None = None
 
     def take(self, questions: Tensor) -> None:
         """Keep only the questions with the given indices `(B',)`, with all their beams."""
@@ -64,8 +61,6 @@ class DecoderState:
         if self.copy_keys is not None and self.copy_ids is not None and self.copy_mask is not None:
             self.copy_keys, self.copy_ids = self.copy_keys[questions], self.copy_ids[questions]
             self.copy_mask = self.copy_mask[questions]
-        if self.copy_before is not None:
-            self.copy_before = self.copy_before[questions]
 
 
 def stream(x: Tensor) -> Tensor:
@@ -86,33 +81,28 @@ class CopyHead(nn.Module):
         self.query = nn.Linear(config.d_model, config.d_model, bias=False)
         self.key = nn.Linear(config.d_model, config.d_model, bias=False)
         self.gate = nn.Linear(config.d_model, 1)
-        self.previous = nn.Linear(config.d_model, 1) if config.copy_previous else None
 
-    def forward(self, hidden: Tensor, logits: Tensor, state: DecoderState, written: Tensor) -> Tensor:
-        """Log-probabilities `(N, t, V)` float32 from decoder states `(N, t, D)`, logits `(N, t, V)`, and the
-        tokens written last, `(N, t)`.
-        """
+    def forward(self, hidden: Tensor, logits: Tensor, state: DecoderState) -> Tensor:
+        """Log-probabilities `(N, t, V)` float32 from decoder states `(N, t, D)` and logits `(N, t, V)`."""
         n, t, _ = hidden.shape
-        weights, gate = self.attend(hidden, state, written), self.share(hidden, state)
+        weights, gate = self.attend(hidden, state), self.share(hidden, state)
         ids = state.copy_ids
         assert ids is not None
         copied = torch.zeros(*weights.shape[:2], logits.shape[-1], device=hidden.device)
         copied = copied.scatter_add(2, ids[:, None, :].expand(-1, weights.shape[1], -1), weights).view(n, t, -1)
         return _mixed(gate, logits.float().softmax(-1), copied)
 
-    def of_targets(
-        self, hidden: Tensor, vocabulary: Tensor, state: DecoderState, written: Tensor, targets: Tensor
-    ) -> Tensor:
+    def of_targets(self, hidden: Tensor, vocabulary: Tensor, state: DecoderState, targets: Tensor) -> Tensor:
         """What `forward` gives at the targets `(B, t)` alone, from their log-probabilities `(B, t)` by the vocabulary
         softmax: no tensor is as wide as the vocabulary.
         """
-        weights, gate = self.attend(hidden, state, written), self.share(hidden, state).squeeze(-1)
+        weights, gate = self.attend(hidden, state), self.share(hidden, state).squeeze(-1)
         ids = state.copy_ids
         assert ids is not None
         copied = (weights * (ids[:, None, :] == targets[:, :, None])).sum(-1)  # (B, t)
         return _mixed(gate, vocabulary.exp(), copied)
 
-    def attend(self, hidden: Tensor, state: DecoderState, written: Tensor) -> Tensor:
+    def attend(self, hidden: Tensor, state: DecoderState) -> Tensor:
         """How the copied share divides among what is read: `(B, beams * t, S)` float32, zeros without a passage."""
         keys, mask = state.copy_keys, state.copy_mask
         assert keys is not None
@@ -121,9 +111,6 @@ class CopyHead(nn.Module):
         b = keys.shape[0]
         q = self.query(hidden).view(b, n // b * t, d)  # beams of a question share its keys
         weights: Tensor = (q @ keys.transpose(1, 2)).float() * d**-0.5
-        if self.previous is not None and state.copy_before is not None:
-            follows = written.view(b, n // b * t, 1) == state.copy_before[:, None, :]
-            weights = weights + self.previous(hidden).float().view(b, n // b * t, 1) * follows
         return weights.masked_fill(~mask[:, None, :], -torch.inf).softmax(-1).nan_to_num(0.0)
 
     def share(self, hidden: Tensor, state: DecoderState) -> Tensor:
@@ -267,8 +254,6 @@ class MemoryModel(nn.Module):
             copy_keys=layout.to_rows(self.copy_head.key(layout.fill(encoded.states))),
             copy_ids=layout.pad(encoded.token_ids),
             copy_mask=layout.pad(encoded.from_passage),  # padding is zeros: false
-            # A row begins with question tokens, which are never copied: rolling over its edge harms nothing.
-            copy_before=layout.pad(encoded.token_ids.roll(1)) if self.config.copy_previous else None,
         )
 
     def step(self, ids: Tensor, state: DecoderState) -> Tensor:
@@ -277,7 +262,7 @@ class MemoryModel(nn.Module):
         logits = self._logits(hidden)  # (N, t, V)
         if self.copy_head is None:
             return logits.float().log_softmax(-1)
-        return self.copy_head(hidden, logits, state, ids)  # type: ignore[no-any-return]
+        return self.copy_head(hidden, logits, state)  # type: ignore[no-any-return]
 
     def _decode(self, ids: Tensor, state: DecoderState) -> Tensor:
         """Decoder tokens `(N, t)` to decoder states `(N, t, D)`."""
@@ -303,8 +288,8 @@ class MemoryModel(nn.Module):
 
         Logits are computed where there are targets, one row each: answers are short and batches padded to the longest.
         """
-        state, written = self.start(encoded, capacity=targets.shape[1]), self._shifted(targets)
-        hidden = self._decode(written, state)
+        state = self.start(encoded, capacity=targets.shape[1])
+        hidden = self._decode(self._shifted(targets), state)
         mask = targets != self.config.pad_token_id
         at = mask.flatten().nonzero().squeeze(1)  # a GPU is waited for once
         wanted = targets.flatten().index_select(0, at)
@@ -313,7 +298,7 @@ class MemoryModel(nn.Module):
         vocabulary = found.new_zeros(targets.numel()).index_copy(0, at, found).view(targets.shape)  # (B, t)
         if self.copy_head is None:
             return vocabulary, mask
-        return self.copy_head.of_targets(hidden, vocabulary, state, written, targets), mask
+        return self.copy_head.of_targets(hidden, vocabulary, state, targets), mask
 
     def _shifted(self, targets: Tensor) -> Tensor:
         first = torch.full_like(targets[:, :1], self.config.decoder_start_token_id)
@@ -334,9 +319,6 @@ class MemoryModel(nn.Module):
                 continue
             if name.endswith("gate.bias"):
                 p.zero_()
-                continue
-            if name.endswith("previous.bias"):
-                p.fill_(_CONTINUE)
                 continue
             part = name.split(".")[-2]
             values = torch.randn(p.shape, generator=generator) * deviation.get(part, c.d_model**-0.5)

@@ -29,7 +29,6 @@ class TextTokenizer:
         fingerprint: sha256 of `json`.
         folds_case: the tokenizer makes capitals small.
         json: the canonical `tokenizer.json`: sorted keys, no padding or truncation settings.
-        phrases: for an extractive model, the answers besides spans of passages: token ids without eos. None for others.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
@@ -49,7 +48,6 @@ class TextTokenizer:
         self.json = canonical(tokenizer)
         self.fingerprint = hashlib.sha256(self.json.encode()).hexdigest()
         self._tokenizer = Tokenizer.from_str(self.json)
-        self.phrases = self._encode(list(config.spellings)) if config.extractive else None
         self.folds_case = self._read_back("Aa") == "aa"
         self._unknown = _unknown_id(self._tokenizer)
         for answer in config.spellings:

@@ -20,8 +20,6 @@ class ModelTable:
         source: "checkpoint" (a folder of ours, a hub id or "default"), "t5" (a stock one) or "scratch".
         path: of the checkpoint; leave it out for "scratch".
         tokenizer: for "scratch", the `tokenizer.json` to use (or a folder that holds one).
-        vectors: for "scratch", a file of token vectors, made by `memstore vectors`, with which the embedding begins;
-            otherwise it begins at random.
         config: values of `ModelConfig`. For "scratch" they make the model (`vocab_size` comes from the tokenizer if
             it is left out); otherwise they change the checkpoint's.
         deepen: for "checkpoint", encoder layers (from 0). After each a copy of it is added, which changes nothing
@@ -37,7 +35,6 @@ class ModelTable:
     source: Literal["checkpoint", "t5", "scratch"]
     path: str = ""
     tokenizer: str = ""
-    vectors: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     deepen: tuple[int, ...] = ()
     renew: tuple[Literal["scorer", "copy_head", "match_embedding", "projection"], ...] = ()
@@ -48,8 +45,6 @@ class ModelTable:
         need, other = ("tokenizer", "path") if self.source == "scratch" else ("path", "tokenizer")
         if not getattr(self, need) or getattr(self, other):
             raise ConfigError(f"source = {self.source!r} needs {need}, and takes no {other}")
-        if self.vectors and self.source != "scratch":
-            raise ConfigError('vectors are for source = "scratch": a checkpoint has its own')
         if (self.deepen or self.renew or self.decoder_layers) and self.source != "checkpoint":
             raise ConfigError('deepen, renew and decoder_layers are for source = "checkpoint"')
         if list(self.decoder_layers) != sorted(set(self.decoder_layers)):

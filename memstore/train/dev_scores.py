@@ -61,7 +61,6 @@ def _measure(
         max_new_tokens=config.max_new_tokens,
         num_beams=model.config.num_beams,
         banned=padding,
-        phrases=tokenizer.phrases,
     )
     ranks = {name: gold_ranks(values, batch) for name, values in orders.items()}
     found = []

@@ -17,13 +17,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from memstore import checkpoint
 from memstore.checkpoint.files import TOKENIZER, read_tokenizer
-from memstore.errors import CheckpointMismatch, ConfigError
+from memstore.errors import ConfigError
 from memstore.model.config import ModelConfig
 from memstore.model.layers import EncoderStack
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
 from memstore.train.config import DevConfig, LossConfig, ModelTable
-from memstore.train.vectors import read_vectors
 
 _MAY_BE_NEW = (
     "scorer_norm.",
@@ -114,24 +113,7 @@ def _from_scratch(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokeni
     if file and path.name != TOKENIZER:
         raise ConfigError(f"model.tokenizer must be a {TOKENIZER} or a folder that holds one, not {path}")
     folder = path.parent if file else checkpoint.resolve(table.tokenizer)
-    model, tokenizer = checkpoint.from_scratch(table.config, tokenizer=read_tokenizer(folder), seed=seed)
-    if table.vectors:
-        _begin_with(read_vectors(Path(table.vectors)), model, source=table.vectors)
-    return model, tokenizer
-
-
-@torch.no_grad()
-def _begin_with(vectors: Tensor, model: MemoryModel, *, source: str) -> None:
-    """Set every token embedding to these vectors `(V, D)`."""
-    for embedding in (model.embedding, model.memory_embedding):
-        if embedding is None:
-            continue
-        if vectors.shape != embedding.weight.shape:
-            raise CheckpointMismatch(
-                f"{source} holds vectors of shape {tuple(vectors.shape)}, but the model's embedding is "
-                f"{tuple(embedding.weight.shape)}: make them with this tokenizer and width."
-            )
-        embedding.weight.copy_(vectors)
+    return checkpoint.from_scratch(table.config, tokenizer=read_tokenizer(folder), seed=seed)
 
 
 def _from_checkpoint(table: ModelTable, seed: int) -> tuple[MemoryModel, TextTokenizer]:

@@ -27,7 +27,7 @@ from memstore import checkpoint, locks
 from memstore.checkpoint.files import read_json
 from memstore.errors import CheckpointError, CheckpointMismatch, ConfigError, OutputUnwritable
 from memstore.files import sync, system_errors
-from memstore.model.config import ModelConfig
+from memstore.model.config import ModelConfig, without_gone
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
 from memstore.tables import read_table
@@ -189,11 +189,12 @@ def save_model(folder: Path, model: MemoryModel, tokenizer: TextTokenizer, dtype
 
 
 def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved identity, completed with the defaults of settings that memstore has gained since."""
+    """A saved identity, completed with the defaults of settings that memstore has gained since, without those gone."""
     found = dict(identity)
     for part, kind in {"model": ModelConfig, "loss": LossConfig, "optimizer": OptimizerConfig}.items():
         known = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
         found[part] = json.loads(json.dumps(known)) | found.get(part, {})
+    found["model"] = without_gone(found["model"])
     found["data"] = found.get("data") or None  # earlier versions wrote {} where the caller provides batches
     if found["data"] is not None:
         data = read_table(DataSettings, found["data"], where="the saved state", name="data")

@@ -21,7 +21,6 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "fid": {"system": "fid", "alpha": 1.0},
     "lumen": {"system": "lumen"},
     "glimmer": {},
-    "extractive": {"extractive": True, "spellings": {"supports": "SUPPORTS"}},
 }
 
 
@@ -38,7 +37,7 @@ def answered(of: System, cache: Path, tmp_path: Path, *, batch: int) -> Results:
     return found
 
 
-@pytest.mark.parametrize("name", ["fid", "lumen", "glimmer", "separate", "extractive"])
+@pytest.mark.parametrize("name", ["fid", "lumen", "glimmer", "separate"])
 def test_the_plain_way_gives_the_same_answers(cache: Path, tmp_path: Path, name: str) -> None:
     """All points at once in batches, against one question and one point at a time."""
     ranker = system(cache, "glimmer")

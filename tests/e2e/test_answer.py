@@ -101,16 +101,13 @@ def test_no_answer_holds_padding(answerer: Answerer, monkeypatch: pytest.MonkeyP
         assert (answer.text, answer.score) == ("", pytest.approx(-math.log(tiny.VOCAB_SIZE), abs=1e-4))
 
 
-def test_an_extractive_model_answers_with_spans_by_its_own_beams(corpus: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"spellings": {"yes": "YES"}, "num_beams": 3}
-    model = tiny.save_checkpoint(tmp_path / "model", extractive=True, **options)
+def test_a_model_answers_by_its_own_beams(corpus: Path, tmp_path: Path) -> None:
+    model = tiny.save_checkpoint(tmp_path / "model", num_beams=3)
     build(BuildOptions(corpus=(corpus,), out=tmp_path / "store", model=str(model), dtype="float32"))
     answerer = Answerer.open(tmp_path / "store")
     for text in QUESTIONS:
         question = Question(text=text, retrieve_k=8, keep_k=3, max_new_tokens=12)
         (found,) = answerer.answer([question])
-        read = [f"title: {p.passage.title} context: {p.passage.text}" for p in found.passages if p.kept]
-        assert found.text == "YES" or any(found.text in text for text in read), found.text
         assert answerer.answer([replace(question, num_beams=3)])[0].score == pytest.approx(found.score, abs=1e-4)
         greedy = answerer.answer([replace(question, num_beams=1)])[0].usage.flops["decode"]
         assert found.usage.flops["decode"] > greedy

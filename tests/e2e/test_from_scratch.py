@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from memstore import cli
 
 SHAPE = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 3, "num_decoder_layers": 1,
-         "alpha": 0.67, "beta": 0.5, "copy_head": True, "copy_previous": True, "match_embedding": True}  # fmt: skip
+         "alpha": 0.67, "beta": 0.5, "copy_head": True, "match_embedding": True}  # fmt: skip
 
 
 def run(*arguments: str) -> Any:

@@ -63,7 +63,8 @@ def test_layer_counts(layers: int, system: str, alpha: float, beta: float, count
         ({"spellings": {"yes": True}}, "spellings must hold strings by name"),
         ({"tasks": {"nq": 3}}, "tasks must hold strings by name"),
         ({"tasks": {3: "{question}"}}, "tasks must hold strings by name"),
-        ({"copy_previous": True}, "it needs copy_head"),
+        ({"copy_previous": True}, "copy_previous, which memstore has no more: answer with the version that made it"),
+        ({"copy_previous": True, "extractive": True}, "copy_previous and extractive, which memstore has no more"),
         ({"beta": 1.5}, "alpha and beta"),
         ({"beta": 0.0}, "alpha and beta"),
         ({"system": "fid", "alpha": 0.5}, "alpha must be 1"),
@@ -92,10 +93,10 @@ def test_settings_that_a_config_does_not_name_stay_what_they_were() -> None:
     required = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
     assert ModelConfig.from_dict(dict.fromkeys(required, 8)).to_dict() == dict.fromkeys(required, 8) | {
         "system": "glimmer", "alpha": 1 / 3, "beta": 1 / 4, "feed_forward": "gated-gelu",
-        "tie_word_embeddings": False, "scale_head": False, "copy_head": False, "copy_previous": False,
+        "tie_word_embeddings": False, "scale_head": False, "copy_head": False,
         "match_embedding": False, "match_scale": 1.0, "head_norms": False, "embedding_dim": 0, "retrieval_prior": 0.0,
         "score_bias": 0.0,
-        "extractive": False, "num_beams": 1,
+        "num_beams": 1,
         "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6,
         "dropout_rate": 0.1, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
         "max_question_tokens": 64, "max_passage_tokens": 256, "question_template": "{question}",

@@ -26,7 +26,7 @@ BASE = ModelConfig(
 CONFIGS = {
     "glimmer": BASE.replace(alpha=2 / 3, beta=1 / 4),
     "glimmer-copy": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True),
-    "glimmer-all": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True, copy_previous=True, match_embedding=True),
+    "glimmer-all": BASE.replace(alpha=1 / 3, beta=1 / 2, copy_head=True, match_embedding=True),
     "glimmer-deep": BASE.replace(alpha=5 / 6, beta=3 / 5),
     "lumen-relu": BASE.replace(system="lumen", alpha=1 / 2, feed_forward="relu", tie_word_embeddings=True),
     "fid": BASE.replace(system="fid", alpha=1.0, copy_head=True),

@@ -31,7 +31,7 @@ def inputs() -> tuple[list[Tensor], list[Tensor], Tensor]:
     return tiny.token_rows(QUESTIONS), tiny.token_rows(PASSAGES, seed=1), targets
 
 
-ALL_PARTS = {"copy_head": True, "copy_previous": True, "match_embedding": True}
+ALL_PARTS = {"copy_head": True, "match_embedding": True}
 PARTS = [
     pytest.param({}, id="plain"),
     pytest.param({"copy_head": True}, id="copy"),
@@ -298,8 +298,7 @@ def test_initialising_follows_t5s_rule_and_a_copy_head_prefers_to_go_on() -> Non
     for deviation, weights in want.items():
         assert [float(w.std()) for w in weights] == pytest.approx([deviation] * len(weights), rel=0.1)
     assert model.copy_head is not None
-    assert model.copy_head.previous is not None
-    assert (model.copy_head.gate.bias.item(), model.copy_head.previous.bias.item()) == (0.0, 3.0)
+    assert model.copy_head.gate.bias.item() == 0.0
     assert model.memory_embedding is not None
     assert model.question_encoder is not None
     pairs = ((model.memory_embedding, model.embedding), (model.question_encoder, model.memory_encoder))

@@ -15,23 +15,15 @@ from tests import tiny
 VOCAB = 5
 
 
-def head(gate_bias: float = 0.0, bonus: float | None = None) -> CopyHead:
-    """Width 2, identity maps, a gate that is its bias, and the bonus of a token that goes on, if any."""
-    made = CopyHead(tiny.config(d_model=2, copy_head=True, copy_previous=bonus is not None))
+def head(gate_bias: float = 0.0) -> CopyHead:
+    """Width 2, identity maps, and a gate that is its bias."""
+    made = CopyHead(tiny.config(d_model=2, copy_head=True))
     with torch.no_grad():
         made.query.weight.copy_(torch.eye(2))
         made.key.weight.copy_(torch.eye(2))
         made.gate.weight.zero_()
         made.gate.bias.fill_(gate_bias)
-        if made.previous is not None:
-            made.previous.weight.zero_()
-            made.previous.bias.fill_(bonus or 0.0)
     return made
-
-
-def written(hidden: torch.Tensor) -> torch.Tensor:
-    """Any tokens: they matter to no head without a bonus."""
-    return torch.zeros(hidden.shape[:2], dtype=torch.int64)
 
 
 def decoder_state(keys: list[list[list[float]]], ids: list[list[int]], mask: list[list[bool]]) -> DecoderState:
@@ -52,20 +44,10 @@ def test_hand_computed_mixture() -> None:
     )
     logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0, math.log(4)]]])  # softmax: 1/8 each, 1/2 for token 4
     hidden = torch.tensor([[[1.0, 0.0]]])
-    got = head(math.log(3))(hidden, logits, state, written(hidden)).exp()  # 3/4 vocabulary, 1/4 copied
+    got = head(math.log(3))(hidden, logits, state).exp()  # 3/4 vocabulary, 1/4 copied
     eighth = 3 / 4 / 8
     want = [eighth, eighth, eighth, eighth + 1 / 4 * 4 / 5, 3 / 4 / 2 + 1 / 4 / 5]
     torch.testing.assert_close(got[0, 0], torch.tensor(want))
-
-
-@torch.no_grad()
-def test_a_token_that_goes_on_from_what_was_written_has_a_bonus() -> None:
-    state = decoder_state([[[0.0, 9.0]] * 4], [[2, 3, 4, 3]], [[True] * 4])  # all alike, but for what stands before
-    state.copy_before = torch.tensor([[0, 2, 3, 4]])
-    made, hidden = head(-30.0, bonus=math.log(5)), torch.tensor([[[1.0, 0.0]] * 2])
-    got = made(hidden, torch.zeros(1, 2, VOCAB), state, torch.tensor([[3, 1]])).exp()
-    torch.testing.assert_close(got[0, 0], torch.tensor([0.0, 0.0, 1 / 8, 2 / 8, 5 / 8]))  # after 3 comes 4
-    torch.testing.assert_close(got[0, 1], torch.tensor([0.0, 0.0, 1 / 4, 2 / 4, 1 / 4]))  # after 1 comes nothing
 
 
 @torch.no_grad()
@@ -73,7 +55,7 @@ def test_without_passage_tokens_it_is_the_vocabulary_softmax() -> None:
     torch.manual_seed(0)
     hidden, logits = torch.randn(2, 3, 2), torch.randn(2, 3, VOCAB)
     state = decoder_state([[[1.0, 0.0]], [[1.0, 0.0]]], [[2], [2]], [[False], [True]])
-    got = head()(hidden, logits, state, written(hidden))
+    got = head()(hidden, logits, state)
     torch.testing.assert_close(got[0], logits[0].log_softmax(-1))
     assert not torch.allclose(got[1], logits[1].log_softmax(-1))
 
@@ -87,11 +69,11 @@ def test_beams_share_their_questions_keys() -> None:
         [[0, 1, 2, 3, 4, 0]] * 2,
         [[True] * 6, [True] * 2 + [False] * 4],
     )
-    got = head()(hidden, logits, decoder_state(keys, ids, mask), written(hidden))
+    got = head()(hidden, logits, decoder_state(keys, ids, mask))
     for n in range(4):
         b = n // 2
         own = decoder_state([keys[b]], [ids[b]], [mask[b]])
-        one = head()(hidden[n : n + 1], logits[n : n + 1], own, written(hidden[n : n + 1]))
+        one = head()(hidden[n : n + 1], logits[n : n + 1], own)
         torch.testing.assert_close(got[n], one[0])
 
 
@@ -116,6 +98,6 @@ def test_probabilities_sum_to_one_and_question_tokens_are_not_copied(tied: bool)
 def test_gradients_are_finite_without_passages() -> None:
     state = decoder_state([[[1.0, 0.0]]], [[2]], [[False]])
     made, hidden = head(), torch.randn(1, 1, 2, requires_grad=True)
-    made(hidden, torch.zeros(1, 1, VOCAB, requires_grad=True), state, written(hidden))[0, 0, 3].backward()
+    made(hidden, torch.zeros(1, 1, VOCAB, requires_grad=True), state)[0, 0, 3].backward()
     assert hidden.grad is not None
     assert hidden.grad.isfinite().all()

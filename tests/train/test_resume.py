@@ -258,6 +258,20 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path, changes: dict
         train(config(tmp_path, **changes), source=ToySource())
 
 
+def test_a_setting_that_memstore_has_no_more_does_not_end_a_run_that_did_not_use_it(tmp_path: Path) -> None:
+    train(config(tmp_path, steps=2), source=ToySource())
+    (state,) = (tmp_path / "run" / "state").glob("*/state.json")
+    values = json.loads(state.read_text())
+    values["identity"]["model"]["extractive"] = False
+    state.write_text(json.dumps(values))
+    assert train(config(tmp_path, steps=3), source=ToySource()).step == 3
+    values["identity"]["model"]["extractive"] = True
+    for state in (tmp_path / "run" / "state").glob("*/state.json"):
+        state.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="made with extractive, which memstore has no more"):
+        train(config(tmp_path, steps=4), source=ToySource())
+
+
 def test_a_setting_that_memstore_gained_since_does_not_end_a_run(tmp_path: Path) -> None:
     train(config(tmp_path), source=ToySource())
     path = saved_states(tmp_path / "run")[-1] / "state.json"
