@@ -21,6 +21,8 @@ from memstore_client.options import AnswerOptions
 R = TypeVar("R", bound=BaseModel)
 
 FIRST_BACKOFF = 0.25  # seconds before the first retry; doubled for each further one, and jittered by up to as much
+READY_WITHIN = 300.0  # seconds; a large model comes from a slow disk
+BETWEEN_LOOKS = 0.5  # seconds, at a server that is not ready
 LONGEST_WAIT = 10.0  # seconds; a server that asks for more patience gets its error raised instead
 API_KEY_VARIABLE = "MEMSTORE_API_KEY"
 """Of the environment: the key where none is given."""

@@ -5,6 +5,7 @@ Refuses to know the engine: nothing of memstore is imported but the wire.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -13,7 +14,7 @@ import httpx
 from pydantic import BaseModel
 
 from memstore_client import errors, served, wire
-from memstore_client.base import WITHOUT_PROXY, Call, server_url, undecodable, unusable
+from memstore_client.base import BETWEEN_LOOKS, READY_WITHIN, WITHOUT_PROXY, Call, server_url, undecodable, unusable
 from memstore_client.changing import AsyncChangingClient, ChangingClient
 from memstore_client.filters import Filter
 from memstore_client.options import AnswerOptions
@@ -128,6 +129,25 @@ class Client(ChangingClient, StreamingClient):
         except errors.NotReady:
             return False
         return True
+
+    def wait_until_ready(self, *, timeout: float = READY_WITHIN) -> None:
+        """Waits until the server can answer, also while nobody listens there yet.
+
+        Raises:
+            Timeout: it could not after so many seconds; the message says how far it was.
+        """
+        late = time.monotonic() + timeout
+        while (still := self._unready()) is not None:
+            if time.monotonic() >= late:
+                raise errors.Timeout(f"not ready after {timeout} s: {still}") from still
+            self._pause(BETWEEN_LOOKS)
+
+    def _unready(self) -> errors.MemstoreClientError | None:
+        try:
+            self._send(self._ready())
+        except (errors.NotReady, errors.ConnectionFailed) as error:
+            return error
+        return None
 
     def info(self, *, collection: str | None = None) -> served.InfoReply:
         """A collection's model and store, the limits and defaults of its requests, and what others there are."""
@@ -268,6 +288,21 @@ class AsyncClient(AsyncChangingClient, AsyncStreamingClient):
         except errors.NotReady:
             return False
         return True
+
+    async def wait_until_ready(self, *, timeout: float = READY_WITHIN) -> None:  # noqa: ASYNC109
+        """Waits until the server can answer; see `Client.wait_until_ready`."""
+        late = time.monotonic() + timeout
+        while (still := await self._unready()) is not None:
+            if time.monotonic() >= late:
+                raise errors.Timeout(f"not ready after {timeout} s: {still}") from still
+            await self._pause(BETWEEN_LOOKS)
+
+    async def _unready(self) -> errors.MemstoreClientError | None:
+        try:
+            await self._send(self._ready())
+        except (errors.NotReady, errors.ConnectionFailed) as error:
+            return error
+        return None
 
     async def info(self, *, collection: str | None = None) -> served.InfoReply:
         """A collection's model and store, the limits and defaults of its requests, and what others there are."""

@@ -323,6 +323,15 @@ class FieldProblem(Reply):
     detail: str
 
 
+class Loading(Reply):
+    """How far a server is that does not answer yet."""
+
+    step: int = Field(description="The one that runs, from 1.")
+    steps: int
+    doing: str = Field(examples=["opening the store wiki"])
+    seconds: float = Field(description="Since the server began to load.")
+
+
 class Problem(Reply):
     """Body of every reply that is an error (RFC 9457), served as `application/problem+json`.
 
@@ -336,6 +345,7 @@ class Problem(Reply):
     instance: str = Field(default="", description="Path of the request, escaped as in a URI.")
     request_id: str = ""
     errors: list[FieldProblem] = Field(default=[], description="Each wrong part of a request that was not valid.")
+    loading: Loading | None = Field(default=None, description="How far a server is that still loads.")
 
 
 class BatchItem(Reply):

@@ -87,7 +87,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     """Serve one or several stores over HTTP. Every option can also be a variable: MEMSTORE_STORE, MEMSTORE_PORT, ..."""
     flags = dict(locals())
     from memstore.machine import tune_allocator
-    from memstore_server.app import run
+    from memstore_server.process import run
     from memstore_server.settings import Settings
 
     settings = Settings.load(**flags)

@@ -5,7 +5,7 @@ Knows which settings are whose. Refuses to know HTTP and threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -66,8 +66,12 @@ def require_distinct(stores: Mapping[str, Path]) -> None:
             raise ConfigError(f"the collections {other} and {name} are the same folder {folder}: give it one name")
 
 
-def open_all(settings: Settings) -> dict[str, Engine]:
+def open_all(settings: Settings, opening: Callable[[str], None] = lambda _: None) -> dict[str, Engine]:
     """The engine of each collection. Those without a model of their own share one in memory.
+
+    Args:
+        settings: name the stores, and their models.
+        opening: called with the name of each collection before it is opened.
 
     Raises:
         ConfigError: two collections are one folder; a store was not made by the model that the others share.
@@ -81,6 +85,7 @@ def open_all(settings: Settings) -> dict[str, Engine]:
     by_model: dict[str | None, Answerer] = {}
     try:
         for name, folder in settings.stores.items():
+            opening(name)
             model = settings.model_of(name)
             if model not in by_model:
                 by_model[model] = engine = Answerer.open(folder, model=model, device=settings.device)

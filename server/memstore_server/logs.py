@@ -8,13 +8,21 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 import sys
+import uuid
 from contextvars import ContextVar
 from typing import Literal
 
 NO_REQUEST = "-"
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # anything else could forge log lines, or fill them
 request_id: ContextVar[str] = ContextVar("request_id", default=NO_REQUEST)
 """Id of the request in whose service the code runs; several, joined by commas, while a joined batch runs."""
+
+
+def sane_id(given: str) -> str:
+    """The id that a client gave its request; a new one where that is none."""
+    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 class RequestIdFilter(logging.Filter):

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-import uuid
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,14 +18,13 @@ from memstore.errors import MemstoreError
 from memstore_client.wire import REQUEST_ID_HEADER
 from memstore_server.doors import refusals
 from memstore_server.keys import BODY_LIMIT, Gate
-from memstore_server.logs import request_id
+from memstore_server.logs import request_id, sane_id
 from memstore_server.service import NotReady, Service
 
 log = logging.getLogger("memstore_server.access")
 _OPEN = ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json")  # what says nothing of a store's contents
 _OPEN_FOLDERS = ("/docs-static/", "/page/")
 _EXAMPLES = "/page/examples"  # titles of passages
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # anything else could forge log lines, or fill them
 
 
 class RequestContext:
@@ -45,8 +42,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        name = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        name = sane_id(Headers(scope=scope).get(REQUEST_ID_HEADER, ""))
         began, status = time.monotonic(), 0
 
         async def send_with_id(message: Message) -> None:

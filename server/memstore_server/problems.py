@@ -27,6 +27,8 @@ from memstore_server.changes import JobNotFound, NotOurJob, TooManyChanges
 from memstore_server.collection import UnknownCollection
 from memstore_server.editing import DocumentNotFound, GenerationNotFound, OtherModel
 from memstore_server.keyring import TooManyRequests, Unauthorized
+from memstore_server.kinds import NOT_READY as NOT_READY
+from memstore_server.kinds import Kind as Kind
 from memstore_server.logs import request_id
 from memstore_server.reloading import NotReloaded
 from memstore_server.service import NotReady
@@ -40,20 +42,6 @@ CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is for the log, where such re
 
 class ClientDisconnected(Exception):  # noqa: N818 - reads as the fact it states
     """The client hung up before its reply was ready. There is nobody left to reply to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of problem: what `type`, `title` and `status` say, always the same three together."""
-
-    name: str
-    status: int
-    title: str
-
-    @property
-    def type(self) -> str:
-        """The URI by which programs know it."""
-        return f"urn:memstore:problem:{self.name}"
 
 
 UNREADABLE_BODY = Kind("unreadable-body", 400, "The body cannot be read as JSON")
@@ -79,7 +67,6 @@ TOO_MANY_CHANGES = Kind("too-many-changes", 429, "Too many changes are waiting")
 INTERNAL = Kind("internal", 500, "The server failed")
 STORE_DAMAGED = Kind("store-damaged", 500, "The store is damaged")
 NOT_RELOADED = Kind("not-reloaded", 500, "The store's generation could not be taken up")
-NOT_READY = Kind("not-ready", 503, "The server does not take questions now")
 DEADLINE_EXCEEDED = Kind("deadline-exceeded", 504, "The deadline passed before there was an answer")
 NO_ROOM = Kind("no-room", 507, "The disk is full")
 

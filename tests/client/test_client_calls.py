@@ -293,8 +293,9 @@ def test_both_clients_have_the_same_methods() -> None:
 
     assert signatures(Client) == signatures(AsyncClient)
     assert set(signatures(Client)) == {
-        "answer", "stream", "answer_batch", "retrieve", "rerank", "passage", "health", "ready", "info", "reload",
-        "close", "put_documents", "delete_documents", "document", "job", "cancel", "wait", "generations", "rollback",
+        "answer", "stream", "answer_batch", "retrieve", "rerank", "passage", "health", "ready", "wait_until_ready",
+        "info", "reload", "close", "put_documents", "delete_documents", "document", "job", "cancel", "wait",
+        "generations", "rollback",
     }  # fmt: skip
 
 

@@ -264,6 +264,15 @@ def test_ready_says_no_without_trying_again(ask) -> None:
         ask(Server(httpx.ConnectError), lambda client: client.ready())
 
 
+def test_a_server_that_starts_is_waited_for(ask) -> None:
+    """Also while nobody listens."""
+    server = Server(httpx.ConnectError, problem(503), httpx.Response(200, json={"status": "ready"}))
+    assert ask(server, lambda client: client.wait_until_ready(), retries=0)[0] is None
+    assert server.asked == 3
+    with pytest.raises(Timeout, match=r"not ready after 0 s: .*Title"):
+        ask(Server(problem(503)), lambda client: client.wait_until_ready(timeout=0))
+
+
 def test_no_retries_is_no_retries(ask) -> None:
     server = Server(httpx.ConnectError)
     with pytest.raises(ConnectionFailed, match="GET http://m/health: down"):

@@ -11,7 +11,7 @@ from memstore.cli.demo import QUESTIONS
 from memstore.errors import StoreCorrupt
 from memstore.passage import Passage
 from memstore_builders.corpus import sample_corpus
-from memstore_server import page
+from memstore_server import page_files
 from memstore_server.examples import MOST, SAMPLE
 from tests.server.fakes import OTTERS, FakeEngine
 
@@ -47,7 +47,7 @@ async def test_all_that_the_page_asks_for_is_there(serving) -> None:
             names = re.findall(r"""(?:src|href)="([^"]+)"|from "([^"]+)";""", reply.text)
             wanted += [urljoin(address, one or other) for one, other in names]
     assert {address for address in seen if not address.startswith("/page/")} == {"/"}
-    assert {address.removeprefix("/page/") for address in seen} - {"/"} == set(page._files()) - {"index.html"}
+    assert {address.removeprefix("/page/") for address in seen} - {"/"} == set(page_files.files()) - {"index.html"}
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in FILES)])

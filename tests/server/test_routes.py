@@ -152,6 +152,7 @@ async def test_a_batch_is_answered_in_order_and_a_bad_question_alone_has_a_probl
         "instance": "/answer/batch",
         "request_id": "me-2",
         "errors": [],
+        "loading": None,
     }
 
 

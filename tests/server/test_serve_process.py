@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
@@ -19,17 +18,22 @@ import torch
 from memstore.answer import Answerer
 from memstore.errors import ConfigError, FingerprintMismatch
 from memstore_client import Client
-from memstore_server import app, logs
-from memstore_server.app import bound_socket, run, url_of
-from memstore_server.batching import EngineStopped
+from memstore_server import app, logs, process
+from memstore_server.addresses import bound_socket, url_of
+from memstore_server.loading import Progress
+from memstore_server.process import run, serve
 from memstore_server.settings import Settings
-from tests.server.fakes import FakeEngine
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
+import os
 import sys
+import threading
+from memstore.errors import StoreNotFound
 from memstore_server import logs
-from memstore_server.app import bound_socket, serve
+from memstore_server.addresses import bound_socket
+from memstore_server.app import create_app
+from memstore_server.process import serve
 from memstore_server.settings import Settings
 from tests.server.fakes import FakeEngine
 
@@ -40,8 +44,16 @@ if "--broken" in sys.argv:
     engine.trained, engine.answer = False, lambda questions: (_ for _ in ()).throw(MemoryError("too large"))
 if "--panic" in sys.argv:
     engine.answer = lambda questions: (_ for _ in ()).throw(type("Panic", (BaseException,), {})("out of range"))
+def load(progress):
+    if "--hanging" in sys.argv:
+        print(listener.getsockname()[1], flush=True)
+        threading.Event().wait()
+    if "--absent" in sys.argv:
+        raise StoreNotFound("there is no store")
+    return create_app(engine, settings)
 with bound_socket(settings.host, settings.port) as listener:
-    serve(engine, settings, listener)
+    if not serve(load, settings, listener):
+        os._exit(0)
 """
 
 
@@ -174,6 +186,28 @@ def test_a_failed_warm_up_ends_the_process_with_its_error(how: str, last: str) -
     assert logged.strip().endswith(last)
 
 
+def test_stopped_while_it_loads_it_ends_as_done() -> None:
+    """Though a thread still loads; and whoever asked had a reply."""
+    with served("--hanging") as process:
+        try:
+            port = int(process.stdout.readline())
+            ready = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=30)
+            process.send_signal(signal.SIGTERM)
+            _, logged = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (ready.status_code, ready.json()["loading"]["step"]) == (503, 1)
+    assert process.returncode == 0
+    assert "Traceback" not in logged
+
+
+def test_what_cannot_be_loaded_ends_the_process_with_its_error() -> None:
+    with served("--absent") as process:
+        out, logged = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert logged.strip().endswith("StoreNotFound: there is no store")
+
+
 def test_a_taken_port_is_a_mistake_of_the_user() -> None:
     with bound_socket("127.0.0.1", 0) as taken:
         taken.listen()
@@ -224,20 +258,27 @@ def test_run_opens_first_and_serves_nothing_that_does_not_fit(monkeypatch, capsy
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("threads", "set_to"), [(3, [3]), (None, [])])
-def test_threads_are_set_before_the_model_is_opened(monkeypatch, threads: int | None, set_to: list[int]) -> None:
-    done = []
-    monkeypatch.setattr(torch, "set_num_threads", done.append)
+@pytest.fixture
+def opening(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is done when a server opens an answerer that is none, in order, and that it is loaded at the end."""
+    done: list[object] = []
     monkeypatch.setattr(Answerer, "open", lambda *_, **__: done.append("opened"))
     monkeypatch.setattr(logs, "configure", lambda **style: None)
-    monkeypatch.setattr(app, "_try", lambda *_: None)
-    monkeypatch.setattr(app, "serve", lambda *_, **__: True)
-    app.run(Settings.load(store="s", port=0, threads=threads))
-    assert done == [*set_to, "opened"]
+    monkeypatch.setattr(app, "_try", lambda *_: done.append("tried"))
+    monkeypatch.setattr(app, "create_app", lambda engines, *_, **__: done.append(engines))
+    monkeypatch.setattr(process, "serve", lambda load, *_: load(Progress(4)) is None)
+    return done
+
+
+@pytest.mark.parametrize(("threads", "set_to"), [(3, [3]), (None, [])])
+def test_threads_are_set_before_the_model_is_opened(monkeypatch, opening, threads: int | None, set_to: list) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", opening.append)
+    run(Settings.load(store="s", port=0, threads=threads))
+    assert opening == [*set_to, "opened", "tried", {"default": None}]
 
 
 @pytest.mark.parametrize(("drain", "whole"), [(0, 1), (7.4, 7), (60, 60)])
-def test_connections_get_the_time_to_drain_and_wait_from_the_first_line_on(
+def test_connections_get_the_time_to_drain_and_wait_from_the_beginning_on(
     monkeypatch, drain: float, whole: int
 ) -> None:
     class Server:
@@ -248,45 +289,17 @@ def test_connections_get_the_time_to_drain_and_wait_from_the_first_line_on(
             asked.append(sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
     asked: list[int | None] = []
-    monkeypatch.setattr(app.uvicorn, "Server", Server)
+    monkeypatch.setattr(process.uvicorn, "Server", Server)
     with bound_socket("127.0.0.1", 0) as listener:
-        assert app.serve(FakeEngine(), Settings.load(store="s", drain_seconds=drain), listener)
+        assert serve(lambda _: None, Settings.load(store="s", drain_seconds=drain), listener)
     assert asked == [whole, 1]
 
 
-@pytest.mark.parametrize(("ended", "raised"), [(EngineStopped("before it began"), False), (OSError("broken"), True)])
-def test_stopped_before_the_warm_up_is_no_failure(monkeypatch, ended: Exception, raised: bool) -> None:
-    class Server:
-        def __init__(self, config) -> None:
-            self.service = config.app.state.service
-
-        def run(self, *, sockets: object) -> None:
-            self.service.warm_up.set_exception(ended)
-
-    monkeypatch.setattr(app.uvicorn, "Server", Server)
-    with (
-        bound_socket("127.0.0.1", 0) as listener,
-        pytest.raises(OSError, match="broken") if raised else nullcontext(),
-    ):
-        assert app.serve(FakeEngine(), Settings.load(store="s"), listener)
-
-
-def test_the_thread_that_opens_has_ended_when_questions_come(monkeypatch) -> None:
+def test_the_thread_that_opens_has_ended_when_it_has_opened(monkeypatch, opening) -> None:
     """Else its OpenMP pool would stand beside the engine's, and slow it down."""
-    opened_in, served = [], []
-
-    def fake_open(store: Path, *, model: str | None, device: str) -> str:
-        opened_in.append(threading.current_thread())
-        return "the answerer"
-
-    monkeypatch.setattr(Answerer, "open", fake_open)
-    monkeypatch.setattr(logs, "configure", lambda **style: None)
-    monkeypatch.setattr(app, "_try", lambda *_: opened_in.append(threading.current_thread()))
-
-    def serve(engines: object, *_: object, **__: object) -> None:
-        served.append((engines, [thread.is_alive() for thread in opened_in]))
-
-    monkeypatch.setattr(app, "serve", serve)
-    app.run(Settings.load(store="s", port=0))
-    assert served == [({"default": "the answerer"}, [False, False])]  # opened, and tried
-    assert opened_in[0] is not threading.current_thread()
+    ran_in: list[threading.Thread] = []
+    monkeypatch.setattr(Answerer, "open", lambda *_, **__: ran_in.append(threading.current_thread()))
+    monkeypatch.setattr(app, "_try", lambda *_: ran_in.append(threading.current_thread()))
+    run(Settings.load(store="s", port=0))
+    assert [thread.is_alive() for thread in ran_in] == [False, False]  # opened, and tried
+    assert ran_in[0] is not threading.current_thread()

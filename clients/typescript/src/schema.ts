@@ -1399,6 +1399,29 @@ export interface components {
             write_bytes: number | null;
         };
         /**
+         * Loading
+         * @description How far a server is that does not answer yet.
+         */
+        Loading: {
+            /**
+             * Step
+             * @description The one that runs, from 1.
+             */
+            step: number;
+            /** Steps */
+            steps: number;
+            /**
+             * Doing
+             * @example opening the store wiki
+             */
+            doing: string;
+            /**
+             * Seconds
+             * @description Since the server began to load.
+             */
+            seconds: number;
+        };
+        /**
          * ModelInfo
          * @description The model, as `/info` reports it. `fingerprint` is the SHA-256 of the memory encoder's weights.
          */
@@ -1609,6 +1632,8 @@ export interface components {
              * @default []
              */
             errors: components["schemas"]["FieldProblem"][];
+            /** @description How far a server is that still loads. */
+            loading: components["schemas"]["Loading"] | null;
         };
         /**
          * PutDocumentsRequest

@@ -22,12 +22,11 @@ from memstore_client.wire import FieldProblem, Problem
 from memstore_server import problems
 from memstore_server.collection import UnknownCollection
 from memstore_server.doors import shapes
+from memstore_server.doors.wording import openai_error as openai_error
+from memstore_server.doors.wording import shape_of
 from memstore_server.service import Service
 from memstore_server.translate import InvalidOptions
 
-_OF_OPENAI, _OF_COHERE = "/v1/", ("/v1/rerank", "/v2/rerank")  # where their addresses are
-_OPENAI_CODES = {"unauthorized": "invalid_api_key", "too-many-requests": "rate_limit_exceeded"}
-"""Where programs look for OpenAI's own word; elsewhere `code` is ours."""
 Place = tuple[int | str, ...]
 """Of a value in a body: keys and positions, from outside."""
 
@@ -111,18 +110,11 @@ def reply(error: Exception, scope: Scope) -> Response:
         service: Service = scope["app"].state.service
         service.metrics.problem(problems.describe(error).kind.name)
     path = str(scope["path"])
-    shape = _shape(path.removeprefix(scope.get("root_path", "")))
+    shape = shape_of(path.removeprefix(scope.get("root_path", "")))
     if shape is None:
         return problems.problem_response(error, path=path)
     problem, headers = described(error, path=path)
     return JSONResponse(shape(problem), problem.status, dict(headers))
-
-
-def _shape(path: str) -> Callable[[Problem], dict[str, Any]] | None:
-    """How the errors of an address look; None for problem+json."""
-    if path in _OF_COHERE:
-        return cohere_error
-    return openai_error if path.startswith(_OF_OPENAI) else None
 
 
 def described(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str]]:
@@ -134,29 +126,6 @@ def described(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str
     if problem.status in (415, 422):
         problem = problem.model_copy(update={"status": 400})
     return problem, headers
-
-
-def openai_error(problem: Problem) -> dict[str, Any]:
-    """A problem as OpenAI's clients read it."""
-    param = problem.errors[0].pointer.removeprefix("#").strip("/") if problem.errors else ""
-    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
-        problem.status, "server_error" if problem.status >= 500 else "invalid_request_error"
-    )
-    name = problem.type.rpartition(":")[2]
-    code = _OPENAI_CODES.get(name, name.replace("-", "_"))
-    error = shapes.OpenAIProblem(message=said(problem), type=kind, param=param or None, code=code)
-    return shapes.OpenAIError(error=error).model_dump()
-
-
-def cohere_error(problem: Problem) -> dict[str, Any]:
-    """A problem as Cohere's clients read it."""
-    return shapes.CohereError(id=problem.request_id, message=said(problem)).model_dump()
-
-
-def said(problem: Problem) -> str:
-    """A problem in one line; ASCII where it quotes half a character, which no JSON in UTF-8 can hold."""
-    text = f"{problem.title}: {problem.detail}" if problem.detail else problem.title
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 ASKED = (400, 401, 404, 413, 429, 500, 503, 504)

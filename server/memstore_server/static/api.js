@@ -18,6 +18,7 @@
  *   limits: {question_characters: number, retrieve_k: number, keep_k: number},
  *   defaults: {retrieve_k: number, keep_k: number}}} Info
  * @typedef {{questions: string[], topics: string[]}} Examples
+ * @typedef {{step: number, steps: number, doing: string, seconds: number}} Loading
  * @typedef {{retrieved: (passages: RankedPassage[]) => void, ranked: (passages: RankedPassage[]) => void,
  *   token: (text: string) => void}} Listener what is called while an answer is made
  */
@@ -28,13 +29,14 @@ const ROOT = new URL("../", import.meta.url); // wherever a proxy shows the serv
 const PROBLEM = "application/problem+json";
 const STREAM = "text/event-stream";
 
-/** Why there is no reply. `message` is the headline; `advice` says what to do. */
+/** Why there is no reply. `message` is the headline; `advice` says what to do; `loading`, of a server that will reply. */
 export class Trouble extends Error {
-  /** @param {string} headline @param {{advice?: string, requestId?: string}} [more] */
-  constructor(headline, { advice = "", requestId = "" } = {}) {
+  /** @param {string} headline @param {{advice?: string, requestId?: string, loading?: Loading | null}} [more] */
+  constructor(headline, { advice = "", requestId = "", loading = null } = {}) {
     super(headline);
     this.advice = advice;
     this.requestId = requestId;
+    this.loading = loading;
   }
 }
 
@@ -149,7 +151,7 @@ const ADVICE = {
 
 /**
  * @param {number} replied the reply's status
- * @param {{type?: string, title?: string, detail?: string, request_id?: string} | null} problem
+ * @param {{type?: string, title?: string, detail?: string, request_id?: string, loading?: Loading | null} | null} problem
  * @param {string} [statusText]
  * @param {string | null} [retryAfter]
  */
@@ -158,7 +160,7 @@ function troubleOf(replied, problem, statusText = "", retryAfter = null) {
   const headline = HEADLINES[status] ?? `The server replied "${problem?.title ?? statusText}" (${status}).`;
   const said = status === 500 || status === 429 ? "" : sentence(problem?.detail ?? "");
   const advice = [said, ADVICE[status] ?? "", later(retryAfter)].filter(Boolean).join(" ");
-  return new Trouble(headline, { advice, requestId: problem?.request_id ?? "" });
+  return new Trouble(headline, { advice, requestId: problem?.request_id ?? "", loading: problem?.loading ?? null });
 }
 
 /** When it is worth another try. @param {string | null} retryAfter seconds, or a date, which is left out */

@@ -11,6 +11,7 @@ import { costParts } from "./cost.js";
 import { byId, counted, element } from "./dom.js";
 
 const TICK = 100; // milliseconds
+const LOOK_AGAIN = 1000; // milliseconds between two looks at a server that loads
 const NEARLY_FULL = 0.9; // of the characters a question may have: from then on they are counted
 
 /** @type {Controls | null} */
@@ -142,15 +143,41 @@ function showLength() {
 
 // --- the server's own words ---
 
-/** Asks the server what it has, and makes the controls of it. @param {AbortSignal} [signal] */
+/** Asks the server what it has, once it has loaded, and makes the controls of it. @param {AbortSignal} [signal] */
 async function greet(signal) {
-  served = await api.info(signal);
+  try {
+    served = await loaded(signal);
+  } finally {
+    byId("loading").hidden = true;
+  }
   controls = new Controls(served, byId("options"), () => {
     showServed();
     if (!byId("examples").hidden) void offerExamples();
   });
   controls.chosen = addressed().options;
   showServed();
+}
+
+/** What the server has. While it loads, shows how far it is and looks again. @param {AbortSignal} [signal] */
+async function loaded(signal) {
+  for (;;) {
+    try {
+      return await api.info(signal);
+    } catch (error) {
+      if (!(error instanceof api.Trouble) || error.loading === null) throw error;
+      showLoading(error.loading);
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN));
+  }
+}
+
+/** @param {import("./api.js").Loading} loading */
+function showLoading({ step, steps, doing, seconds }) {
+  byId("loading-step").textContent = `The server is loading: step ${step} of ${steps}, ${doing}.`;
+  byId("loading-seconds").textContent = `${Math.round(seconds)} s`;
+  byId("loading-bar").max = steps;
+  byId("loading-bar").value = step - 1;
+  byId("loading").hidden = false;
 }
 
 function showServed() {

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from memstore_server.app import bound_socket, create_app, url_of
+from memstore_server.addresses import bound_socket, url_of
+from memstore_server.app import create_app
 from memstore_server.settings import Settings
 from tests.server.fakes import PATIENCE, FakeEngine
 
