@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +19,7 @@ from memstore.answer import certainty
 from memstore.answer.attention import with_attention
 from memstore.answer.candidates import Candidate, Candidates, brought, rows_of
 from memstore.answer.listening import Heard, Listener
+from memstore.answer.memories import memories_of
 from memstore.answer.values import Answer, Question, Usage
 from memstore.answer.vectors import vectors_of
 from memstore.checkpoint import calibration_of, model_of
@@ -31,7 +31,7 @@ from memstore.machine import StageTimer
 from memstore.model import flops, selection
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.model.model import MemoryModel
-from memstore.model.packed import Layout, Packed, Tokens, concatenate
+from memstore.model.packed import Packed, Tokens
 from memstore.model.ranking import rank
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage, RankedPassage
@@ -213,6 +213,7 @@ class Answerer:
         for i, (question, rows) in enumerate(zip(questions, rows_of(found), strict=True)):
             spent, fid = self._flops(
                 question,
+                len(read.decoded[i].ids),
                 question_tokens=read.question_tokens[i],
                 passage_tokens=[read.passage_tokens[row] for row in rows],
                 kept_tokens=[read.passage_tokens[row] for row in rows if row in read.kept],
@@ -339,23 +340,10 @@ class Answerer:
 
     def _memories(self, found: Sequence[Candidates]) -> tuple[Packed, list[int]]:
         """One memory per candidate, in order; an empty one for a question without any. With bytes per question."""
-        candidates = [candidate for own in found for candidate in own]
-        loaded = self.store.load(
-            [c.stored for c in candidates if c.stored], dtype=self.model.dtype, device=self.model.device
-        )
-        layout = Layout(loaded.lengths)
-        memories = Packed(loaded.states, loaded.token_ids, layout)
-        per_token, tokens = loaded.bytes_read / max(1, layout.tokens), iter(layout.lengths.tolist())
-        bytes_read = [round(sum(next(tokens) for c in own if c.stored) * per_token) for own in found]
-        own_passages = [c.found.passage for c in candidates if c.stored is None]
-        if not own_passages and all(found):
-            return memories, bytes_read  # the usual case: already in order
-        parts = [memories, *([self._encode(own_passages)] if own_passages else []), _empty_memory(self.model)]
-        from_store, from_caller, nothing = count(), count(layout.rows), layout.rows + len(own_passages)
-        order: list[int] = []
-        for own in found:
-            order += [next(from_store if c.stored else from_caller) for c in own] or [nothing]
-        return concatenate(parts).take(torch.tensor(order)), bytes_read
+        return memories_of(
+            found, self.store, encode=self._encode, width=self.model.config.d_model, dtype=self.model.dtype,
+            device=self.model.device,
+        )  # fmt: skip
 
     def _priors(self, questions: Sequence[Question]) -> list[float]:
         """How much the retriever's order counts; a caller's own passages have none that could."""
@@ -387,12 +375,15 @@ class Answerer:
             return text
         return spelled(text, read)
 
-    def _flops(self, question: Question, **tokens: Any) -> tuple[dict[str, float], float]:
-        """Operations per stage, and FiD's for the same passages; `tokens` as `flops.answer_flops` counts them."""
+    def _flops(self, question: Question, answer_tokens: int, **tokens: Any) -> tuple[dict[str, float], float]:
+        """Operations per stage, and FiD's for the same answer; `tokens` as `flops.answer_flops` counts them."""
         c, beams = self.model.config, self._beams(question)
-        spent = flops.answer_flops(c, **tokens, num_beams=beams, precomputed=question.passages is None)
-        read = {name: count for name, count in tokens.items() if name != "kept_tokens"}
-        return spent.to_dict(), float(flops.fid_flops(c, **read, num_beams=beams).total)
+        spent = flops.answer_flops(c, **tokens, num_beams=beams, precomputed=question.passages is None).to_dict()
+        if question.attention:
+            read = {name: tokens[name] for name in ("question_tokens", "kept_tokens")}
+            spent["attention"] = float(flops.attention_flops(c, **read, answer_tokens=answer_tokens))
+        given = {name: count for name, count in tokens.items() if name != "kept_tokens"}
+        return spent, float(flops.fid_flops(c, **given, num_beams=beams).total)
 
 
 def _retriever(
@@ -400,8 +391,3 @@ def _retriever(
 ) -> Retriever:
     encoder = MemoryTextEncoder(model, tokenizer) if model.projection is not None else None
     return open_retriever(store, memory_encoder=encoder, beside=beside)
-
-
-def _empty_memory(model: MemoryModel) -> Packed:
-    states = torch.zeros(0, model.config.d_model, dtype=model.dtype, device=model.device)
-    return Packed(states, torch.zeros(0, dtype=torch.int64, device=model.device), Layout([0]))

@@ -57,7 +57,7 @@ class Usage:
 
     `milliseconds` per stage are those of the batch the question was answered in; `bytes_read` (encoded
     memories) and `flops` (analytic, per stage) are the question's own. `fid_flops` is what FiD of the same
-    size would have spent on reading all retrieved passages.
+    size would have spent on reading all retrieved passages; what shares of attention cost is not in it.
     """
 
     milliseconds: dict[str, float]

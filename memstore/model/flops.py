@@ -192,6 +192,21 @@ def ranking_flops(config: ModelConfig, *, question_tokens: int, passage_tokens: 
     return memory_flops(config, [question_tokens]) + _ranking(config, _rows(question_tokens, passage_tokens))
 
 
+def attention_flops(
+    config: ModelConfig, *, question_tokens: int, kept_tokens: Sequence[int], answer_tokens: int
+) -> int:
+    """Floating-point operations of finding the reader's attention to each passage (`memstore.decode.attention`).
+
+    That is one more pass of the decoder over the answer, its end where it has no tokens, with the weights of its
+    cross-attention computed twice.
+    """
+    encoded, written = sum(_rows(question_tokens, kept_tokens)), max(1, answer_tokens)
+    again = linear(1, config.d_model, config.num_heads * config.d_kv)
+    again += attention(config, queries=1, keys=encoded) // 2  # scores, without the weighted sum
+    layer = decoder_layer(config, decoded=written, encoded=encoded) + again
+    return cross_keys(config, encoded) + written * (config.num_decoder_layers * layer + heads(config, encoded))
+
+
 def _ranking(config: ModelConfig, rows: Sequence[int]) -> int:
     """live_a as far as scores need it (`memstore.model.ranking`), and the scorer."""
     whole = (config.num_live_a_layers - 1) * encoder_layer(config, rows)

@@ -153,6 +153,8 @@ def test_attention_is_shared_among_what_was_read(answerer: Answerer) -> None:
     assert sum(s or 0.0 for s in shares) == pytest.approx(1, abs=1e-4)
     assert all(p.attention is None for p in shared.passages if not p.kept)
     assert "attention" in shared.usage.milliseconds
+    assert shared.usage.flops["attention"] > 0
+    assert {**shared.usage.flops, "attention": 0} == {**plain.usage.flops, "attention": 0}
     assert plain.text == shared.text
 
 

@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from memstore import decode
+from memstore.decode.attention import attention_shares
 from memstore.errors import ConfigError
 from memstore.model import flops
 from memstore.model.config import ModelConfig
@@ -86,6 +87,24 @@ def test_each_stage_is_what_torch_counts(name, num_beams):
     assert {stage: getattr(said, stage) for stage in spent} == spent
     assert said.total == sum(spent.values())
     assert said.decode == spent["cross"] + spent["steps"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("answer", [[], [7, 8, 9]])
+def test_asking_for_attention_is_what_torch_counts(name, answer):
+    config, kept = CONFIGS[name], [8, 8]
+    model = MemoryModel(config)
+    model.initialise(0)
+    model.eval()
+    rows = model.live_a(
+        model.encode_question(Tokens.of([list(range(8))])),
+        model.encode_passages(Tokens.of([list(range(2, 10))] * 2)),
+        torch.zeros(2, dtype=torch.int64),
+    )
+    encoded = model.live_b(rows)
+    _, spent = counted(lambda: attention_shares(model, encoded, [answer], [[16, 16]]))
+    said = flops.attention_flops(config, question_tokens=8, kept_tokens=kept, answer_tokens=len(answer))
+    assert said == spent
 
 
 @pytest.mark.parametrize("name", CONFIGS)
