@@ -10,7 +10,7 @@ Components keep an address rather than a client, so that pipelines can be writte
 # Haystack reads the types of `run` from its signature: no `from __future__ import annotations` here
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from haystack import Document, GeneratedAnswer, component, default_from_dict, default_to_dict
 from haystack.errors import FilterError
@@ -95,7 +95,8 @@ class MemstoreAnswerer:
     Args:
         base_url: where the server is, as `memstore serve` prints it.
         retrieve_k: passages retrieved and scored; by default as many as the server says.
-        keep_k: passages read after reranking.
+        keep_k: passages read after reranking; "auto" reads the best, until `keep_mass` is held.
+        keep_mass, max_gflop, degrade: as of `Client.answer`.
         task: name of the task the questions belong to, for models trained on several.
         min_confidence: below this confidence, from 0 to 1, there is no answer; by default the server's.
         filters: as of `MemstoreRetriever`.
@@ -113,14 +114,18 @@ class MemstoreAnswerer:
         self,
         base_url: str,
         retrieve_k: int | None = None,
-        keep_k: int | None = None,
+        keep_k: int | Literal["auto"] | None = None,
         filters: dict[str, Any] | None = None,
         collection: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
         api_key: Secret | None = _FROM_VARIABLE,
         task: str | None = None,
         min_confidence: float | None = None,
+        keep_mass: float | None = None,
+        max_gflop: float | None = None,
+        degrade: bool | None = None,  # noqa: FBT001 - by name in pipelines' files, as all of these
     ) -> None:
+        self.keep_mass, self.max_gflop, self.degrade = keep_mass, max_gflop, degrade
         self.base_url, self.retrieve_k, self.keep_k = base_url, retrieve_k, keep_k
         self.filters, self.collection, self.timeout, self.api_key = filters, collection, timeout, api_key
         self.task, self.min_confidence = task, min_confidence
@@ -131,7 +136,8 @@ class MemstoreAnswerer:
             self, base_url=self.base_url, retrieve_k=self.retrieve_k, keep_k=self.keep_k, filters=self.filters,
             collection=self.collection, timeout=self.timeout,
             api_key=None if self.api_key is None else self.api_key.to_dict(), task=self.task,
-            min_confidence=self.min_confidence,
+            min_confidence=self.min_confidence, keep_mass=self.keep_mass, max_gflop=self.max_gflop,
+            degrade=self.degrade,
         )  # fmt: skip
 
     @classmethod
@@ -163,11 +169,13 @@ class MemstoreAnswerer:
     def _options(self, documents: list[Document] | None, filters: dict[str, Any] | None) -> dict[str, Any]:
         options = {
             "keep_k": self.keep_k, "collection": self.collection, "task": self.task,
-            "min_confidence": self.min_confidence,
+            "min_confidence": self.min_confidence, "keep_mass": self.keep_mass, "max_gflop": self.max_gflop,
+            "degrade": self.degrade,
         }  # fmt: skip
         own = [passage(one) for one in documents or () if (one.content or "").strip()]
         if own:
-            return {**options, "passages": own, "keep_k": None if self.keep_k is None else min(self.keep_k, len(own))}
+            keep_k = min(self.keep_k, len(own)) if isinstance(self.keep_k, int) else self.keep_k
+            return {**options, "passages": own, "keep_k": keep_k}
         return {**options, "retrieve_k": self.retrieve_k, "filter": memstore_filter(filters or self.filters)}
 
 

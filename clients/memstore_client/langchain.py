@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from memstore_client.client import AsyncClient, Client
 from memstore_client.errors import MemstoreClientError
-from memstore_client.wire import AnswerReply, RankedPassageReply
+from memstore_client.wire import AnswerReply, KeptCount, RankedPassageReply
 
 NOT_SURE = "No answer: the server is not sure enough of any."
 
@@ -85,7 +85,10 @@ class MemstoreAnswerTool(BaseTool):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
-    OPTIONS: ClassVar = ("retrieve_k", "keep_k", "task", "filter", "deadline_ms", "collection", "min_confidence")
+    OPTIONS: ClassVar = (
+        "retrieve_k", "keep_k", "keep_mass", "max_gflop", "degrade", "task", "filter", "deadline_ms", "collection",
+        "min_confidence",
+    )  # fmt: skip
 
     name: str = "memstore_answer"
     description: str = (
@@ -98,12 +101,15 @@ class MemstoreAnswerTool(BaseTool):
     client: Client
     async_client: AsyncClient | None = None
     retrieve_k: int | None = Field(default=None, ge=1, description="As of `Client.answer`, like those that follow.")
-    keep_k: int | None = Field(default=None, ge=1)
+    keep_k: KeptCount | None = None
     task: str | None = None
     filter: dict[str, Any] | None = None
     deadline_ms: int | None = Field(default=None, ge=1)
     collection: str | None = None
     min_confidence: float | None = Field(default=None, ge=0, le=1)
+    keep_mass: float | None = Field(default=None, gt=0, le=1)
+    max_gflop: float | None = Field(default=None, gt=0)
+    degrade: bool | None = None
 
     def _run(self, question: str) -> tuple[str, AnswerReply]:
         try:

@@ -105,6 +105,12 @@ class Defaults(Reply):
     max_new_tokens: int
     num_beams: int
     min_confidence: float = 0.0
+    keep_mass: float | None = Field(
+        default=None, description="Where it is not null, `keep_k` is `auto`, and the number there is the most."
+    )
+    auto_keep_k: int = Field(default=10, description="The most passages that are read where `keep_k` is `auto`.")
+    auto_keep_mass: float = Field(default=0.9, description="The `keep_mass` of `auto`.")
+    degrade: bool = False
 
 
 class InfoReply(Reply):

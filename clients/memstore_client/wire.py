@@ -10,9 +10,9 @@ release, so a reader ignores keys it does not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, model_validator
 
 from memstore_client.filters import FilterInput
 
@@ -35,7 +35,20 @@ QuestionText = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUESTION_CHARACTERS)
 ]
 Count = Annotated[int, Field(ge=1)]
+Mass = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Gflop = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
+
+
+def _kept(given: Any) -> Any:
+    """A number from 1 or "auto": of a union of the two, every wrong value would be wrong in two ways."""
+    if given == "auto" or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
+        return given
+    raise ValueError('must be a whole number from 1, or "auto"')
+
+
+KeptCount = Annotated[Count | Literal["auto"], PlainValidator(_kept, json_schema_input_type=Count | Literal["auto"])]
+"""How many passages are read: a number, or as many as `keep_mass` says."""
 Deadline = Annotated[
     Milliseconds | None, Field(description="Milliseconds after which the reply is of no use; then it is a 504.")
 ]
@@ -90,7 +103,25 @@ class QuestionInput(Request):
     collection: CollectionName = None
     task: TaskName = None
     retrieve_k: Count | None = Field(default=None, description="Passages retrieved and scored.")
-    keep_k: Count | None = Field(default=None, description="Passages read after reranking; at most `retrieve_k`.")
+    keep_k: KeptCount | None = Field(
+        default=None,
+        description="Passages read after reranking; at most `retrieve_k`. `auto`: the best ones, until `keep_mass` is "
+        "held.",
+    )
+    keep_mass: Mass | None = Field(
+        default=None,
+        description="Passages are read, best first, until the softmax of their rerank scores holds this mass. With a "
+        "number as `keep_k`, that is the most; else `keep_k` is `auto`.",
+    )
+    max_gflop: Gflop | None = Field(
+        default=None,
+        description="Billions of operations that the answer may cost at most (the sum of `usage.flops`). `retrieve_k` "
+        "and `keep_k` are lowered as far as that takes; the reply says so in `lowered`.",
+    )
+    degrade: bool | None = Field(
+        default=None,
+        description="Whether a server with much to do may lower `retrieve_k` and `keep_k` before it refuses.",
+    )
     max_new_tokens: Count | None = Field(default=None, description="Length limit of the answer, in tokens.")
     num_beams: Count | None = Field(default=None, description="Beams of the search; 1 is greedy.")
     passages: Annotated[list[PassageInput], Field(min_length=1)] | None = Field(
@@ -106,16 +137,17 @@ class QuestionInput(Request):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        number = None if self.keep_k == "auto" else self.keep_k
         if self.passages is None:
-            if self.retrieve_k is not None and self.keep_k is not None and self.keep_k > self.retrieve_k:
-                raise ValueError(f"keep_k ({self.keep_k}) must not exceed retrieve_k ({self.retrieve_k})")
+            if self.retrieve_k is not None and number is not None and number > self.retrieve_k:
+                raise ValueError(f"keep_k ({number}) must not exceed retrieve_k ({self.retrieve_k})")
             return self
         if self.retrieve_k is not None:
             raise ValueError("retrieve_k has no meaning with passages of your own: leave it out")
         if self.filter is not None:
             raise ValueError("filter has no meaning with passages of your own: leave it out")
-        if self.keep_k is not None and self.keep_k > len(self.passages):
-            raise ValueError(f"keep_k ({self.keep_k}) must not exceed the number of passages ({len(self.passages)})")
+        if number is not None and number > len(self.passages):
+            raise ValueError(f"keep_k ({number}) must not exceed the number of passages ({len(self.passages)})")
         _require_distinct_ids(self.passages)
         return self
 
@@ -126,7 +158,9 @@ class AnswerRequest(QuestionInput):
     model_config = _example({"question": "Who discovered radium?", "retrieve_k": 20, "keep_k": 5})
 
     deadline_ms: Milliseconds | None = Field(
-        default=None, description="Milliseconds after which the answer is of no use; then the reply is a 504."
+        default=None,
+        description="Milliseconds after which the answer is of no use; then the reply is a 504. Where all that is "
+        "asked for would take longer, `retrieve_k` and `keep_k` are lowered, and the reply says so in `lowered`.",
     )
     stream: bool = Field(
         default=False,
@@ -141,7 +175,9 @@ class AnswerBatchRequest(Request):
     model_config = _example({"questions": [{"question": "Who discovered radium?"}, {"question": "Where is Cairo?"}]})
 
     questions: Annotated[list[QuestionInput], Field(min_length=1)]
-    deadline_ms: Milliseconds | None = Field(default=None, description="One deadline for the whole request.")
+    deadline_ms: Milliseconds | None = Field(
+        default=None, description="One deadline for the whole request; all questions are lowered alike for it."
+    )
 
 
 class RetrieveRequest(Request):
@@ -237,6 +273,19 @@ class UsageReply(Reply):
         description="What FiD, which precomputes nothing, would have spent on the passages retrieved."
     )
     questions_in_batch: int = Field(description="Questions answered together, this one included.")
+    retrieve_k: int | None = Field(default=None, description="The most passages that could be found.")
+    keep_k: int | None = Field(default=None, description="The most passages that could be read.")
+
+
+class LoweredReply(Reply):
+    """What was asked for, where fewer passages were found and read, and why. `usage` has what was used."""
+
+    retrieve_k: int = Field(description="Asked for, or the default.")
+    keep_k: int = Field(description="Asked for, or the default.")
+    reasons: list[str] = Field(
+        description="`deadline_ms`: more would have come too late. `max_gflop`: more would have cost more. `load`: the "
+        "server had much to do, and `degrade` allows it."
+    )
 
 
 class ModelSummary(Reply):
@@ -277,6 +326,10 @@ class AnswerReply(Reply):
     score: float = Field(description="Sum of the answer tokens' log-probabilities.")
     passages: list[RankedPassageReply] = Field(description="Best first; the kept ones before the others.")
     usage: UsageReply
+    lowered: LoweredReply | None = Field(
+        default=None,
+        description="What was asked for, where fewer passages were found and read; else null.",
+    )
     model: ModelSummary
     store: StoreSummary
     request_id: str

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from memstore import checkpoint, decode
-from memstore.answer import certainty
+from memstore.answer import certainty, limits
 from memstore.answer.attention import with_attention
 from memstore.answer.candidates import Candidate, Candidates, brought, rows_of
 from memstore.answer.listening import Heard, Listener
@@ -135,7 +135,12 @@ class Answerer:
     # --- the story ----------------------------------------------------------------------------------------------
 
     def _read(
-        self, questions: Sequence[Question], found: Sequence[Candidates], heard: Heard, stages: StageTimer
+        self,
+        questions: Sequence[Question],
+        found: Sequence[Candidates],
+        heard: Heard,
+        stages: StageTimer,
+        max_steps: int | None,
     ) -> _Read:
         question_of = torch.tensor([i for i, own in enumerate(found) for _ in range(max(1, len(own)))])  # (R,)
         with stages("load"):
@@ -146,7 +151,8 @@ class Answerer:
         with stages("live_a"):
             ranked = rank(self.model, encoded_questions, memories, question_of)
             order = ranked.order(self._priors(questions))
-            kept = selection.select(order, question_of, [q.keep_k for q in questions])
+            most = selection.enough(order, question_of, [q.keep_mass for q in questions], [q.keep_k for q in questions])
+            kept = selection.select(order, question_of, most)
             live = ranked.take(kept, order)
         chosen = set(kept.tolist())
         in_order = self._in_order(found, order, chosen)
@@ -162,6 +168,7 @@ class Answerer:
                 banned=[self.model.config.pad_token_id],
                 prepared=self.prepared,
                 on_token=heard.token,
+                max_steps=max_steps,
             )
         if any(q.attention for q in questions):
             with stages("attention"):
@@ -194,6 +201,9 @@ class Answerer:
             StoreCorrupt: a memory that is needed is damaged or absent.
         """
         listeners = listeners or [None] * len(questions)
+        if self.model.scorer is None and any(q.keep_mass is not None for q in questions):
+            raise RequestError(f"the model is {self.model.config.system}: without a scorer, keep_k must be a number")
+        questions = [self.afford(question) for question in questions]
         answers: list[Answer | None] = [None] * len(questions)
         for beams in sorted({self._beams(q) for q in questions}):
             chosen = [i for i, q in enumerate(questions) if self._beams(q) == beams]
@@ -202,13 +212,23 @@ class Answerer:
                 answers[i] = answer
         return [a for a in answers if a is not None]
 
+    def afford(self, question: Question) -> Question:
+        """The question with as many passages as its `max_gflop` has room for, if they are as long as the store's are
+        on average; when they are found, it is held to their own lengths. Any thread may call this.
+
+        Raises:
+            RequestError: there is no room for one passage, or the model knows no such task.
+        """
+        return limits.afforded(question, self.store, self.tokenizer)
+
     def _answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None]) -> list[Answer]:
         stages = StageTimer(self.model.device)
         heard = Heard(listeners, self.tokenizer, wait=[q.min_confidence > 0 for q in questions])
         with stages("retrieve"):
             found = self._candidates(questions)
+            questions, found, max_steps = limits.within(questions, found, self.store, self.tokenizer)
         heard.retrieved([[candidate.found for candidate in own] for own in found])
-        read = self._read(questions, found, heard, stages)
+        read = self._read(questions, found, heard, stages, max_steps)
         answers = []
         for i, (question, rows) in enumerate(zip(questions, rows_of(found), strict=True)):
             spent, fid = self._flops(
@@ -225,6 +245,8 @@ class Answerer:
                 flops=spent,
                 fid_flops=fid,
                 questions_in_batch=len(questions),
+                retrieve_k=question.retrieve_k,
+                keep_k=question.keep_k,
             )
             text = self._text(read.decoded[i].ids, read.ranked[i])
             answer = certainty.judged(question, text, read.decoded[i], read.ranked[i], usage, by=self._judge)

@@ -76,4 +76,5 @@ def judged(
         reason=None if known else f"not sure enough: a confidence of {confidence:.3f}, and {least} is asked for",
         citations=cited if known else (),
         features=found,
+        lowered=question.lowered,
     )

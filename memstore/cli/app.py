@@ -69,6 +69,15 @@ Filters = Annotated[
 ]
 
 
+KeepMass = Annotated[
+    float | None,
+    typer.Option(min=1e-6, max=1, help="Read the best until the softmax of their rerank scores holds so much [0.9]."),
+]
+MaxGflop = Annotated[
+    float | None, typer.Option(min=1e-6, help="Billions of operations for an answer: fewer passages, if need be [any].")
+]
+
+
 def corpora(paths: list[Path]) -> tuple[Path, ...]:
     """The files and folders as given, `sample` as the bundled corpus (unless there is something of that name)."""
     from memstore_builders.corpus import sample_corpus

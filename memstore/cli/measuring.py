@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from memstore.cli.app import Device, Filters, Json, Model, app, print_result
+from memstore.cli.app import Device, Filters, Json, KeepMass, MaxGflop, Model, app, print_result
 from memstore.errors import ConfigError, OutputUnwritable
 
 # How `evaluate` and `calibrate` ask: a calibration holds for answers that are made as those it was fitted to.
 RETRIEVE_K, KEEP_K, MAX_NEW_TOKENS, BATCH = 40, 10, 32, 8
 AnsweredFrom = Annotated[Path, typer.Option("--store", help="The store to answer from.")]
 RetrieveK = Annotated[int, typer.Option(min=1, help="Passages to retrieve and score.")]
-KeepK = Annotated[int | None, typer.Option(min=1, help=f"Passages to read [{KEEP_K}, or all if fewer].")]
+KeepK = Annotated[
+    str | None, typer.Option(metavar="N|auto", help=f"Passages to read; auto: by scores [{KEEP_K}, or all if fewer].")
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, max=4096, help="Length limit of the answer.")]
 NumBeams = Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy [the model's].")]
 Batch = Annotated[int, typer.Option(min=1, help="Questions answered together.")]
@@ -37,6 +39,8 @@ def evaluate(
     model: Model = None,
     retrieve_k: RetrieveK = RETRIEVE_K,
     keep_k: KeepK = None,
+    keep_mass: KeepMass = None,
+    max_gflop: MaxGflop = None,
     max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
     num_beams: NumBeams = None,
     batch: Batch = BATCH,
@@ -60,6 +64,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Answer files of questions as a server would, and score answers, pages and both orders of the passages."""
+    from memstore.answer import keep_of, kept
     from memstore.cli.show_figures import show_evaluation
     from memstore.evaluate.run import EvaluateOptions
     from memstore.evaluate.run import evaluate as run
@@ -71,9 +76,10 @@ def evaluate(
 
     tune_allocator()
     where = parse_words(conditions, read_generation(store).metadata) if conditions else None
+    read, mass = kept(None if keep_k is None else keep_of(keep_k), keep_mass, of=retrieve_k)
     options = EvaluateOptions(
         store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
-        retrieve_k=retrieve_k, keep_k=_kept(keep_k, retrieve_k),
+        retrieve_k=retrieve_k, keep_k=read, keep_mass=mass, max_gflop=max_gflop,
         max_new_tokens=max_new_tokens, num_beams=num_beams, batch=batch, limit=limit,
         min_confidence=min_confidence, predictions=predictions, errors=errors, plots=plots, device=device,
         filter=where,
@@ -99,6 +105,8 @@ def calibrate(
     ] = "logistic",
     retrieve_k: RetrieveK = RETRIEVE_K,
     keep_k: KeepK = None,
+    keep_mass: KeepMass = None,
+    max_gflop: MaxGflop = None,
     max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
     num_beams: NumBeams = None,
     batch: Batch = BATCH,
@@ -107,6 +115,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fit the confidence of answers to development questions, and keep it in the checkpoint beside the weights."""
+    from memstore.answer import keep_of, kept
     from memstore.cli.show_figures import show_calibration
     from memstore.evaluate.calibrate import CalibrateOptions
     from memstore.evaluate.calibrate import calibrate as run
@@ -118,9 +127,10 @@ def calibrate(
     if method not in ("logistic", "isotonic"):
         raise ConfigError(f"--method must be logistic or isotonic, not {method!r}")
     tune_allocator()
+    read, mass = kept(None if keep_k is None else keep_of(keep_k), keep_mass, of=retrieve_k)
     asked = EvaluateOptions(
         store=store, data=named_files(data), model=model, retrieve_k=retrieve_k,
-        keep_k=_kept(keep_k, retrieve_k), max_new_tokens=max_new_tokens,
+        keep_k=read, keep_mass=mass, max_gflop=max_gflop, max_new_tokens=max_new_tokens,
         num_beams=num_beams, batch=batch, limit=limit, device=device,
     )  # fmt: skip
     options = CalibrateOptions(asked=asked, method="isotonic" if method == "isotonic" else "logistic", out=out)
@@ -190,7 +200,3 @@ def compare(
     listen = partial(asked_to_stop, announce=True)
     found = run(settings, lambda line: typer.echo(line, err=True), only=tuple(only or ()), listen=listen)
     print_result(found | {"out": str(settings.out)}, as_json, show_comparison)
-
-
-def _kept(keep_k: int | None, retrieve_k: int) -> int:
-    return min(KEEP_K, retrieve_k) if keep_k is None else keep_k

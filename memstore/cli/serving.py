@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
-from memstore.cli.app import ApiKeyFile, Device, Filters, Json, Model, api_key_of, app, print_result
+from memstore.cli.app import ApiKeyFile, Device, Filters, Json, KeepMass, MaxGflop, Model, api_key_of, app, print_result
 from memstore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +53,16 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     queue_seconds: Annotated[float | None, typer.Option(help="Time that they may wait; then 503 [10].")] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="Time to finish when asked to stop [5].")] = None,
     retrieve_k: Annotated[int | None, typer.Option(help="Passages retrieved by default [40].")] = None,
-    keep_k: Annotated[int | None, typer.Option(help="Passages read by default [10].")] = None,
+    keep_k: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Passages read by default; auto: by their scores [10].")
+    ] = None,
+    keep_mass: Annotated[
+        float | None, typer.Option(help="What auto reads: until the softmax of rerank scores holds so much [0.9].")
+    ] = None,
+    auto_keep_k: Annotated[int | None, typer.Option(help="Most passages that auto reads [10].")] = None,
+    degrade: Annotated[
+        bool | None, typer.Option("--degrade", help="Read fewer passages under load, before refusing [no].")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [the model's].")] = None,
     min_confidence: Annotated[
@@ -109,7 +118,19 @@ def ask(
     retrieve_k: Annotated[
         int | None, typer.Option(min=1, help="Passages to retrieve and score [40, or the server's].")
     ] = None,
-    keep_k: Annotated[int | None, typer.Option(min=1, help="Passages to read [10, or the server's].")] = None,
+    keep_k: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Passages to read; auto: by scores [10, or the server's]."),
+    ] = None,
+    keep_mass: KeepMass = None,
+    max_gflop: MaxGflop = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(min=1, help="With --url: milliseconds that it may take; fewer passages, if need be.")
+    ] = None,
+    degrade: Annotated[
+        bool | None,
+        typer.Option("--degrade/--no-degrade", help="With --url: whether a busy server may read fewer passages."),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Length limit of the answer [32, or the server's].")
     ] = None,
@@ -129,25 +150,29 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask one question, of a store (--store) or of a running server (--url)."""
+    from memstore.answer.values import keep_of
     from memstore.cli.show import show_answer
     from memstore.cli.show_stream import StreamShown
 
     if (store is None) == (url is None):
         raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
-    given = {"task": task, "retrieve_k": retrieve_k, "keep_k": keep_k, "max_new_tokens": max_new_tokens,
-             "num_beams": num_beams, "min_confidence": min_confidence, "attention": attention or None}  # fmt: skip
+    given = {"task": task, "retrieve_k": retrieve_k, "keep_k": None if keep_k is None else keep_of(keep_k),
+             "keep_mass": keep_mass, "max_gflop": max_gflop, "max_new_tokens": max_new_tokens, "num_beams": num_beams,
+             "min_confidence": min_confidence, "attention": attention or None}  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     shown = StreamShown(as_json=as_json) if stream else None
     api_key = api_key_of(api_key_file, url=url)
     if url is not None:
         if model is not None or device != "cpu":
             raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
-        if collection is not None:
-            options["collection"] = collection
+        of_servers = {"collection": collection, "deadline_ms": deadline_ms, "degrade": degrade}
+        options |= {name: value for name, value in of_servers.items() if value is not None}
         reply = _ask_server(url, question, options, conditions, shown=shown, api_key=api_key)
     else:
         if collection is not None:
             raise ConfigError("--collection is for --url: a store is one collection")
+        if deadline_ms is not None or degrade is not None:
+            raise ConfigError("--deadline-ms and --degrade are for --url: a server knows how long answers take")
         assert store is not None
         reply = _ask_store(store, question, options, conditions, model=model, device=device, shown=shown)
     if shown is not None:
@@ -188,7 +213,7 @@ def _ask_store(
     device: str,
     shown: StreamShown | None,
 ) -> dict[str, Any]:
-    from memstore.answer import Answerer, Question
+    from memstore.answer import RETRIEVE_K, Answerer, Question, kept
     from memstore.cli.show_stream import passage_values
     from memstore.machine import tune_allocator
     from memstore.retrieve.filters import Filter, parse_words
@@ -197,8 +222,9 @@ def _ask_store(
     answerer = Answerer.open(store, model=model, device=device)
     if conditions:
         options["filter"] = Filter.of(parse_words(conditions, answerer.store.generation.metadata))
-    if "retrieve_k" in options and "keep_k" not in options:
-        options["keep_k"] = min(options["retrieve_k"], Question(text=question).keep_k)
+    options["keep_k"], options["keep_mass"] = kept(
+        options.get("keep_k"), options.get("keep_mass"), of=options.get("retrieve_k", RETRIEVE_K)
+    )
     (answer,) = answerer.answer([Question(text=question, **options)], [shown])
     reply = asdict(answer) | {"passages": [passage_values(one) for one in answer.passages]}
     reply["answer"] = reply.pop("text")

@@ -55,7 +55,7 @@ def show_evaluation(report: Values) -> None:
         console.print(UNTRAINED, style="yellow")
     console.print(
         f"{report['model']['name']} ({report['model']['system']}) over {report['store']['passages']:,} passages, "
-        f"{settings['retrieve_k']} retrieved and {settings['keep_k']} read; in percent, with 95% bootstrap intervals",
+        f"{settings['retrieve_k']} retrieved and {_read(settings)}; in percent, with 95% bootstrap intervals",
     )
     for name, task in report["tasks"].items():
         _show_task(console, name, task)
@@ -68,6 +68,13 @@ def show_evaluation(report: Values) -> None:
         console.print(f"\nwrong answers to read: {report['errors']}")
     for message in report["unwritten"]:
         console.print(f"NOT WRITTEN: {message}", style="red")
+
+
+def _read(settings: Values) -> str:
+    """How many passages were read, as it was asked for."""
+    by_mass = f" by a mass of {settings['keep_mass']:g}" if "keep_mass" in settings else ""
+    cheap = f", for at most {settings['max_gflop']:g} GFLOP" if "max_gflop" in settings else ""
+    return f"{'at most ' if by_mass or cheap else ''}{settings['keep_k']} read{by_mass}{cheap}"
 
 
 def _show_task(console: PlainConsole, name: str, task: Values) -> None:

@@ -32,6 +32,7 @@ def generate(
     banned: Sequence[int] = (),
     prepared: PreparedDecoder | None = None,
     on_token: OnToken | None = None,
+    max_steps: int | None = None,
 ) -> list[Decoded]:
     """Answer each of B questions: greedily, or by beam search with more than one beam.
 
@@ -44,6 +45,7 @@ def generate(
         banned: token ids that no answer may hold, such as padding; scores are not normalised again.
         prepared: the same model's: same answers, sooner.
         on_token: see there. Beam search never calls it: its tokens are certain only at the end.
+        max_steps: decoder steps of one question alone, at least one for each of its tokens: leaves out drafts beyond.
 
     Returns:
         One answer per question, in order.
@@ -58,7 +60,9 @@ def generate(
     if not limits:
         return []
     if num_beams == 1:
-        return greedy(model, encoded, limits=limits, banned=banned, prepared=prepared, on_token=on_token)
+        return greedy(
+            model, encoded, limits=limits, banned=banned, prepared=prepared, on_token=on_token, max_steps=max_steps
+        )
     return beam_search(
         model,
         encoded,
@@ -131,6 +135,7 @@ def greedy(
     banned: Sequence[int] = (),
     prepared: PreparedDecoder | None = None,
     on_token: OnToken | None = None,
+    max_steps: int | None = None,
 ) -> list[Decoded]:
     """The most probable token at each step; of equal ones the lower id.
 
@@ -145,11 +150,12 @@ def greedy(
         banned: token ids that no answer may hold.
         prepared: the same model's, instead of its own step.
         on_token: see there.
+        max_steps: of one question alone, its drafts included.
     """
     eos = model.config.eos_token_id
     lines = [_Line(number, limit, on_token) for number, limit in enumerate(limits)]
     if prepared is not None and len(lines) == 1:
-        return [_drafted(prepared, encoded, lines[0], banned=banned)]
+        return [_drafted(prepared, encoded, lines[0], banned=banned, max_steps=max_steps)]
     live = list(lines)  # the line of each row still in the batch
     decoding = begin(model, encoded, capacity=max(limits), beams=1, prepared=prepared)
     token = torch.full((len(live),), model.config.decoder_start_token_id, device=encoded.states.device)
@@ -167,7 +173,9 @@ def greedy(
             live, token = [live[row] for row in staying], token[kept]
 
 
-def _drafted(prepared: PreparedDecoder, encoded: Encoded, line: _Line, *, banned: Sequence[int]) -> Decoded:
+def _drafted(
+    prepared: PreparedDecoder, encoded: Encoded, line: _Line, *, banned: Sequence[int], max_steps: int | None
+) -> Decoded:
     """One question's answer: each step is fed the last token and a draft of those after it, and what it gives counts
     up to the first that the draft has otherwise.
     """
@@ -187,7 +195,9 @@ def _drafted(prepared: PreparedDecoder, encoded: Encoded, line: _Line, *, banned
                 break
             right += 1
         decoding.forget(len(draft) - right)
-        last, draft = token, drafts.after(line.ids, most=min(MOST, line.limit - line.tokens - 1))
+        left = line.limit - line.tokens
+        spare = MOST if max_steps is None else max(0, max_steps - line.fed - left)  # each token still has its step
+        last, draft = token, drafts.after(line.ids, most=min(MOST, left - 1, spare))
 
 
 @torch.inference_mode()

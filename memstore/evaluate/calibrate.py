@@ -103,4 +103,5 @@ def calibration_of_outcomes(outcomes: Mapping[str, Sequence[Outcome]], *, method
 
 
 def _settings(asked: EvaluateOptions) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in ("retrieve_k", "keep_k", "max_new_tokens", "num_beams")}
+    limits = {name: getattr(asked, name) for name in ("keep_mass", "max_gflop") if getattr(asked, name) is not None}
+    return limits | {name: getattr(asked, name) for name in ("retrieve_k", "keep_k", "max_new_tokens", "num_beams")}

@@ -67,7 +67,7 @@ class EvaluateOptions:
             of this name, else without one.
         train_data: by task, the file whose most frequent answer is the floor; by default the task's own file.
         model: the checkpoint; by default the one that built the store.
-        retrieve_k, keep_k, max_new_tokens, num_beams: see `memstore.answer.Question`.
+        retrieve_k, keep_k, keep_mass, max_gflop, max_new_tokens, num_beams: see `memstore.answer.Question`.
         batch: how many questions are answered together.
         limit: at most this many questions of each file, evenly spread.
         min_confidence: answers of less confidence count as none.
@@ -94,6 +94,8 @@ class EvaluateOptions:
     plots: Path | None = None
     device: str = "cpu"
     filter: Mapping[str, Any] | None = None
+    keep_mass: float | None = None
+    max_gflop: float | None = None
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -124,6 +126,8 @@ class EvaluateOptions:
             max_new_tokens=self.max_new_tokens,
             filter=None if self.filter is None else Filter.of(self.filter),
             num_beams=self.num_beams,
+            keep_mass=self.keep_mass,
+            max_gflop=self.max_gflop,
         )
 
     def predictions_of(self, task: str) -> Path | None:
@@ -251,6 +255,7 @@ class _Run:
                     spent["flops"] += sum(usage.flops.values())
                     spent["fid_flops"] += usage.fid_flops
                     spent["bytes_read"] += usage.bytes_read
+                spent["passages_read"] += sum(one.kept for answer in answers for one in answer.passages)
                 least = self.options.min_confidence
                 outcomes += (outcome(q, a, min_confidence=least) for q, a in zip(chosen, answers, strict=True))
                 if self.progress:
@@ -292,6 +297,9 @@ class _Run:
         """The settings in force."""
         names = ("retrieve_k", "keep_k", "max_new_tokens", "num_beams", "min_confidence", "batch", "limit", "device")
         settings = {name: getattr(self.options, name) for name in names}
+        for name in ("keep_mass", "max_gflop"):
+            if getattr(self.options, name) is not None:
+                settings[name] = getattr(self.options, name)
         return settings if self.options.filter is None else settings | {"filter": dict(self.options.filter)}
 
 

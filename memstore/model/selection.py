@@ -62,6 +62,31 @@ def by_question(values: Tensor, question_of: Tensor, *, fill: float = -torch.inf
     return padded.index_put((group.to(values.device), position.to(values.device)), values)
 
 
+def enough(values: Tensor, question_of: Tensor, mass: Sequence[float | None], most: Sequence[int]) -> list[int]:
+    """How many of each question's best rows hold a mass of the softmax of its values: at least 1, at most `most`.
+
+    Depends on no other question: a batch gives what singles give.
+
+    >>> values, question_of = torch.tensor([2.0, 2.0, 0.0, 5.0, 1.0]), torch.tensor([0, 0, 0, 1, 1])
+    >>> enough(values, question_of, [0.9, 0.9], [3, 2]), enough(values, question_of, [None, 1.0], [2, 2])
+    ([2, 1], [2, 2])
+
+    Args:
+        values: `(R,)`, what rows are ordered by; NaN counts as the worst there is.
+        question_of: `(R,)` int64 ascending; every question has a row.
+        mass: above 0 and at most 1, of each question; None where `most` alone counts.
+        most: of each question.
+    """
+    if all(one is None for one in mass):
+        return list(most)
+    values = values.detach().double().cpu().nan_to_num(nan=-torch.inf, posinf=1e30, neginf=-torch.inf)
+    shares = by_question(values, question_of.cpu()).softmax(1).sort(1, descending=True).values  # (questions, longest)
+    before = shares.cumsum(1) - shares  # what the better rows hold
+    wanted = torch.tensor([1.0 if one is None else one for one in mass], dtype=torch.float64)
+    counts = (before < wanted[:, None]).sum(1).clamp(min=1).tolist()
+    return [m if one is None or one >= 1 else min(m, count) for one, m, count in zip(mass, most, counts, strict=True)]
+
+
 def best_first(values: Tensor, question_of: Tensor) -> Tensor:
     """All rows `(R,)` int64: questions ascending, within a question by descending values; see `select`.
 

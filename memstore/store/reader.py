@@ -173,13 +173,21 @@ class Store:
         named = iter(self.find(names) if names else ())
         found = [next(named) if isinstance(w, str) else w for w in wanted]
         segments, locals_ = self.locate(np.asarray([f.row for f in found], dtype=np.int64))
-        lengths = np.zeros(len(found), dtype=np.int64)
-        for number in np.unique(segments).tolist():
-            places = np.flatnonzero(segments == number)
-            lengths[places] = self._segment(number).lengths[locals_[places]]
+        lengths = self._lengths(segments, locals_)
         groups = self._by_codec(segments)
         parts = [self._decoded(segments[p], locals_[p], lengths[p], dtype=dtype, device=device) for p in groups]
         return parts[0] if len(parts) == 1 else in_order(groups, parts)
+
+    def lengths(self, found: Sequence[StoredPassage]) -> list[int]:
+        """Tokens of each passage's memory; nothing of it is read."""
+        return self._lengths(*self.locate(np.asarray([f.row for f in found], dtype=np.int64))).tolist()  # type: ignore[no-any-return]
+
+    def _lengths(self, segments: npt.NDArray[np.int64], locals_: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        lengths = np.zeros(len(segments), dtype=np.int64)
+        for number in np.unique(segments).tolist():
+            places = np.flatnonzero(segments == number)
+            lengths[places] = self._segment(number).lengths[locals_[places]]
+        return lengths
 
     def _by_codec(self, segments: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Positions in `segments`, by the codec that reads them: one group, unless codecs learned different tables."""

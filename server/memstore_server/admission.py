@@ -117,21 +117,27 @@ class Admission:
         if waiting and ahead > self._queue_seconds:
             raise Overloaded(f"what waits already takes about {ahead:.0f} s: try again in {later} s", retry_after=later)
 
+    def in_time(self, asked: Sequence[Job], waiting: Sequence[Job], now: float) -> bool:
+        """Whether these, which have one deadline, can be done by then after all that waits."""
+        deadline = asked[0].deadline
+        if deadline is None or not self.costs.known:
+            return True
+        seconds = self._all(asked) + self.ahead(waiting, now)
+        return now + seconds * self.costs.margin + REPLY_SECONDS <= deadline
+
     def require_time(self, asked: Sequence[Job], waiting: Sequence[Job], now: float) -> None:
         """Raises TooLate unless these, which have one deadline, can be done by then after all that waits."""
         deadline = asked[0].deadline
-        if deadline is None or not self.costs.known:
-            return
-        own, ahead = self._all(asked), self.ahead(waiting, now)
-        if now + (ahead + own) * self.costs.margin + REPLY_SECONDS <= deadline:
+        if deadline is None or self.in_time(asked, waiting, now):
             return
         if not waiting and self._runs is None and (self._ended is None or now - self._ended >= TRY_SECONDS):
             self._tried = asked[0]  # else what was learned wrong would never be seen to be wrong
             return
+        own, ahead = self._all(asked), self.ahead(waiting, now)
         left, needed = max(0.0, deadline - now), (own + ahead) * self.costs.margin + REPLY_SECONDS
         message = f"it would take about {needed * 1e3:.0f} ms, and has {left * 1e3:.0f}"
         if own * self.costs.margin + REPLY_SECONDS > left:
-            message += ", also when nothing else waits: give it more time, or have fewer passages found and read"
+            message += ", also when nothing else waits: give it more time"
         raise TooLate(message, retry_after=max(1, math.ceil(ahead)))
 
     def _left(self, now: float) -> float:
@@ -157,12 +163,15 @@ class Admission:
         in_time = all(job.deadline is None or done <= job.deadline for job in batch)
         return in_time and (another.deadline is None or now + seconds + REPLY_SECONDS <= another.deadline)
 
+    def still_in_time(self, job: Job, now: float) -> bool:
+        """Whether one that has waited can be done by its deadline, if it is alone."""
+        if job.deadline is None or job.work is None or not self.costs.known or job is self._tried:
+            return True
+        return now + self.costs.seconds(job.work) + REPLY_SECONDS <= job.deadline
+
     def require_still_time(self, job: Job, now: float) -> None:
         """Raises TooLate for one that has waited, and would be late even alone."""
-        if job.deadline is not None and job.work is not None and self.costs.known and job is not self._tried:
-            seconds = self.costs.seconds(job.work)
-            if now + seconds + REPLY_SECONDS > job.deadline:
-                left = max(0.0, job.deadline - now)
-                raise TooLate(
-                    f"it would take about {seconds * 1e3:.0f} ms, and has {left * 1e3:.0f} left", retry_after=1
-                )
+        if job.deadline is None or job.work is None or self.still_in_time(job, now):
+            return
+        seconds, left = self.costs.seconds(job.work), max(0.0, job.deadline - now)
+        raise TooLate(f"it would take about {seconds * 1e3:.0f} ms, and has {left * 1e3:.0f} left", retry_after=1)

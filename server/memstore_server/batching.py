@@ -25,7 +25,7 @@ from memstore_server.admission import Admission, Refused
 from memstore_server.costs import work_of
 from memstore_server.engine import Engine as Engine  # also a name of this module
 from memstore_server.logs import request_id
-from memstore_server.queued import Job, Ran, fail_unfinished, told
+from memstore_server.queued import Job, Ran, fail_unfinished, lower, told
 from memstore_server.queued import Timed as Timed
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class EngineThread:
 
         Raises:
             Overloaded: there is no room.
-            TooLate: they cannot be answered by the deadline.
+            TooLate: they cannot be answered by the deadline, however few passages they have found and read.
             EngineStopped: the thread does not take work.
         """
         now, asker, none = self._clock(), request_id.get(), [None] * len(questions)
@@ -200,7 +200,7 @@ class EngineThread:
                 job.seconds = self._admission.seconds(job.work)
             if not always:
                 self._require_room(len(jobs))
-                self._admission.require_time(jobs, self._waiting, self._clock())
+                self._require_time(jobs)
             self._waiting.extend(jobs)
             self._changed.notify_all()
         return [job.future for job in jobs]
@@ -211,6 +211,15 @@ class EngineThread:
         except Refused:  # those who gave up and went are counted too, until somebody needs their places
             self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
             self._admission.require_room(asked, self._waiting, self._clock())
+
+    def _require_time(self, jobs: Sequence[Job]) -> None:
+        """Lowers questions that would be late as far as that helps. Raises TooLate where it does not."""
+        now = self._clock()
+        self._lower(jobs, lambda: self._admission.in_time(jobs, self._waiting, now))
+        self._admission.require_time(jobs, self._waiting, now)
+
+    def _lower(self, jobs: Sequence[Job], in_time: Callable[[], bool]) -> None:
+        lower(jobs, seconds=self._admission.seconds, in_time=in_time)
 
     def _fail_waiting(self) -> None:
         with self._changed:
@@ -301,8 +310,10 @@ class EngineThread:
         """Whether the job is still wanted; from here on it cannot be cancelled."""
         if not job.future.set_running_or_notify_cancel() or self._expired(job):
             return False
+        now = self._clock()
+        self._lower([job], lambda: self._admission.still_in_time(job, now))
         try:
-            self._admission.require_still_time(job, self._clock())
+            self._admission.require_still_time(job, now)
         except Refused as late:
             job.future.set_exception(late)
             return False
@@ -346,6 +357,8 @@ class EngineThread:
                 if not self._expired(job):
                     self._run_questions([job])
         else:
+            for job, answer in zip(jobs, answers, strict=True):
+                job.count_kept(answer)
             self._admission.end(jobs, self._clock())  # before anybody hears of it, and asks again
             for job, answer in zip(jobs, answers, strict=True):
                 self._deliver(job, answer, started)

@@ -63,15 +63,18 @@ class Work:
 NOTHING = Work()
 
 
-def work_of(question: Question) -> Work:
-    """What a question will cost, from what it asks for: nothing is tokenized. Without a number of beams it is one."""
+def work_of(question: Question, *, kept: int | None = None) -> Work:
+    """What a question will cost, from what it asks for: nothing is tokenized. Without a number of beams it is one.
+
+    `kept` is how many passages were read, where it is known; else it is the most.
+    """
     own = [len(one.text) + len(one.title) for one in question.passages or ()]
     passages = len(own) if question.passages is not None else question.retrieve_k
     brought = sum(own) / CHARACTERS_PER_TOKEN
     mean = brought / max(1, passages) if own else PASSAGE_TOKENS
     row = mean + len(question.text) / CHARACTERS_PER_TOKEN
-    kept = min(question.keep_k, passages)
-    return Work(questions=1, scored=passages * row, read=kept * row * (question.num_beams or 1), brought=brought)
+    read = min(question.keep_k if kept is None else kept, passages)
+    return Work(questions=1, scored=passages * row, read=read * row * (question.num_beams or 1), brought=brought)
 
 
 def total(works: Iterable[Work]) -> Work:

@@ -12,10 +12,16 @@ from memstore.retrieve.encoders import Vectors
 
 
 class Engine(Protocol):
-    """What the server needs of `memstore.answer.Answerer`. Called from one thread only, but `reopened` and `close`."""
+    """What the server needs of `memstore.answer.Answerer`. Called from one thread only, but `afford`, `reopened` and
+    `close`.
+    """
 
     def answer(self, questions: Sequence[Question], listeners: Sequence[Listener | None] = ()) -> Sequence[Answer]:
         """One answer per question, heard by its listener. Raises RequestError for options that are impossible."""
+        ...
+
+    def afford(self, question: Question) -> Question:
+        """The question, with fewer passages where its `max_gflop` asks for it. Raises RequestError for none at all."""
         ...
 
     def retrieve(

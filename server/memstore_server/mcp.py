@@ -23,7 +23,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 from memstore_client import AsyncClient, MemstoreClientError, NotFound, RankedPassageReply
-from memstore_client.wire import MetadataValue
+from memstore_client.wire import KeptCount, MetadataValue
 
 if TYPE_CHECKING:
     from memstore_server.batching import Engine
@@ -42,7 +42,16 @@ _NO_FILE = ResourceSecurity(exempt_params={"passage_id"})  # `..` and `/etc` are
 
 Asked = Annotated[str, Field(description="A question in plain words, at most 2,000 characters.")]
 Retrieved = Annotated[int | None, Field(ge=1, description="Passages retrieved and scored; by default the server's.")]
-Kept = Annotated[int | None, Field(ge=1, description="Passages read after reranking; by default the server's.")]
+Kept = Annotated[
+    KeptCount | None,
+    Field(
+        description="Passages read after reranking; by default the server's. `auto` reads the best until their scores "
+        "leave little to the others."
+    ),
+]
+Affordable = Annotated[
+    float | None, Field(gt=0, description="Billions of operations that it may cost: fewer passages are read for that.")
+]
 Task = Annotated[str | None, Field(description="Task the question belongs to; `memstore://info` lists the model's.")]
 Sure = Annotated[
     float | None,
@@ -82,6 +91,9 @@ class ToolAnswer(BaseModel):
     passages: list[FoundPassage] = Field(description="Those that were read, best first; with none it is a guess.")
     retrieved: int = Field(description="Passages that were found and scored.")
     trained: bool = Field(description="False: the model's weights are random, and the answer means nothing.")
+    lowered: list[str] | None = Field(
+        description="Why fewer passages were found and read than asked for; null if they were not."
+    )
     generation: int = Field(description="The store's generation that answered.")
 
 
@@ -111,12 +123,14 @@ def mcp_server(client: AsyncClient) -> MCPServer[Any]:
         filter: Where = None,
         collection: Of = None,
         min_confidence: Sure = None,
+        max_gflop: Affordable = None,
     ) -> ToolAnswer:
         """Answers a question from a collection, with the passages that the answer was read from."""
         with _said_to_the_model():
             reply = await client.answer(
                 question, retrieve_k=retrieve_k, keep_k=keep_k, task=task, filter=filter, collection=collection,
                 min_confidence=min_confidence,
+                max_gflop=max_gflop,
             )  # fmt: skip
         return ToolAnswer(
             answer=reply.answer,
@@ -127,6 +141,7 @@ def mcp_server(client: AsyncClient) -> MCPServer[Any]:
             passages=[_found(one, collection) for one in reply.passages if one.kept],
             retrieved=len(reply.passages),
             trained=reply.model.trained,
+            lowered=None if reply.lowered is None else reply.lowered.reasons,
             generation=reply.store.generation,
         )
 

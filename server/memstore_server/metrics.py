@@ -68,6 +68,12 @@ class Metrics:
             "memstore_confidence", "Of an answer, where the model is calibrated.", collection, buckets=_SHARES,
             registry=own,
         )  # fmt: skip
+        self._degraded = Counter(
+            "memstore_degraded_replies",
+            "Answers from fewer passages than asked for, by the reason; one may have several.",
+            ("collection", "reason"),
+            registry=own,
+        )
         self._bytes = Counter("memstore_read_bytes", "Of encoded memories.", collection, registry=own)
         self._flops = Counter("memstore_flops", "Floating-point operations.", ("collection", "stage"), registry=own)
         self._fid = Counter("memstore_fid_flops", "What FiD would have spent.", collection, registry=own)
@@ -115,6 +121,8 @@ class Metrics:
         self._fid.labels(name).inc(answer.usage.fid_flops)
         for stage, spent in answer.usage.flops.items():
             self._flops.labels(name, stage).inc(spent)
+        for reason in () if answer.lowered is None else answer.lowered.reasons:
+            self._degraded.labels(name, reason).inc()
         if answer.calibrated:
             self._confidence.labels(name).observe(answer.confidence)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from memstore.answer import Answer, Listener, Question
-from memstore_server.costs import Work
+from memstore_server.budgets import Lowering, highest_that
+from memstore_server.costs import Work, work_of
 from memstore_server.engine import Engine
 
 T = TypeVar("T")
@@ -43,12 +44,44 @@ class Job:
     seconds: float = 0.0  # that it adds to a batch, as predicted
     future: Future[Any] = field(default_factory=Future)
 
+    def ask(self, question: Question) -> None:
+        """Asks this question instead; `seconds` are then to be predicted again."""
+        if question is not self.question:
+            self.question, self.work = question, work_of(question)
+
+    def count_kept(self, answer: Answer) -> None:
+        """Notes how many passages were read where only the most was known: predictions learn from what was done."""
+        if self.question is not None and self.question.keep_mass is not None:
+            self.work = work_of(self.question, kept=sum(one.kept for one in answer.passages))
+
 
 class Ran(Protocol):
     """Hears of a batch of questions that was answered."""
 
     def __call__(self, jobs: Sequence[Job], answers: Sequence[Answer], *, started: float, seconds: float) -> None:
         """Which, when it began, and what it took."""
+
+
+def lower(jobs: Sequence[Job], *, seconds: Callable[[Work | None], float], in_time: Callable[[], bool]) -> None:
+    """Has questions ask for as many passages as there is time for; for the least if there is not even time for that.
+
+    Args:
+        jobs: asked together, and lowered alike. Calls are what they are.
+        seconds: predicts what a work adds to a batch.
+        in_time: whether the jobs, as they then are, will be done by their deadline.
+    """
+    asked = [job.question for job in jobs if job.question is not None]
+    if len(asked) < len(jobs) or in_time():
+        return
+
+    def fits(questions: Sequence[Question]) -> bool:
+        for job, question in zip(jobs, questions, strict=True):
+            job.ask(question)
+            job.seconds = seconds(job.work)
+        return in_time()
+
+    lowering = Lowering(asked, reason="deadline_ms")
+    fits(highest_that(fits, lowering) or lowering.at(0))
 
 
 def told(error: BaseException) -> Exception:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from memstore.answer import Answer, Question
+from memstore.answer import Answer, Question, kept
 from memstore.errors import MemstoreError, RequestError
 from memstore.retrieve.encoders import Vectors
 from memstore_client import served, wire
 from memstore_server import examples, translate
 from memstore_server.admission import Admission, TooLate
 from memstore_server.batching import DeadlineExceeded, Engine, EngineStopped, EngineThread, Timed
+from memstore_server.budgets import degraded
 from memstore_server.collection import Collection, named
 from memstore_server.costs import CostModel
 from memstore_server.hearing import Events, Hearing
@@ -164,8 +165,7 @@ class Service:
         began = time.monotonic()
         self.require_ready()
         of = self.of(asked.collection)
-        question = translate.question(asked, of.settings)
-        translate.require_possible(question, self._thread.info_of(of.name))
+        question = self._possible(translate.question(asked, of.settings), asked, of)
         deadline = _deadline(began, asked.deadline_ms)
         (outcome,) = await _all(self._thread.ask([question], deadline=deadline, collections=[of.name]), deadline)
         if isinstance(outcome, Exception):
@@ -179,8 +179,7 @@ class Service:
         began = time.monotonic()
         self.require_ready()
         of, hearing = self.of(asked.collection), Hearing()
-        question = translate.question(asked, of.settings)
-        translate.require_possible(question, self._thread.info_of(of.name))
+        question = self._possible(translate.question(asked, of.settings), asked, of)
         deadline = _deadline(began, asked.deadline_ms)
         (future,) = self._thread.ask([question], deadline=deadline, listeners=[hearing], collections=[of.name])
         done = asyncio.wrap_future(future)
@@ -202,27 +201,36 @@ class Service:
         of = [self.of(one.collection) for one in asked.questions]
         questions = translate.questions(asked, self.settings, of=[one.settings for one in of])
         deadline = _deadline(began, asked.deadline_ms)
-        refused = [self._refusal(question, one) for question, one in zip(questions, of, strict=True)]
-        possible = [at for at, error in enumerate(refused) if error is None]
+        possible: dict[int, Question] = {}
+        refused: dict[int, RequestError] = {}
+        for at, (question, one) in enumerate(zip(questions, of, strict=True)):
+            try:
+                possible[at] = self._possible(question, asked.questions[at], one)
+            except RequestError as error:
+                refused[at] = error
         outcomes: dict[int, Timed[Answer] | Exception] = {}
         if possible:
             admitted = self._thread.ask(
-                [questions[at] for at in possible], deadline=deadline, collections=[of[at].name for at in possible]
+                list(possible.values()), deadline=deadline, collections=[of[at].name for at in possible]
             )
             outcomes = dict(zip(possible, await _all(admitted, deadline), strict=True))
         for outcome in outcomes.values():
             if isinstance(outcome, DeadlineExceeded | EngineStopped | TooLate):
                 raise outcome
-        replies = [error or outcomes[at] for at, error in enumerate(refused)]
+        replies = [refused[at] if at in refused else outcomes[at] for at in range(len(questions))]
         return [one if isinstance(one, Exception) else self._answered(one, began) for one in replies]
 
-    def _refusal(self, question: Question, of: Collection) -> RequestError | None:
-        """Why a question of several cannot be answered, if that is known before it waits."""
-        try:
-            translate.require_possible(question, self._thread.info_of(of.name))
-        except RequestError as error:
-            return error
-        return None
+    def _possible(self, question: Question, asked: wire.QuestionInput, of: Collection) -> Question:
+        """The question as it may wait: as cheap as it must be, and as a server with so much to do takes it.
+
+        Raises:
+            RequestError: it can never be answered, which is known before it waits.
+        """
+        translate.require_possible(question, self._thread.info_of(of.name))
+        if question.max_gflop is not None:
+            question = self._thread.engine_of(of.name).afford(question)
+        degrade = self.settings.degrade if asked.degrade is None else asked.degrade
+        return degraded(question, self._thread.pressure()) if degrade else question
 
     async def retrieve(self, asked: wire.RetrieveRequest) -> wire.RetrieveReply:
         """Passages for a question, best first."""
@@ -319,7 +327,7 @@ def usual_question(settings: Settings) -> Question:
     return Question(
         text=WARM_UP_QUESTION,
         retrieve_k=settings.retrieve_k,
-        keep_k=settings.keep_k,
+        keep_k=kept(settings.keep_k, None, of=settings.retrieve_k, auto=translate.auto_kept(settings))[0],
         max_new_tokens=settings.max_new_tokens,
         num_beams=settings.num_beams,
     )

@@ -101,7 +101,22 @@ class Settings(BaseSettings):
     )
 
     retrieve_k: int = Field(default=40, ge=1, description="Passages retrieved where a request does not say.")
-    keep_k: int = Field(default=10, ge=1, description="Passages read where a request does not say.")
+    keep_k: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=10, description="Passages read where a request does not say: a number, or auto."
+    )
+    keep_mass: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Where keep_k is auto, passages are read until the softmax of their rerank scores holds so much.",
+    )
+    auto_keep_k: int = Field(
+        default=10, ge=1, description="Most passages read where keep_k is auto; never more than `max_keep_k`."
+    )
+    degrade: bool = Field(
+        default=False,
+        description="Find and read fewer passages when there is much to do, where a request does not say.",
+    )
     max_new_tokens: int = Field(default=32, ge=1, description="Tokens of an answer where a request does not say.")
     num_beams: int | None = Field(
         default=None,
@@ -182,7 +197,7 @@ class Settings(BaseSettings):
         ]  # fmt: skip
         for small, large in at_most:
             value, most = getattr(self, small), getattr(self, large)
-            if value is not None and value > most:
+            if value not in (None, "auto") and value > most:
                 raise ValueError(f"{small} ({value}) must be at most {large} ({most})")
         self._require_names()
         if self.write_key is not None and self.write_key_file is not None:

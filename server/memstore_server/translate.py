@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import memstore
-from memstore.answer import Answer, Question, RankedPassage
+from memstore.answer import Answer, Question, RankedPassage, kept
 from memstore.errors import InvalidMetadata, RequestError
 from memstore.metadata import checked
 from memstore.model.tokens import unknown_task
@@ -55,7 +55,9 @@ def question(asked: wire.QuestionInput, settings: Settings, *, place: str = "#")
     """
     own = asked.passages
     retrieve_k = len(own) if own is not None else asked.retrieve_k or settings.retrieve_k
-    keep_k = asked.keep_k or min(settings.keep_k, retrieve_k)
+    keep_k, keep_mass = kept(
+        asked.keep_k, asked.keep_mass, of=retrieve_k, default=settings.keep_k, auto=auto_kept(settings)
+    )
     max_new_tokens = asked.max_new_tokens or settings.max_new_tokens
     num_beams = asked.num_beams or settings.num_beams
     limits = [
@@ -82,6 +84,8 @@ def question(asked: wire.QuestionInput, settings: Settings, *, place: str = "#")
         filter=where(asked.filter),
         min_confidence=settings.min_confidence if asked.min_confidence is None else asked.min_confidence,
         attention=asked.attention,
+        keep_mass=keep_mass,
+        max_gflop=asked.max_gflop,
     )
 
 
@@ -95,15 +99,18 @@ def where(asked: Mapping[str, FieldFilter] | None) -> Filter | None:
 
 
 def require_possible(asked: Question, reported: Mapping[str, object]) -> None:
-    """See that a question's task and filter are some of the model and the store that an engine reports. The engine
-    would refuse it too, but after it has waited, and with all the questions of its batch, which would then be answered
-    one by one.
+    """See that a question's task and filter are some of the model and the store that an engine reports, and that its
+    model can keep passages by their scores. The engine would refuse it too, but after it has waited, and with all the
+    questions of its batch, which would then be answered one by one.
 
     Raises:
-        RequestError: the model has no such task; the store has no such field, or never such a value in it.
+        RequestError: the model has no such task, or no scores; the store has no such field, or never such a value in
+            it.
     """
     require_task(asked.task, reported)
-    fields = _mapping(reported["store"]).get("metadata")
+    fields, system = _mapping(reported["store"]).get("metadata"), _mapping(reported["model"])["system"]
+    if asked.keep_mass is not None and system != "glimmer":
+        raise RequestError(f"the model is {system}: without a scorer, keep_k must be a number")
     if asked.filter is not None and fields is not None:
         asked.filter.require(fields)
 
@@ -167,6 +174,11 @@ def documents(asked: changes.PutDocumentsRequest) -> list[str]:
     return [json.dumps(document.model_dump()) + "\n" for document in asked.documents]
 
 
+def auto_kept(settings: Settings) -> tuple[int, float]:
+    """What `"keep_k": "auto"` means: the most passages, and the mass that they are to hold."""
+    return min(settings.auto_keep_k, most_kept(settings)), settings.keep_mass
+
+
 def most_kept(settings: Settings) -> int:
     """The most passages a question may have read: none is read that was not retrieved or brought."""
     return min(settings.max_keep_k, settings.max_retrieve_k)
@@ -216,6 +228,8 @@ def answer(
         flops=given.usage.flops,
         fid_flops=given.usage.fid_flops,
         questions_in_batch=given.usage.questions_in_batch,
+        retrieve_k=given.usage.retrieve_k,
+        keep_k=given.usage.keep_k,
     )
     return wire.AnswerReply(
         answer=given.text,
@@ -226,6 +240,11 @@ def answer(
         score=given.score,
         passages=ranked(given.passages),
         usage=usage,
+        lowered=None
+        if given.lowered is None
+        else wire.LoweredReply(
+            retrieve_k=given.lowered.retrieve_k, keep_k=given.lowered.keep_k, reasons=list(given.lowered.reasons)
+        ),
         model=model_summary(by),
         store=store_summary(by),
         request_id=request_id,
@@ -252,6 +271,9 @@ def info(
         reload_error: why its generation in force was not taken up.
         collections: these two of all that there are.
     """
+    default_k, default_mass = kept(
+        settings.keep_k, None, of=settings.retrieve_k, default=settings.keep_k, auto=auto_kept(settings)
+    )
     told_model = served.ModelInfo(**_mapping(reported["model"]))
     listed = [
         served.CollectionInfo(**_store(by), model=served.ModelInfo(**_mapping(by["model"])), reload_error=error)
@@ -273,10 +295,14 @@ def info(
         ),
         defaults=served.Defaults(
             retrieve_k=settings.retrieve_k,
-            keep_k=settings.keep_k,
+            keep_k=default_k,
             max_new_tokens=settings.max_new_tokens,
             num_beams=settings.num_beams or min(told_model.num_beams, settings.max_num_beams),
             min_confidence=settings.min_confidence,
+            keep_mass=default_mass,
+            auto_keep_k=auto_kept(settings)[0],
+            auto_keep_mass=settings.keep_mass,
+            degrade=settings.degrade,
         ),
         collections=listed,
     )

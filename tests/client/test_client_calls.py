@@ -38,8 +38,11 @@ USAGE = {
     "flops": {},
     "fid_flops": 1.0,
     "questions_in_batch": 1,
+    "retrieve_k": 5,
+    "keep_k": 2,
 }
 ANSWER = {
+    "lowered": {"retrieve_k": 40, "keep_k": 10, "reasons": ["load"]},
     "answer": "yes", "reason": None, "confidence": 0.5, "calibrated": True, "score": -1.0,
     "citations": [{"passage_id": "7:0", "start": 0, "end": 6, "attention": None}],
     "passages": [RANKED], "usage": USAGE, "model": MODEL, "store": STORE,
@@ -118,7 +121,17 @@ def ask(request: pytest.FixtureRequest) -> Face:
     return blocking if request.param == "blocking" else awaited
 
 
-OPTIONS = {"task": "nq", "retrieve_k": 5, "keep_k": 2, "max_new_tokens": 3, "num_beams": 4, "deadline_ms": 6}
+OPTIONS = {
+    "keep_mass": 0.5,
+    "max_gflop": 2.5,
+    "degrade": True,
+    "task": "nq",
+    "retrieve_k": 5,
+    "keep_k": 2,
+    "max_new_tokens": 3,
+    "num_beams": 4,
+    "deadline_ms": 6,
+}
 TABLE = [
     (lambda c: c.answer("why?"), "POST", "/answer", {"question": "why?"}),
     (lambda c: c.answer("why?", **OPTIONS), "POST", "/answer", {"question": "why?", **OPTIONS}),

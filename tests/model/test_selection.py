@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memstore.errors import RequestError
-from memstore.model.selection import best_first, log_shares, order, select
+from memstore.model.selection import best_first, enough, log_shares, order, select
 
 NAN, INF = float("nan"), float("inf")
 
@@ -91,3 +91,42 @@ def test_shares_are_a_softmax_within_questions_of_any_size() -> None:
     values = torch.tensor([0.0, math.log(3), 7.0, 1.0, 1.0, 1.0 + math.log(2)])
     got = log_shares(values, torch.tensor([0, 0, 4, 5, 5, 5]))  # questions may be missing
     torch.testing.assert_close(got.exp(), torch.tensor([1 / 4, 3 / 4, 1.0, 1 / 4, 1 / 4, 1 / 2]))
+
+
+THREE = [math.log(p) for p in (0.2, 0.7, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("values", "mass", "most", "number"),
+    [
+        (THREE, 0.1, 3, 1),  # the best one always
+        (THREE, 0.69, 3, 1),
+        (THREE, 0.71, 3, 2),
+        (THREE, 0.89, 3, 2),
+        (THREE, 0.91, 3, 3),
+        (THREE, 0.91, 2, 2),  # never more than the most
+        (THREE, 1.0, 3, 3),
+        (THREE, None, 2, 2),
+        ([5.0, 5.0, 5.0, 5.0], 0.6, 4, 3),  # of equals as many as it takes
+        ([700.0, 0.0], 0.999, 2, 1),
+        ([INF, 0.0], 0.999, 2, 1),
+        ([NAN, -INF], 0.999, 2, 1),  # nothing has a share: still one
+        ([0.0, NAN], 0.999, 2, 1),
+    ],
+)
+def test_rows_that_hold_a_mass(values, mass, most, number):
+    question_of = torch.zeros(len(values), dtype=torch.int64)
+    assert enough(torch.tensor(values), question_of, [mass], [most]) == [number]
+
+
+def test_the_mass_of_each_question_is_its_own():
+    generator = torch.Generator().manual_seed(1)
+    sizes, masses, most = [1, 7, 40, 3], [0.5, 0.9, None, 0.3], [5, 4, 10, 3]
+    values = torch.randn(sum(sizes), generator=generator) * 3
+    question_of = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))
+    alone = [
+        enough(part, torch.zeros(len(part), dtype=torch.int64), [mass], [m])[0]
+        for part, mass, m in zip(values.split(sizes), masses, most, strict=True)
+    ]
+    assert enough(values, question_of, masses, most) == alone
+    assert alone[2] == 10

@@ -108,7 +108,7 @@ class FakeEngine:
         )
         usage = Usage(
             milliseconds={"live_a": 1.5}, bytes_read=64, flops={"live_a": 10.0}, fid_flops=100.0,
-            questions_in_batch=batch,
+            questions_in_batch=batch, retrieve_k=question.retrieve_k, keep_k=question.keep_k,
         )  # fmt: skip
         known = question.min_confidence <= 0.5
         return Answer(
@@ -120,7 +120,17 @@ class FakeEngine:
             calibrated=True,
             reason=None if known else "not sure enough",
             citations=tuple(Citation(passage_id=p.id, start=0, end=6, attention=0.75) for p in passages[:1] if known),
+            lowered=question.lowered,
         )
+
+    def afford(self, question: Question) -> Question:
+        """A passage found costs a billion operations, and reading one costs nothing."""
+        if question.max_gflop is None or question.retrieve_k <= question.max_gflop:
+            return question
+        if question.max_gflop < 1:
+            raise RequestError("max_gflop must be at least 1 here")
+        most = int(question.max_gflop)
+        return question.lower(most, min(most, question.keep_k), reason="max_gflop")
 
     def retrieve(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[RankedPassage]]:
         self.filters += filters or ()

@@ -79,7 +79,10 @@ async def test_answer(serving) -> None:
             "flops": {"live_a": 10.0},
             "fid_flops": 100.0,
             "questions_in_batch": 1,
+            "retrieve_k": 40,
+            "keep_k": 10,
         },
+        "lowered": None,
         "model": MODEL,
         "store": STORE,
         "request_id": "me-1",
@@ -299,6 +302,10 @@ async def test_info_says_limits_and_not_where_the_store_is(serving) -> None:
         "max_new_tokens": 32,
         "num_beams": 1,
         "min_confidence": 0.0,
+        "keep_mass": None,
+        "auto_keep_k": 10,
+        "auto_keep_mass": 0.9,
+        "degrade": False,
     }
     assert "/srv" not in response.text
 

@@ -442,7 +442,7 @@ export interface components {
             questions: components["schemas"]["QuestionInput"][];
             /**
              * Deadline Ms
-             * @description One deadline for the whole request.
+             * @description One deadline for the whole request; all questions are lowered alike for it.
              */
             deadline_ms?: number | null;
         };
@@ -490,6 +490,8 @@ export interface components {
              */
             passages: components["schemas"]["RankedPassageReply"][];
             usage: components["schemas"]["UsageReply"];
+            /** @description What was asked for, where fewer passages were found and read; else null. */
+            lowered: components["schemas"]["LoweredReply"] | null;
             model: components["schemas"]["ModelSummary"];
             store: components["schemas"]["StoreSummary"];
             /** Request Id */
@@ -524,9 +526,24 @@ export interface components {
             retrieve_k?: number | null;
             /**
              * Keep K
-             * @description Passages read after reranking; at most `retrieve_k`.
+             * @description Passages read after reranking; at most `retrieve_k`. `auto`: the best ones, until `keep_mass` is held.
              */
-            keep_k?: number | null;
+            keep_k?: number | "auto" | null;
+            /**
+             * Keep Mass
+             * @description Passages are read, best first, until the softmax of their rerank scores holds this mass. With a number as `keep_k`, that is the most; else `keep_k` is `auto`.
+             */
+            keep_mass?: number | null;
+            /**
+             * Max Gflop
+             * @description Billions of operations that the answer may cost at most (the sum of `usage.flops`). `retrieve_k` and `keep_k` are lowered as far as that takes; the reply says so in `lowered`.
+             */
+            max_gflop?: number | null;
+            /**
+             * Degrade
+             * @description Whether a server with much to do may lower `retrieve_k` and `keep_k` before it refuses.
+             */
+            degrade?: boolean | null;
             /**
              * Max New Tokens
              * @description Length limit of the answer, in tokens.
@@ -576,7 +593,7 @@ export interface components {
             attention?: boolean;
             /**
              * Deadline Ms
-             * @description Milliseconds after which the answer is of no use; then the reply is a 504.
+             * @description Milliseconds after which the answer is of no use; then the reply is a 504. Where all that is asked for would take longer, `retrieve_k` and `keep_k` are lowered, and the reply says so in `lowered`.
              */
             deadline_ms?: number | null;
             /**
@@ -967,6 +984,28 @@ export interface components {
              * @default 0
              */
             min_confidence: number;
+            /**
+             * Keep Mass
+             * @description Where it is not null, `keep_k` is `auto`, and the number there is the most.
+             */
+            keep_mass: number | null;
+            /**
+             * Auto Keep K
+             * @description The most passages that are read where `keep_k` is `auto`.
+             * @default 10
+             */
+            auto_keep_k: number;
+            /**
+             * Auto Keep Mass
+             * @description The `keep_mass` of `auto`.
+             * @default 0.9
+             */
+            auto_keep_mass: number;
+            /**
+             * Degrade
+             * @default false
+             */
+            degrade: boolean;
         };
         /**
          * DeleteDocumentsRequest
@@ -1422,6 +1461,27 @@ export interface components {
             seconds: number;
         };
         /**
+         * LoweredReply
+         * @description What was asked for, where fewer passages were found and read, and why. `usage` has what was used.
+         */
+        LoweredReply: {
+            /**
+             * Retrieve K
+             * @description Asked for, or the default.
+             */
+            retrieve_k: number;
+            /**
+             * Keep K
+             * @description Asked for, or the default.
+             */
+            keep_k: number;
+            /**
+             * Reasons
+             * @description `deadline_ms`: more would have come too late. `max_gflop`: more would have cost more. `load`: the server had much to do, and `degrade` allows it.
+             */
+            reasons: string[];
+        };
+        /**
          * ModelInfo
          * @description The model, as `/info` reports it. `fingerprint` is the SHA-256 of the memory encoder's weights.
          */
@@ -1688,9 +1748,24 @@ export interface components {
             retrieve_k?: number | null;
             /**
              * Keep K
-             * @description Passages read after reranking; at most `retrieve_k`.
+             * @description Passages read after reranking; at most `retrieve_k`. `auto`: the best ones, until `keep_mass` is held.
              */
-            keep_k?: number | null;
+            keep_k?: number | "auto" | null;
+            /**
+             * Keep Mass
+             * @description Passages are read, best first, until the softmax of their rerank scores holds this mass. With a number as `keep_k`, that is the most; else `keep_k` is `auto`.
+             */
+            keep_mass?: number | null;
+            /**
+             * Max Gflop
+             * @description Billions of operations that the answer may cost at most (the sum of `usage.flops`). `retrieve_k` and `keep_k` are lowered as far as that takes; the reply says so in `lowered`.
+             */
+            max_gflop?: number | null;
+            /**
+             * Degrade
+             * @description Whether a server with much to do may lower `retrieve_k` and `keep_k` before it refuses.
+             */
+            degrade?: boolean | null;
             /**
              * Max New Tokens
              * @description Length limit of the answer, in tokens.
@@ -2051,6 +2126,16 @@ export interface components {
              * @description Questions answered together, this one included.
              */
             questions_in_batch: number;
+            /**
+             * Retrieve K
+             * @description The most passages that could be found.
+             */
+            retrieve_k: number | null;
+            /**
+             * Keep K
+             * @description The most passages that could be read.
+             */
+            keep_k: number | null;
         };
         /**
          * RetrievedEvent
