@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memstore.model.layers import DecoderBlock, LayerCache, RMSNorm, attend
+from memstore.model.attention import attend
+from memstore.model.layers import DecoderBlock, LayerCache, RMSNorm
 from memstore.model.model import CopyHead, DecoderState, Encoded, MemoryModel
 
 Map = Callable[[Tensor], Tensor]

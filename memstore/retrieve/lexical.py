@@ -41,7 +41,6 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ import numpy as np
 import numpy.typing as npt
 import tantivy
 
-from memstore.errors import ConfigError, IndexCorrupt
+from memstore.errors import IndexCorrupt
 from memstore.files import system_errors
 from memstore.names import accepted
 from memstore.passage import Passage, encodable
@@ -57,12 +56,10 @@ from memstore.retrieve import Filters, FoundRow, Hit, HitsOf, check_k, searchabl
 from memstore.retrieve.broad import Broad, BroadFilters
 from memstore.retrieve.filters import Filter
 from memstore.retrieve.folder import (
-    SETTINGS,
     new_index_folder,
-    scratch_folder,
-    scratch_places,
     write_settings,
 )
+from memstore.retrieve.lexical_files import corruption_named, open_searcher
 from memstore.retrieve.lexical_settings import Bm25Settings, read_bm25_settings
 from memstore.retrieve.metadata_terms import METADATA, FilterQueries, IndexedFields, add_metadata_field
 from memstore.retrieve.terms import ANALYZER, Texts
@@ -190,7 +187,7 @@ def _name_segments_by_order(folder: Path) -> None:
 
     Removes what only a writer needs, too. With that, the same passages give the same bytes.
     """
-    searcher = _open_searcher(folder)
+    searcher = open_searcher(folder)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     first_rows = searcher.fast_field_values("row", [tantivy.DocAddress(i, 0) for i in range(searcher.num_segments)])
     by_row = sorted(zip(first_rows, meta["segments"], strict=True), key=lambda pair: pair[0])
@@ -232,7 +229,7 @@ class Bm25Retriever:
         self._schema = _schema()
         self._filters = FilterQueries(self._schema, settings.fields or IndexedFields())
         self._analyzers = (self._texts.analyzer(tantivy.Filter.stopword("english")), self._texts.analyzer())
-        self._searcher = _open_searcher(folder)
+        self._searcher = open_searcher(folder)
         found, self._live = self._searcher.num_docs, self.passages - self.deleted
         if found != self._live:
             raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self._live}; build it again")
@@ -346,67 +343,3 @@ class Bm25Retriever:
         if any(row is None or row >= self.passages for row in rows):
             raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it again")
         return rows
-
-
-def _open_searcher(folder: Path) -> Any:
-    """Opens the index through a temporary folder of links, as Tantivy takes a lock file where it opens.
-
-    So a store on a read-only disk can be served, by a machine with any place for a few links, such as shared memory.
-    The files are mapped when this returns, and the links gone.
-
-    Raises:
-        ConfigError: there is no such place.
-        IndexCorrupt: Tantivy cannot read the index.
-    """
-    files = [path.resolve() for path in folder.iterdir() if path.name != SETTINGS]
-    refusals = []
-    for place in scratch_places():
-        try:
-            return _open_in(place, files, folder)
-        except _PlaceRefused as error:
-            refusals.append(f"{place}: {error}")
-    raise ConfigError(
-        f"the BM25 index at {folder} is opened through a folder of links, and no temporary folder can be made "
-        f"({'; '.join(refusals)}). Name a place by the variable TMPDIR: a few kilobytes in memory are enough."
-    )
-
-
-class _PlaceRefused(Exception):  # noqa: N818 - reads as the fact it states
-    """A folder takes no links, or no lock file beside them."""
-
-
-def _open_in(place: Path, files: Sequence[Path], folder: Path) -> Any:
-    with ExitStack() as stack:
-        try:
-            links = stack.enter_context(scratch_folder("memstore-bm25-", place))
-            for path in files:
-                (links / path.name).symlink_to(path)
-        except (OSError, ConfigError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            raise _PlaceRefused(getattr(cause, "strerror", None) or cause) from error
-        with corruption_named(folder):
-            index = _opened(links)
-            index.config_reader("manual")
-            return index.searcher()
-
-
-def _opened(links: Path) -> Any:
-    try:
-        with system_errors():
-            return tantivy.Index.open(str(links))
-    except OSError as error:
-        if "Lockfile" not in str(error.__cause__):
-            raise
-        raise _PlaceRefused(error.strerror) from error
-
-
-@contextmanager
-def corruption_named(folder: Path) -> Iterator[None]:
-    """Turns what Tantivy raises on broken files, its panics among them, into `IndexCorrupt`."""
-    try:
-        yield
-    except BaseException as error:
-        # A panic of the Rust code arrives as a BaseException whose class cannot be imported.
-        if not isinstance(error, ValueError | OSError) and type(error).__name__ != "PanicException":
-            raise
-        raise IndexCorrupt(f"the BM25 index at {folder} cannot be read ({error}); build it again") from error

@@ -23,7 +23,8 @@ from memstore.files import link_or_copy, system_errors
 from memstore.names import accepted
 from memstore.passage import Passage
 from memstore.retrieve.folder import SETTINGS, new_index_folder, write_settings
-from memstore.retrieve.lexical import corruption_named, document_of
+from memstore.retrieve.lexical import document_of
+from memstore.retrieve.lexical_files import corruption_named
 from memstore.retrieve.lexical_settings import Bm25Settings, read_bm25_settings
 from memstore.retrieve.metadata_terms import IndexedFields
 from memstore.retrieve.terms import ANALYZER

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from memstore.errors import ConfigError, TrainingDiverged
 from memstore.machine import compute_dtype
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
+from memstore.train.ahead import ahead, batch_numbers
 from memstore.train.config import TrainConfig
 from memstore.train.data.batch import Batch, BatchSource
 from memstore.train.data.cache import content_of
@@ -92,8 +90,8 @@ def train(
 def _train(run: _Run, stopping: Callable[[], bool]) -> TrainReport:
     config = run.config
     begin, first = time.monotonic(), run.state.step + 1
-    wanted = _batch_numbers(config, run.processes, first=run.state.step)
-    with closing(_ahead(run.source.batch, wanted, config)) as batches:
+    wanted = batch_numbers(config, run.processes, first=run.state.step)
+    with closing(ahead(run.source.batch, wanted, config)) as batches:
         while run.state.step < config.steps:
             stop = _step(run, batches, lambda: _late(config, begin) or stopping())
             seconds = time.monotonic() - begin
@@ -206,46 +204,6 @@ def _source(config: TrainConfig, model: MemoryModel, tokenizer: TextTokenizer) -
 
 
 # --- a step -------------------------------------------------------------------------------------------------
-
-
-def _batch_numbers(config: TrainConfig, processes: Processes, *, first: int) -> Iterator[int]:
-    """The numbers of the batches that this process reads, in order. All processes together read each once."""
-    for number in range(first * config.accumulate, config.steps * config.accumulate):
-        yield number * processes.world + processes.rank
-
-
-def _ahead(make: Callable[[int], Batch], numbers: Iterable[int], config: TrainConfig) -> Generator[tuple[int, Batch]]:
-    """Batches in order, made by other threads or processes before they are asked for."""
-    if config.loader_processes:
-        yield from DataLoader(
-            _Numbered(make), batch_size=None, sampler=numbers, collate_fn=_as_it_is,
-            num_workers=config.loader_processes, prefetch_factor=config.prefetch, multiprocessing_context="fork",
-        )  # fmt: skip
-        return
-    waiting: deque[tuple[int, Future[Batch]]] = deque()
-    with ThreadPoolExecutor(config.loader_threads, thread_name_prefix="batches") as threads:
-        for number in numbers:
-            waiting.append((number, threads.submit(make, number)))
-            if len(waiting) > config.prefetch:
-                ready, future = waiting.popleft()
-                yield ready, future.result()
-        while waiting:
-            ready, future = waiting.popleft()
-            yield ready, future.result()
-
-
-class _Numbered(Dataset[tuple[int, Batch]]):
-    """Batches by number, as a `DataLoader`'s processes ask for them."""
-
-    def __init__(self, make: Callable[[int], Batch]) -> None:
-        self._make = make
-
-    def __getitem__(self, number: int) -> tuple[int, Batch]:
-        return number, self._make(number)
-
-
-def _as_it_is(made: Any) -> Any:
-    return made
 
 
 def _late(config: TrainConfig, begin: float) -> bool:

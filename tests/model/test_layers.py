@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from memstore.model import layers
+from memstore.model import attention
 from memstore.model.layers import (
     CrossAttention,
     Decoder,
@@ -149,18 +149,18 @@ def attention_inputs(bias: tuple[int, ...] | None, dtype: torch.dtype) -> tuple[
 def test_plain_attention_equals_fused(
     bias: tuple[int, ...] | None, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "_PLAIN_SCORES", scores)
+    monkeypatch.setattr(attention, "_PLAIN_SCORES", scores)
     q, k, v, mask = attention_inputs(bias, torch.float32)
-    fused = layers.attend(q, k, v, mask, dropout=0.0)
-    torch.testing.assert_close(layers.plain_attend(q, k, v, mask), fused, rtol=1e-5, atol=1e-6)
+    fused = attention.attend(q, k, v, mask, dropout=0.0)
+    torch.testing.assert_close(attention.plain_attend(q, k, v, mask), fused, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("bias", BIASES.values(), ids=BIASES)
 def test_attention_in_bfloat16_is_close_to_float32(bias: tuple[int, ...] | None) -> None:
     q, k, v, mask = attention_inputs(bias, torch.bfloat16)
-    exact = layers.attend(q.float(), k.float(), v.float(), None if mask is None else mask.float(), dropout=0.0)
-    got = layers.attend(q, k, v, mask, dropout=0.0)
+    exact = attention.attend(q.float(), k.float(), v.float(), None if mask is None else mask.float(), dropout=0.0)
+    got = attention.attend(q, k, v, mask, dropout=0.0)
     assert got.dtype is torch.bfloat16
     assert (got - exact).norm() < 0.015 * exact.norm()  # bfloat16 has 8 bits: 0.004 for each rounding
 
@@ -168,7 +168,7 @@ def test_attention_in_bfloat16_is_close_to_float32(bias: tuple[int, ...] | None)
 def test_attention_has_gradients_in_bfloat16() -> None:
     q, k, v, _ = attention_inputs(None, torch.bfloat16)
     q.requires_grad_()
-    layers.attend(q, k, v, None, dropout=0.0).float().sum().backward()
+    attention.attend(q, k, v, None, dropout=0.0).float().sum().backward()
     assert q.grad is not None
     assert bool(q.grad.isfinite().all())
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from memstore_server.app import create_app
 from memstore_server.costs import CostModel
 from memstore_server.settings import Settings
+from tests.server.batching_cases import Threads
 from tests.server.fakes import PATIENCE, FakeEngine
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -25,6 +26,14 @@ def anyio_backend() -> str:
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
+
+
+@pytest.fixture
+def threads(engine: FakeEngine) -> Iterator[Threads]:
+    made = Threads(engine)
+    yield made
+    engine.gate.set()
+    assert all(thread.close(timeout=PATIENCE) for thread in made.made)
 
 
 @pytest.fixture
