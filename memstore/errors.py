@@ -122,6 +122,10 @@ class StoreUnreadable(MemstoreError, OSError):  # noqa: N818
     """A file of the store is there, but the system does not let us read it (permissions, I/O, open files)."""
 
 
+class StoreUnreachable(StoreUnreadable):
+    """The object storage that a store is in did not answer in time, however often it was asked."""
+
+
 class StoreCorrupt(MemstoreError, OSError):  # noqa: N818
     """Data on disk are not what was written. The subclasses say how."""
 

@@ -31,6 +31,15 @@ def lock(file: IO[Any], *, inherited: bool) -> bool:
     return _take(file, fcntl.LOCK_EX, inherited=inherited)
 
 
+def wait(file: IO[Any]) -> None:
+    """Lock an open file until it is closed, as soon as nobody else has it.
+
+    Raises:
+        OSError: the file system has no locks, or the system refuses.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def share(file: IO[Any]) -> bool:
     """Lock an open file together with others who share it, until it is closed. It may be open for reading only.
 

@@ -116,7 +116,7 @@ def add(options: AddOptions, progress: Progress | None = None) -> ChangeReport:
         raise ConfigError(f"on_existing must be replace, skip or fail, not {options.on_existing!r}")
     _refuse_inside(options)
     with opened_change(options.store, progress) as change:
-        work = options.store / CHANGE
+        work = change.path / CHANGE
         try:
             return _add(options, change, work)
         finally:

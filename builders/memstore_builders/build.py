@@ -31,6 +31,7 @@ from memstore.errors import ConfigError, MemstoreError
 from memstore.files import replacing
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.encoders import EncoderRef
+from memstore.storage import as_url
 from memstore.store import (
     Generation,
     SegmentRef,
@@ -44,6 +45,7 @@ from memstore.store import (
 from memstore.store.format import CURRENT, codec_path
 from memstore.store.history import next_number, numbers
 from memstore.store.holding import only_writer
+from memstore.store.working import building, stored_bytes
 from memstore_builders.content import Content
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.fit import fitted
@@ -106,7 +108,15 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
             it cannot be written, any more or at all.
         DiskSpaceError: the store would not fit, or the disk is full on the way.
     """
-    progress = progress or Silent()
+    url = as_url(options.out)
+    with building(options.out) as folder:
+        report = _build(replace(options, out=folder), progress or Silent())
+    if url is None:
+        return report
+    return replace(report, out=url, store_bytes=stored_bytes(options.out))
+
+
+def _build(options: BuildOptions, progress: Progress) -> BuildReport:
     check_place(options.out, options.corpus)
     job = prepare(options)
     with writing(options.out):

@@ -28,6 +28,7 @@ import torch
 import memstore
 from memstore.errors import MemstoreError
 from memstore.passage import Passage
+from memstore.storage import as_url
 from memstore.store import Generation, SegmentRef, Store, segment_path
 from memstore.store.codec_tables import segment_codec
 from memstore.store.contents import Contents, DocumentPlaces
@@ -40,6 +41,7 @@ from memstore.store.history import dead_bytes, next_number, remove_unfinished
 from memstore.store.holding import only_writer, writing
 from memstore.store.publish import publish_change
 from memstore.store.segment import Readers, open_segment, read_seal
+from memstore.store.working import changing
 from memstore_builders.index import change_index, fields_of
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.segments import SEGMENT_SHARDS, shard_passages
@@ -96,8 +98,8 @@ class _Part:
 class Change:
     """A change under way; `opened_change` makes it. Its segments come into force by `publish` alone."""
 
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self.path, self.progress = path, progress
+    def __init__(self, path: Path, progress: Progress, *, place: Path) -> None:
+        self.path, self.progress, self.place = path, progress, place
         self.seconds: dict[str, float] = {}
         self.number = next_number(path)
         remove_unfinished(path, self.number)
@@ -270,7 +272,7 @@ class Change:
         """What was done."""
         return ChangeReport(
             kind=kind,
-            store=str(self.path),
+            store=as_url(self.place) or str(self.place),
             generation=generation.number,
             passages=generation.live,
             passages_written=self.written,
@@ -291,8 +293,8 @@ def opened_change(path: Path, progress: Progress | None) -> Iterator[Change]:
         ConfigError: another process is changing it, or it cannot be written.
         DiskSpaceError: the disk is full.
     """
-    with only_writer(path), writing(path):
-        change = Change(path, progress or Silent())
+    with changing(path) as folder, only_writer(folder), writing(folder):
+        change = Change(folder, progress or Silent(), place=path)
         try:
             yield change
         except BaseException:

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from memstore.storage import as_url
 from memstore.store import Generation, SegmentRef, Store, publish
 from memstore.store.contents import Contents
 from memstore.store.copying import copy_passages, empty_segment, one_codec
 from memstore.store.deletions import write_dead
 from memstore.store.duplicates import Duplicate
 from memstore.store.history import Forgotten, forget_locked
+from memstore.store.working import sweep
 from memstore_builders.add import vectors_made_by
 from memstore_builders.change import Change, made_by, opened_change
 from memstore_builders.index import build_index, fields_of
@@ -71,6 +73,11 @@ def compact(path: Path, progress: Progress | None = None) -> CompactReport:
         ConfigError: another process is changing the store, or it cannot be written.
         DiskSpaceError: the disk is full: until it is done, both the old and the new are there.
     """
+    report = _compact(path, progress)
+    return report if as_url(path) is None else dataclasses.replace(report, bytes_freed=sweep(path))
+
+
+def _compact(path: Path, progress: Progress | None) -> CompactReport:
     with opened_change(path, progress) as change:
         generation, kept = change.store.generation, len(change.store.generation.segments)
         kind = generation.change.get("kind", "build")
@@ -79,7 +86,7 @@ def compact(path: Path, progress: Progress | None = None) -> CompactReport:
             generation, kept = _rewrite(change)
         change.store.close()
         with change.timed("forget"):
-            forgotten = forget_locked(path, keep=1)
+            forgotten = forget_locked(change.path, keep=1)
         return _report(change, generation, kept, forgotten, done=done)
 
 
@@ -207,7 +214,7 @@ def _copy(change: Change, rows: list[int], duplicates: list[Duplicate]) -> Segme
 
 def _report(change: Change, generation: Generation, kept: int, forgotten: Forgotten, *, done: bool) -> CompactReport:
     return CompactReport(
-        store=str(change.path),
+        store=as_url(change.place) or str(change.place),
         generation=generation.number,
         passages=generation.live,
         segments=len(generation.segments),

@@ -28,11 +28,14 @@ from memstore.errors import (
 )
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.open import open_retriever
+from memstore.storage import as_url
 from memstore.store import Generation, Store, read_generation
-from memstore.store.check import Fault, check_generation
+from memstore.store.check import Fault, check_generation, fault
 from memstore.store.check_kept import check_kept, find_present
 from memstore.store.foreign import foreign_files
 from memstore.store.history import dead_bytes, numbers
+from memstore.store.objects import StoreFile
+from memstore.store.working import whole
 from memstore_builders.encode import PassageEncoder
 
 TOLERANCE = {"bfloat16": 0.03, "float32": 1e-3}
@@ -95,6 +98,27 @@ def verify(
         ConfigError: the retriever needs what is not installed, or is none that we know.
         FingerprintMismatch: the model given did not make the store.
     """
+    if absent and as_url(path) is not None:
+        raise ConfigError(
+            "--absent is for stores in folders: in object storage, what no generation names stays until "
+            "`memstore forget` runs a day later"
+        )
+    with whole(path) as (folder, wrong):
+        found = _verify(folder, sample=sample, model=model, device=device, absent=absent)
+        return replace(found, problems=_with_reasons(found.problems, wrong))
+
+
+def _with_reasons(problems: Sequence[Fault], wrong: Sequence[tuple[StoreFile, MemstoreError]]) -> tuple[Fault, ...]:
+    """What is wrong with a copy of a store: a file that is not in it is missing or damaged where the store is."""
+    reasons = {file.path: fault(error, file.path) for file, error in wrong}
+    if not reasons:
+        return tuple(problems)
+    others = [p for p in problems if p.where not in reasons and p.kind not in ("MissingData", "SegmentNotSealed")]
+    return (*reasons.values(), *others)
+
+
+def _verify(path: Path, *, sample: int, model: str | None, device: str, absent: Sequence[str]) -> Verification:
+    """`verify` of a folder."""
     found = _verify_in_force(path, sample=sample, model=model, device=device)
     kept: list[int] = []
     generation: Generation | None = None

@@ -38,6 +38,7 @@ from memstore.passage import Passage, RankedPassage
 from memstore.retrieve import Filters, Retriever
 from memstore.retrieve.encoders import Vectors
 from memstore.retrieve.open import encoder_of, open_retriever
+from memstore.storage import as_url
 from memstore.store import Store, read_generation
 from memstore.store.sampling import spread
 
@@ -99,9 +100,9 @@ class Answerer:
             FingerprintMismatch: another model made the generation.
             StoreNotFound, StoreCorrupt, StoreUnreadable: the generation is damaged, or the store is gone.
         """
-        if read_generation(self.store.path) == self.store.generation:
+        if read_generation(self.store.place) == self.store.generation:
             return None
-        opened = self.over(self.store.path)
+        opened = self.over(self.store.place)
         try:
             opened.store.open_segments()
             opened._memories(opened._candidates([Question(try_with)]))
@@ -312,7 +313,7 @@ class Answerer:
                 "calibration": None if self.calibration is None else self.calibration.summary(),
             },
             "store": {
-                "path": str(self.store.path),
+                "path": as_url(self.store.place) or str(self.store.place),
                 "generation": generation.number,
                 "passages": self.store.live,
                 "codec": generation.codec,

@@ -11,6 +11,7 @@ import typer
 from memstore.cli.app import CorpusOption, Device, Format, Json, Model, OnError, app, corpora, print_result
 from memstore.cli.stopping import undone_when_ended
 from memstore.errors import ConfigError, DataNotFound, DataUnreadable
+from memstore.storage.place import as_url
 
 ChangedStore = Annotated[Path, typer.Option("--store", help="The store.")]
 ProgressForm = Annotated[
@@ -92,7 +93,7 @@ def generations(store: ChangedStore, as_json: Json = False) -> None:
     from memstore.cli.show_changes import show_generations
     from memstore.store.history import generations as run
 
-    print_result({"store": str(store), "generations": run(store)}, as_json, show_generations)
+    print_result({"store": as_url(store) or str(store), "generations": run(store)}, as_json, show_generations)
 
 
 @app.command()
@@ -103,10 +104,10 @@ def rollback(
 ) -> None:
     """Put an earlier generation in force again. Nothing is removed: a later one can be gone back to as well."""
     from memstore.cli.show_changes import show_rollback
-    from memstore.store.history import rollback as run
+    from memstore.store.working import rollback as run
 
     found = run(store, to=to)
-    values = {"store": str(store), "generation": found.number, "passages": found.live}
+    values = {"store": as_url(store) or str(store), "generation": found.number, "passages": found.live}
     print_result(values, as_json, show_rollback)
 
 
@@ -120,9 +121,9 @@ def forget(
 ) -> None:
     """Remove other generations than the one in force, and the files that only they need."""
     from memstore.cli.show_changes import show_forgotten
-    from memstore.store.history import forget as run
+    from memstore.store.working import forget as run
 
-    print_result({"store": str(store)} | asdict(run(store, keep=keep)), as_json, show_forgotten)
+    print_result({"store": as_url(store) or str(store)} | asdict(run(store, keep=keep)), as_json, show_forgotten)
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from memstore.errors import ChecksumMismatch, MissingData, StoreFormatError, StoreNotFound, StoreUnreadable
 from memstore.store.format import CURRENT, Current, Generation, generation_path, hash_bytes, is_folder, read_bytes
 from memstore.store.holding import Held, hold
+from memstore.store.mirror import looked, mirror_of
 
 _TRIES, _PAUSE = 100, 0.01  # of opening a generation that is being replaced; the pause in seconds
 
@@ -19,6 +20,7 @@ def read_current(store: Path) -> Current:
         StoreNotFound: no store is at the path.
         StoreUnreadable, ChecksumMismatch, StoreFormatError: it is closed to us, damaged, or not understood.
     """
+    store = looked(store)
     path = store / CURRENT
     if not is_folder(store):
         raise StoreNotFound(f"there is no store at {store}; `memstore build` makes one")
@@ -37,6 +39,7 @@ def read_generation(store: Path, number: int | None = None) -> Generation:
         MissingData: CURRENT names a generation whose file is absent.
         ChecksumMismatch, StoreFormatError: a manifest is damaged, or not understood.
     """
+    store = looked(store)
     current = read_current(store)
     wanted = current.generation if number is None else number
     path = generation_path(store, wanted)
@@ -63,6 +66,24 @@ def read_held(store: Path, number: int | None = None) -> tuple[Generation, Held]
             return generation, held
         time.sleep(_PAUSE)  # removed while we looked: another one is in force by then
     raise StoreUnreadable(f"{store} changes faster than it can be opened; try again")
+
+
+def open_held(store: Path, number: int | None = None) -> tuple[Path, Generation, Held]:
+    """`read_held`, and the folder to read from: the store itself, or its mirror with all that a reader needs whole.
+
+    Raises:
+        StoreNotFound, StoreUnreadable, StoreCorrupt, StoreFormatError: see `read_generation`.
+    """
+    mirror = mirror_of(store)
+    if mirror is None:
+        return store, *read_held(store, number)
+    with mirror.alone():
+        mirror.look()
+        generation, held = read_held(mirror.folder, number)
+        for _, error in mirror.bring(generation):
+            held.close()
+            raise error
+    return mirror.folder, generation, held
 
 
 def _read_present(store: Path, number: int | None) -> Generation | None:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from memstore.errors import StoreUnreadable
+from memstore.storage import as_url
 from memstore.store import index_path, read_generation
 from memstore.store.history import dead_bytes, numbers
+from memstore.store.mirror import mirror_of
+from memstore.store.working import index_bytes
 
 
 def inspect(store: Path) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def inspect(store: Path) -> dict[str, Any]:
     files = generation.index.files if generation.index is not None else {}
     folder = index_path(store, generation.number)
     return {
-        "store": str(store),
+        "store": as_url(store) or str(store),
         "format_version": generation.format_version,
         "generation": generation.number,
         "passages": generation.live,
@@ -37,7 +40,7 @@ def inspect(store: Path) -> dict[str, Any]:
         "segments": len(generation.segments),
         "segment_bytes": segment_bytes,
         "codec_bytes": sum(ref.size for ref in generation.tables),
-        "index_bytes": sum(_size(folder / name) for name in files),
+        "index_bytes": sum(_size(folder / name) for name in files) if mirror_of(store) is None else index_bytes(store),
         "bytes_per_token": segment_bytes / max(1, generation.tokens),
         "settings": dict(generation.settings),
         "source": dict(generation.source),

@@ -352,12 +352,16 @@ class Current:
     """The content of CURRENT: the generation in force, and the sha256 of its file.
 
     `highest` is the last one that ever was, after going back; None if it is the same. Those above were never published.
+
+    `kept`, in object storage alone: the sha256 of every generation that can be gone back to, by its number. There a
+    writer that came too late leaves manifests of the same numbers.
     """
 
     format_version: int = FORMAT_VERSION
     generation: int
     sha256: str
     highest: int | None = None
+    kept: Mapping[str, str] | None = None
 
     @property
     def last(self) -> int:

@@ -23,6 +23,7 @@ from memstore.store.format import (
     list_files,
 )
 from memstore.store.holding import only_writer, unheld, writing
+from memstore.store.mirror import looked
 from memstore.store.publish import parts_of, remove_leftovers, set_current
 from memstore.store.reader import Store
 
@@ -45,9 +46,13 @@ def numbers(store: Path) -> list[int]:
     Raises:
         StoreNotFound: there is no store.
     """
-    last = read_current(store).last
+    store = looked(store)
+    current = read_current(store)
     found = (_MANIFEST.fullmatch(path.name) for path in (store / "generations").iterdir())
-    return sorted(number for match in found if match and (number := int(match[1])) <= last)
+    there = sorted(number for match in found if match and (number := int(match[1])) <= current.last)
+    if current.kept is None:
+        return there
+    return [n for n in there if n == current.generation or str(n) in current.kept]  # others are held by readers here
 
 
 def next_number(store: Path) -> int:
@@ -74,7 +79,7 @@ def generations(store: Path) -> list[dict[str, Any]]:
             "dead_bytes": dead_bytes(generation),
             "segments": len(generation.segments),
             "change": dict(generation.change) or {"kind": "build"},
-            "written": generation_path(store, number).stat().st_mtime,
+            "written": generation_path(looked(store), number).stat().st_mtime,
         })  # fmt: skip
     return listed
 

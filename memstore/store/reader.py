@@ -22,7 +22,7 @@ from memstore.errors import ChecksumMismatch, ConfigError, IndexCorrupt, Passage
 from memstore.fingerprint import Fingerprint
 from memstore.passage import Passage, StoredPassage
 from memstore.store.codec import ArraySpec, Codec
-from memstore.store.current import read_held
+from memstore.store.current import open_held
 from memstore.store.deletions import Rows, read_dead
 from memstore.store.format import Generation, hash_file, ids_path
 from memstore.store.holding import Held
@@ -46,7 +46,7 @@ class Store:
 
         `Store.open` is for everybody else.
         """
-        self.path, self.generation = path, generation
+        self.path, self.place, self.generation = path, path, generation
         self._bounds = [0, *itertools.accumulate(s.passages for s in generation.segments)]
         self._starts = np.asarray(self._bounds, dtype=np.int64)
         self._held: Held | None = None
@@ -67,9 +67,9 @@ class Store:
             StoreNotFound: no store is at `path`, or it has no such generation.
             ChecksumMismatch, MissingData, StoreFormatError: a manifest is damaged, absent, or not understood.
         """
-        found, held = read_held(Path(path), generation)
-        store = cls(Path(path), found, shard_reader=shard_reader)
-        store._held = held
+        folder, found, held = open_held(Path(path), generation)
+        store = cls(folder, found, shard_reader=shard_reader)
+        store.place, store._held = Path(path), held
         store._index()
         return store
 
@@ -144,7 +144,7 @@ class Store:
             IndexCorrupt: a row is outside the generation, or its passage is deleted: the index is of another one.
             StoreCorrupt: data are damaged or missing; the subclass says how.
         """
-        found = [StoredPassage(self._passage(row), row) for row in self._checked(rows)]
+        found = list(map(StoredPassage, self._passages(self._checked(rows)), rows))
         dead = self._dead_mask()
         for stored in found:
             if dead[stored.row]:
@@ -221,11 +221,13 @@ class Store:
         Raises:
             IndexCorrupt: a row is outside the generation.
         """
-        return [self._passage(row).id for row in self._checked(rows)]
+        return [passage.id for passage in self._passages(self._checked(rows))]
 
     def iter_passages(self, start: int = 0) -> Iterator[Passage]:
         """All passages from a row on in row order, deleted ones included, so that position is row."""
-        return (self._passage(row) for row in range(start, len(self)))
+        for number, begin in enumerate(self._bounds[:-1]):
+            if self._bounds[number + 1] > start:
+                yield from self._segment(number).passages.iter(max(0, start - begin))
 
     def iter_embeddings(self, start: int = 0) -> Iterator[npt.NDArray[np.float32]]:
         """Vectors (n, dim) from a row on in row order, a shard at a time.
@@ -284,6 +286,13 @@ class Store:
         number = bisect_right(self._bounds, row) - 1
         return self._segment(number).passages.passage(row - self._bounds[number])
 
+    def _passages(self, rows: Sequence[int]) -> list[Passage]:
+        """The passages of rows; those that are elsewhere are fetched at once."""
+        places = [(self._segment(number), row - self._bounds[number])
+                  for row in rows for number in [bisect_right(self._bounds, row) - 1]]  # fmt: skip
+        begun = [segment.passages.begin(local) for segment, local in places]
+        return [s.passages.passage(local, b) for (s, local), b in zip(places, begun, strict=True)]
+
     def _checked(self, rows: Sequence[int]) -> Sequence[int]:
         for row in rows:
             if not 0 <= row < len(self):
@@ -294,9 +303,11 @@ class Store:
         """Each passage, or None. Before one is called absent, the id index is held to its checksum."""
         found: list[StoredPassage | None] = []
         dead = self._dead_mask()
-        for passage_id, rows in zip(ids, self._candidates(ids), strict=True):
-            read = (StoredPassage(self._passage(row), row) for row in rows if row < len(self))
-            matches = [s for s in read if s.passage.id == passage_id]  # hashes may meet: the id decides
+        places = [[row for row in rows if row < len(self)] for rows in self._candidates(ids)]
+        read = iter(self._passages(list(itertools.chain(*places))))
+        for passage_id, rows in zip(ids, places, strict=True):
+            stored = [StoredPassage(passage, row) for row, passage in zip(rows, read, strict=False)]
+            matches = [s for s in stored if s.passage.id == passage_id]  # hashes may meet: the id decides
             if not matches:
                 self._verify_index()
             found.append(next((s for s in matches if not dead[s.row]), None))

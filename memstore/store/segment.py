@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,6 +26,8 @@ from memstore.store.format import (
     read_sealed_file,
     segment_path,
 )
+from memstore.store.large import LargeFile, opener
+from memstore.store.mirror import mirror_at
 from memstore.store.shards import ShardCache, ShardedArray
 from memstore.store.texts import PassageReader
 
@@ -80,6 +82,8 @@ class Segment:
 
     def read_embeddings(self, first: int, last: int) -> npt.NDArray[np.float32]:
         """Vectors (n, dim) of some rows; see `memstore.store.arrays.result` for errors."""
+        if (mirror := mirror_at(self.path.parent.parent)) is not None:
+            mirror.bring_vectors(self.path)
         return arrays.result(self.embeddings[first:last].read(), self.path / MEMORY / "embeddings")
 
 
@@ -109,13 +113,14 @@ def open_segment(store: Path, ref: SegmentRef, readers: Readers) -> Segment:
             f"{folder}: the lengths are of {len(lengths)} passages and {lengths.sum(dtype=np.int64)} tokens, "
             f"the manifest says {ref.passages} and {ref.tokens}"
         )
+    large = opener(folder)
     return Segment(
         path=folder,
         seal=seal,
         codec=codec,
         passages=PassageReader(folder, count=ref.passages),
         lengths=lengths,
-        memory={n: _source(folder / MEMORY / n, spec, seal, readers, opened[n]) for n, spec in specs.items()},
+        memory={n: _source(folder / MEMORY / n, spec, seal, readers, opened[n], large) for n, spec in specs.items()},
         specs=specs,
         embeddings=opened.get("embeddings"),
     )
@@ -130,10 +135,12 @@ def _codec(store: Path, folder: Path, seal: Seal, readers: Readers) -> Codec:
     return readers.codecs[key]
 
 
-def _source(path: Path, spec: ArraySpec, seal: Seal, readers: Readers, array: Any) -> ChunkSource:
+def _source(
+    path: Path, spec: ArraySpec, seal: Seal, readers: Readers, array: Any, large: Callable[[Path], LargeFile]
+) -> ChunkSource:
     if readers.shard_reader == "tensorstore":
         return arrays.TensorStoreArray(path, array)
-    return ShardedArray(str(path), spec.dtype, spec.shape, seal.shard_passages, readers.shards)
+    return ShardedArray(str(path), spec.dtype, spec.shape, seal.shard_passages, readers.shards, large)
 
 
 def read_seal(folder: Path, ref: SegmentRef) -> Seal:

@@ -14,8 +14,12 @@ import numpy.typing as npt
 
 from memstore.errors import ChecksumMismatch, MissingData, StoreUnreadable
 from memstore.passage import Passage
+from memstore.storage import Pending
 from memstore.store.format import CHECKSUMS, HASHES, OFFSETS, PASSAGES
 from memstore.store.ids import Uint64, hash_id, open_npy, save_npy
+from memstore.store.large import RemoteFile, remote_file
+
+_WINDOW = 512  # passages read at once where they are elsewhere
 
 
 def to_line(passage: Passage) -> bytes:
@@ -76,9 +80,13 @@ class PassageReader:
         self._offsets = open_npy(folder / OFFSETS, dtype="uint64", shape=(count + 1,))
         self._checksums = open_npy(folder / CHECKSUMS, dtype="uint32", shape=(count,))
         self.hashes: Uint64 = open_npy(folder / HASHES, dtype="uint64", shape=(count,))
+        self._remote: RemoteFile | None = None
         try:
             self._lines = np.memmap(self._path, dtype=np.uint8, mode="r").data
         except FileNotFoundError:
+            self._remote = remote_file(folder, PASSAGES)
+            if self._remote is not None:
+                return
             raise MissingData(f"{self._path} is missing. Run `memstore verify`.") from None
         except OSError as error:
             raise StoreUnreadable(f"{self._path} cannot be read: {error}") from error
@@ -88,24 +96,44 @@ class PassageReader:
     def __len__(self) -> int:
         return len(self._checksums)
 
-    def line(self, row: int) -> bytes:
+    def begin(self, row: int) -> Pending | None:
+        """Begin to read a row that is elsewhere; what comes back may be given to `passage`."""
+        if self._remote is None:
+            return None
+        first, last, crc = int(self._offsets[row]), int(self._offsets[row + 1]), int(self._checksums[row])
+        return self._remote.begin(first, last - first, lambda data: zlib.crc32(data) == crc)
+
+    def line(self, row: int, begun: Pending | None = None) -> bytes:
         """The bytes of a row.
 
         Raises:
             ChecksumMismatch: they are not what was written.
         """
+        if self._remote is not None:
+            begun = begun or self.begin(row)
+            assert begun is not None
+            return begun.result()
         first, last = int(self._offsets[row]), int(self._offsets[row + 1])
         line = bytes(self._lines[first:last])
         if len(line) != last - first or zlib.crc32(line) != int(self._checksums[row]):
             raise ChecksumMismatch(f"{self._path}: row {row} is damaged. Run `memstore verify`.")
         return line
 
-    def passage(self, row: int) -> Passage:
+    def passage(self, row: int, begun: Pending | None = None) -> Passage:
         """The passage of a row; see `line` for errors."""
-        return from_line(self.line(row))
+        return from_line(self.line(row, begun))
 
     def __iter__(self) -> Iterator[Passage]:
-        return (self.passage(row) for row in range(len(self)))
+        return self.iter()
+
+    def iter(self, start: int = 0) -> Iterator[Passage]:
+        """All passages from a row on; many at a time where they are elsewhere."""
+        if self._remote is None:
+            yield from (self.passage(row) for row in range(start, len(self)))
+            return
+        for first in range(start, len(self), _WINDOW):
+            rows = range(first, min(first + _WINDOW, len(self)))
+            yield from (self.passage(row, b) for row, b in zip(rows, [self.begin(row) for row in rows], strict=True))
 
 
 def repeated_id(
