@@ -102,7 +102,7 @@ class FakeEngine:
                 retrieval_score=2.5 - at,
                 rerank_score=-0.5 - at,
                 kept=at == 0,
-                attention=0.75 if at == 0 else None,
+                attention=0.75 if question.attention and at == 0 else None,
             )
             for at, p in enumerate(passages)
         )
@@ -110,7 +110,7 @@ class FakeEngine:
             milliseconds={"live_a": 1.5}, bytes_read=64, flops={"live_a": 10.0}, fid_flops=100.0,
             questions_in_batch=batch, retrieve_k=question.retrieve_k, keep_k=question.keep_k,
         )  # fmt: skip
-        known = question.min_confidence <= 0.5
+        known, share = question.min_confidence <= 0.5, 0.75 if question.attention else None
         return Answer(
             text=question.text + "!" if known else None,
             score=-1.25,
@@ -119,7 +119,7 @@ class FakeEngine:
             confidence=0.5,
             calibrated=True,
             reason=None if known else "not sure enough",
-            citations=tuple(Citation(passage_id=p.id, start=0, end=6, attention=0.75) for p in passages[:1] if known),
+            citations=tuple(Citation(passage_id=p.id, start=0, end=6, attention=share) for p in passages[:1] if known),
             lowered=question.lowered,
         )
 

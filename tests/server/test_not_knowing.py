@@ -40,10 +40,11 @@ async def test_a_limit_is_a_probability(serving, wrong: object) -> None:
 
 async def test_attention_is_asked_for(serving, engine: FakeEngine) -> None:
     async with serving() as http:
-        await http.post("/answer", json={**ASK, "attention": True})
+        asked = (await http.post("/answer", json={**ASK, "attention": True})).json()
         reply = (await http.post("/answer", json=ASK)).json()
     assert [q.attention for q in engine.questions[-2:]] == [True, False]
-    assert reply["citations"] == [{"passage_id": OTTERS.id, "start": 0, "end": 6, "attention": 0.75}]
+    assert asked["citations"] == [{"passage_id": OTTERS.id, "start": 0, "end": 6, "attention": 0.75}]
+    assert reply["citations"] == [{"passage_id": OTTERS.id, "start": 0, "end": 6, "attention": None}]
 
 
 def test_the_setting_is_a_probability() -> None:

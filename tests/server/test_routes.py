@@ -53,7 +53,7 @@ async def test_answer(serving) -> None:
         "reason": None,
         "confidence": 0.5,
         "calibrated": True,
-        "citations": [{"passage_id": OTTER["id"], "start": 0, "end": 6, "attention": 0.75}],
+        "citations": [{"passage_id": OTTER["id"], "start": 0, "end": 6, "attention": None}],
         "score": -1.25,
         "passages": [
             {
@@ -62,7 +62,7 @@ async def test_answer(serving) -> None:
                 "retrieval_score": 2.5,
                 "rerank_score": -0.5,
                 "kept": True,
-                "attention": 0.75,
+                "attention": None,
             },
             {
                 **SLASH,

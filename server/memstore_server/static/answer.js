@@ -10,21 +10,25 @@ import { canBeMarked, marksOf, pieces } from "./marks.js";
 const UNNAMED = "default"; // the only store of a server
 const SHORTEST = 0.03; // of a bar, so that the lowest score is still to be seen
 
-/** @param {AnswerReply} reply @param {string} question @returns {HTMLElement[]} */
-export function answerParts(reply, question) {
+/**
+ * @param {AnswerReply} reply
+ * @param {string} question
+ * @param {{least: number, anyway: () => void}} asked how sure it had to be, and what asks for whatever answer there is
+ * @returns {HTMLElement[]}
+ */
+export function answerParts(reply, question, { least, anyway }) {
   const { model, store, passages } = reply;
   const notices = [];
   if (!model.trained) {
     notices.push("This model is untrained: its weights are random, so the answer and the ranking mean nothing.");
   }
-  if (!passages.length) notices.push("No passage was found: this answer is a guess.");
+  if (!passages.length) notices.push(`No passage was found${reply.answer === null ? "" : ": this answer is a guess"}.`);
   return [
     element("h2", { id: "answer-title", class: "asked", dir: "auto" }, question),
-    element("p", { class: "text", dir: "auto" }, answerText(reply)),
+    element("p", { class: reply.answer === null ? "text unknown" : "text", dir: "auto" }, answerText(reply)),
     ...notices.map((notice) => element("p", { class: "notice" }, notice)),
-    ...(reply.reason ? [element("p", { class: "notice" }, `${capital(reply.reason)}.`)] : []),
-    ...(reply.answer === null ? [] : sources(passages, reply.answer)),
-    confidence(reply),
+    ...(reply.answer === null ? unknown(reply, anyway) : sources(passages, reply.answer)),
+    confidence(reply, least),
     element("p", { class: "by" },
       "by ", element("b", {}, model.name), ` (${systemName(model.system)}), `,
       ...(named(store) ? [element("b", { dir: "auto" }, store.collection ?? ""), ", "] : []), `generation ${store.generation}, `,
@@ -43,12 +47,34 @@ function answerText({ answer }) {
   return answer || "(the model wrote nothing)";
 }
 
-/** How sure one may be, with what that means. @param {AnswerReply} reply */
-function confidence({ confidence: share, calibrated }) {
+/** Why there is no answer, and a way to see it all the same. @param {AnswerReply} reply @param {() => void} anyway */
+function unknown({ reason }, anyway) {
+  return [
+    ...(reason ? [element("p", { class: "notice" }, `${capital(reason)}.`)] : []),
+    element("p", { class: "anyway" }, element("button", { type: "button", class: "quiet", click: anyway }, "Answer all the same")),
+  ];
+}
+
+/** How sure one may be, with what that means. @param {AnswerReply} reply @param {number} least */
+function confidence({ confidence: share, calibrated }, least) {
   const meaning = calibrated ? "how often such answers are right" : "the model's own probability of this answer, not calibrated";
   return element("p", { class: "confidence" },
-    element("span", { class: "kind" }, "confidence"), bar(share, "sure"),
-    element("span", { class: "score" }, `${Math.round(100 * share)}%`), element("span", { class: "meaning" }, meaning));
+    element("span", { class: "kind" }, "confidence"), gauge(share, least),
+    element("span", { class: "score" }, percent(share)),
+    ...(least > 0 ? [element("span", { class: "least-words" }, `at least ${percent(least)} asked for`)] : []),
+    element("span", { class: "meaning" }, meaning));
+}
+
+/** A bar with a mark where it had to reach. @param {number} share @param {number} least */
+function gauge(share, least) {
+  const mark = element("span", { class: "least" });
+  mark.style.insetInlineStart = `${100 * least}%`; // as of `bar`
+  return element("span", { class: "gauge", "aria-hidden": "true" }, bar(share, "sure"), least > 0 ? mark : null);
+}
+
+/** @param {number} share */
+function percent(share) {
+  return share > 0 && share < 0.01 ? "under 1%" : `${Math.round(100 * share)}%`;
 }
 
 /** @param {string} text */
@@ -104,9 +130,12 @@ export function arrivingParts(question) {
  */
 export function passageParts({ passages, answer }, stage = "read") {
   if (!passages.length) return [];
+  const shares = passages.map((passage) => passage.attention ?? 0);
+  const highest = Math.max(...shares);
   const scales = {
     rerank: scaleOf(passages.map((passage) => passage.rerank_score)),
     retrieval: scaleOf(passages.map((passage) => passage.retrieval_score)),
+    attention: highest > 0 ? (/** @type {number} */ share) => share / highest : null,
   };
   const shown = passages.map((passage, at) => passageItem(passage, at + 1, scales, { answer: answer ?? "", stage }));
   const kept = stage === "found" ? passages.length : passages.filter((passage) => passage.kept).length;
@@ -115,7 +144,8 @@ export function passageParts({ passages, answer }, stage = "read") {
     element("h2", { id: "passages-title" }, scales.rerank ? "Passages, reranked" : "Passages, as retrieved"),
     element("p", { class: "about" },
       `${counted(passages.length, "passage")} found, ${now}. `,
-      "Bars reach from the lowest score here to the highest."),
+      "Bars reach from the lowest score here to the highest.",
+      scales.attention ? " Attention is a passage's share of what the reader looked at: 100% for all that were read." : ""),
     element("ol", { class: "list" }, ...shown.slice(0, kept)),
   ];
   if (kept < passages.length) {
@@ -129,7 +159,7 @@ export function passageParts({ passages, answer }, stage = "read") {
 
 /**
  * @typedef {(score: number) => number} Scale a score to a share of a bar
- * @typedef {{rerank: Scale | null, retrieval: Scale | null}} Scales
+ * @typedef {{rerank: Scale | null, retrieval: Scale | null, attention: Scale | null}} Scales
  */
 
 /** @param {(number | null)[]} scores @returns {Scale | null} null where nothing was scored */
@@ -152,7 +182,8 @@ function passageItem(passage, place, scales, { answer, stage }) {
   const number = element("span", { class: "number" }, String(place));
   const scores = element("span", { class: "scores" },
     ...scoreLine("rerank", place, passage.rerank_score, scales.rerank),
-    ...scoreLine("retrieval", passage.retrieval_rank, passage.retrieval_score, scales.retrieval));
+    ...scoreLine("retrieval", passage.retrieval_rank, passage.retrieval_score, scales.retrieval),
+    ...scoreLine("attention", null, passage.attention ?? null, scales.attention, percent));
   const head = [
     number,
     element(passage.kept ? "h3" : "span", { class: "title", dir: "auto" }, ...marked(title, passage, answer)),
@@ -169,18 +200,19 @@ function passageItem(passage, place, scales, { answer, stage }) {
 
 /**
  * A score, its place and its bar; nothing where the step did not take place.
- * @param {"rerank" | "retrieval"} kind
+ * @param {"rerank" | "retrieval" | "attention"} kind
  * @param {number | null} place
  * @param {number | null} score
  * @param {Scale | null} scale
+ * @param {(score: number) => string} [words]
  */
-function scoreLine(kind, place, score, scale) {
+function scoreLine(kind, place, score, scale, words = decimal) {
   if (score === null || scale === null) return [];
   return [
     element("span", { class: "kind" }, kind),
     element("span", { class: "rank" }, place === null ? "" : ordinal(place)),
     bar(scale(score), kind),
-    element("span", { class: "score" }, decimal(score)),
+    element("span", { class: "score" }, words(score)),
   ];
 }
 

@@ -1,7 +1,8 @@
 /**
  * The server's API: a reply, or a `Trouble` that says in plain words what went wrong. Knows no elements.
  *
- * @typedef {{question: string, collection?: string, task?: string, retrieve_k?: number, keep_k?: number, filter?: unknown}} AnswerRequest
+ * @typedef {{question: string, collection?: string, task?: string, retrieve_k?: number, keep_k?: number, filter?: unknown,
+ *   min_confidence?: number, attention?: boolean}} AnswerRequest
  * @typedef {{id: string, title: string, text: string, url: string, retrieval_rank: number | null,
  *   retrieval_score: number | null, rerank_score: number | null, kept: boolean, attention?: number | null,
  *   metadata?: Record<string, string | boolean | number | string[]>}} RankedPassage
@@ -16,7 +17,7 @@
  *   metadata?: Record<string, import("./filter.js").Kind[]>}} Store
  * @typedef {{model: Model, store: Store, collections?: (Store & {model: Model})[],
  *   limits: {question_characters: number, retrieve_k: number, keep_k: number},
- *   defaults: {retrieve_k: number, keep_k: number}}} Info
+ *   defaults: {retrieve_k: number, keep_k: number, min_confidence?: number}}} Info
  * @typedef {{questions: string[], topics: string[]}} Examples
  * @typedef {{step: number, steps: number, doing: string, seconds: number}} Loading
  * @typedef {{retrieved: (passages: RankedPassage[]) => void, ranked: (passages: RankedPassage[]) => void,

@@ -2,18 +2,23 @@
  * What can be chosen beside the question. Made of what `/info` reports: what a server does not have is not shown.
  *
  * @typedef {import("./api.js").Info} Info
- * @typedef {{collection?: string, retrieve_k?: number, keep_k?: number, task?: string, filter?: unknown}} Options as a
- *   request names them; what is left out is the server's to choose
+ * @typedef {{collection?: string, retrieve_k?: number, keep_k?: number, task?: string, filter?: unknown,
+ *   min_confidence?: number, attention?: boolean}} Options as a request names them; what is left out is the server's to
+ *   choose
  */
 import { element } from "./dom.js";
 import { FilterChoice } from "./filter.js";
 
 /** A slider with its label and its value. */
 class Slider {
-  /** @param {{name: string, label: string, value: number, most: number}} of */
-  constructor({ name, label, value, most }) {
+  /**
+   * @param {{name: string, label: string, value: number, most: number, least?: number,
+   *   words?: (value: number) => string}} of
+   */
+  constructor({ name, label, value, most, least = 1, words = String }) {
+    this.words = words;
     this.input = /** @type {HTMLInputElement} */ (
-      element("input", { type: "range", id: name, min: 1, max: most, value: Math.min(value, most) })
+      element("input", { type: "range", id: name, min: least, max: most, value: Math.min(value, most) })
     );
     this.output = element("output", { for: name });
     this.element = element("div", { class: "slider" },
@@ -32,7 +37,8 @@ class Slider {
   }
 
   show() {
-    this.output.textContent = this.input.value;
+    this.output.textContent = this.words(this.value);
+    this.input.setAttribute("aria-valuetext", this.words(this.value));
   }
 }
 
@@ -54,6 +60,12 @@ export class Controls {
       { name: "retrieve_k", label: "Passages found", value: defaults.retrieve_k, most: limits.retrieve_k },
     );
     this.keep = new Slider({ name: "keep_k", label: "Passages read", value: defaults.keep_k, most: limits.keep_k });
+    this.usualSure = Math.round(100 * (defaults.min_confidence ?? 0));
+    this.sure = new Slider({
+      name: "min_confidence", label: "Sure at least", value: this.usualSure, least: 0, most: 100,
+      words: (percent) => (percent ? `${percent}%` : "any"),
+    });
+    this.attention = /** @type {HTMLInputElement} */ (element("input", { type: "checkbox", id: "attention" }));
     // None is read that was not found: each gives way to the one that moves.
     this.retrieve.input.addEventListener("input", () => {
       if (this.keep.value > this.retrieve.value) this.keep.value = this.retrieve.value;
@@ -85,7 +97,8 @@ export class Controls {
     this.filter = Object.keys(metadata).length ? new FilterChoice(metadata) : null;
     this.place.replaceChildren(
       ...(this.collection ? [labelled("Collection", this.collection)] : []), this.retrieve.element, this.keep.element,
-      ...(this.task ? [labelled("Task", this.task)] : []), ...(this.filter ? [this.filter.element] : []),
+      this.sure.element, ...(this.task ? [labelled("Task", this.task)] : []), ...(this.filter ? [this.filter.element] : []),
+      element("div", { class: "looks" }, this.attention, element("label", { for: "attention" }, "Show where the reader looks")),
     );
   }
 
@@ -94,7 +107,19 @@ export class Controls {
     const collection = this.collection ? { collection: this.collection.value } : {};
     const task = this.task?.value ? { task: this.task.value } : {};
     const filter = this.filter?.chosen ? { filter: this.filter.chosen } : {};
-    return { ...collection, retrieve_k: this.retrieve.value, keep_k: this.keep.value, ...task, ...filter };
+    const sure = this.sure.value === this.usualSure ? {} : { min_confidence: this.sure.value / 100 };
+    const attention = this.attention.checked ? { attention: true } : {};
+    return { ...collection, retrieve_k: this.retrieve.value, keep_k: this.keep.value, ...sure, ...task, ...filter, ...attention };
+  }
+
+  /** How sure an answer must be, from 0 to 1. */
+  get leastSure() {
+    return this.sure.value / 100;
+  }
+
+  /** Takes whatever answer there is. */
+  takeAny() {
+    this.sure.value = 0;
   }
 
   /** @returns {Options} what differs from the server's defaults */
@@ -110,13 +135,15 @@ export class Controls {
   }
 
   /** @param {Options} options those left out take the server's defaults */
-  set chosen({ collection, retrieve_k = this.defaults.retrieve_k, keep_k, task = "", filter }) {
+  set chosen({ collection, retrieve_k = this.defaults.retrieve_k, keep_k, task = "", filter, min_confidence, attention = false }) {
     if (this.collection) {
       this.collection.value = collection !== undefined && this.has(collection) ? collection : (this.first.collection ?? "");
       this.showCollection();
     }
     this.retrieve.value = retrieve_k;
     this.keep.value = Math.min(keep_k ?? this.defaults.keep_k, this.retrieve.value);
+    this.sure.value = min_confidence === undefined ? this.usualSure : Math.round(100 * min_confidence);
+    this.attention.checked = attention;
     if (this.task) this.task.value = [...this.task.options].some((option) => option.value === task) ? task : "";
     if (this.filter) this.filter.chosen = filter;
   }

@@ -43,8 +43,9 @@ async function ask(asked) {
     if (controls === null) await greet(mine.signal);
     requireCollection();
     const listener = showArriving(asked, () => running === mine);
+    const least = controls?.leastSure ?? 0;
     const reply = await api.answer({ question: asked, ...controls?.chosen }, listener, mine.signal);
-    if (running === mine) showReply(reply, asked);
+    if (running === mine) showReply(reply, asked, least);
   } catch (error) {
     if (running === mine) showProblem(error);
   } finally {
@@ -55,16 +56,25 @@ async function ask(asked) {
 
 // --- what is shown ---
 
-/** @param {import("./api.js").AnswerReply} reply @param {string} asked */
-function showReply(reply, asked) {
-  byId("answer").replaceChildren(...answerParts(reply, asked));
+/**
+ * @param {import("./api.js").AnswerReply} reply
+ * @param {string} asked
+ * @param {number} least how sure it had to be
+ */
+function showReply(reply, asked, least) {
+  const anyway = () => {
+    controls?.takeAny();
+    submit(asked);
+  };
+  byId("answer").replaceChildren(...answerParts(reply, asked, { least, anyway }));
   byId("cost").replaceChildren(...costParts(reply.usage));
   byId("passages").replaceChildren(...passageParts(reply));
   byId("passages").hidden = !reply.passages.length;
   byId("cost").hidden = false;
   byId("reply").hidden = false;
   const kept = reply.passages.filter((passage) => passage.kept).length;
-  byId("status").textContent = `Answer: ${reply.answer || "none"}. ${counted(kept, "passage")} read.`;
+  const said = reply.answer === null ? `No answer: ${reply.reason}` : `Answer: ${reply.answer || "none"}`;
+  byId("status").textContent = `${said}. ${counted(kept, "passage")} read.`;
   document.title = `${asked} · memstore`;
 }
 
@@ -232,6 +242,8 @@ function addressed() {
     collection: named.get("collection") ?? undefined,
     retrieve_k: count("retrieve_k"), keep_k: count("keep_k"),
     task: named.get("task") ?? undefined, filter: parsed(named.get("filter") ?? ""),
+    min_confidence: /^(0(\.\d{1,9})?|1)$/.test(named.get("min_confidence") ?? "") ? Number(named.get("min_confidence")) : undefined,
+    attention: named.get("attention") === "true" || undefined,
   };
   return { asked: (named.get("q") ?? "").trim(), options };
 }

@@ -50,6 +50,11 @@ def test_axe_finds_nothing(
     page.locator("#answer > .text").wait_for()
     page.click(".dropped summary >> nth=0")
     assert violations(page) == []  # answered
+    page.check("#attention")
+    page.fill("#min_confidence", "75")
+    page.click("#submit")
+    page.locator("#answer > .unknown").wait_for()
+    assert violations(page) == []  # not known
     page.fill("#question", "impossible")
     page.click("#submit")
     page.locator("#problem .headline").wait_for()
@@ -72,14 +77,20 @@ def test_all_by_keyboard(page: Any, engine: FakeEngine) -> None:
     press("Home")
     expect(page.locator("#keep_k")).to_have_value("1")
     press("Tab")
+    press("ArrowRight")
+    press("ArrowLeft")
+    expect(page.locator("#min_confidence")).to_be_focused()
+    press("Tab")
     expect(page.locator("#task")).to_be_focused()
-    press("Shift+Tab")
-    press("Shift+Tab")
-    press("Shift+Tab")
+    press("Tab")
+    press("Space")
+    expect(page.locator("#attention")).to_be_checked()
+    for _ in range(5):
+        press("Shift+Tab")
     press("Enter")
     page.locator("#answer > .text").wait_for()
     assert (engine.questions[0].text, engine.questions[0].retrieve_k) == ("hold\nhands", 39)
-    page.locator("#task").focus()
+    page.locator("#attention").focus()
     press("Tab")
     expect(page.locator("#answer .sources a")).to_be_focused()
     press("Tab")
@@ -108,8 +119,9 @@ def test_what_is_read_out(page: Any, engine: FakeEngine) -> None:
     assert headings == ["memstore", "why?", "What it cost", "Passages, reranked", "Otter",
                         "Dropped: 2, scored but not read"]  # fmt: skip
     for role, name in [("search", None), ("textbox", "Your question"), ("slider", "Passages found"),
-                       ("slider", "Passages read"), ("combobox", "Task"), ("button", "Ask"),
-                       ("link", "API"), ("region", "What it cost"), ("region", "Passages, reranked")]:  # fmt: skip
+                       ("slider", "Passages read"), ("slider", "Sure at least"), ("combobox", "Task"),
+                       ("checkbox", "Show where the reader looks"), ("button", "Ask"), ("link", "API"),
+                       ("region", "What it cost"), ("region", "Passages, reranked")]:  # fmt: skip
         expect(page.get_by_role(role, name=name, exact=True)).to_have_count(1)
     expect(page.get_by_role("row", name="score passages 1.5 ms 10 FLOP")).to_have_count(1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,7 +106,7 @@ def test_what_is_chosen_is_asked_for(page: Any, engine: FakeEngine) -> None:
     expect(page.locator("#keep_k")).to_have_value("5")  # none is read that is not found
     page.fill("#keep_k", "3")
     page.select_option("#task", "nq")
-    assert texts(page, "#options output") == ["5", "3"]
+    assert texts(page, "#options output") == ["5", "3", "any"]
     ask(page, "why?")
     expect(answer(page)).to_have_text("why?!")
     (asked,) = engine.questions
@@ -259,16 +258,3 @@ def test_it_says_how_sure_one_may_be(page: Any) -> None:
     ask(page, "Who will hold hands")
     expect(answer(page)).to_have_text("Who will hold hands!")
     assert texts(page, "#answer .confidence") == ["confidence 50% how often such answers are right"]
-
-
-def test_an_answer_that_is_not_given_says_why(page: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = engine._answer
-
-    def none(*asked: Any) -> Any:
-        return replace(given(*asked), text=None, reason="not sure enough: 0.5", citations=())
-
-    monkeypatch.setattr(engine, "_answer", none)
-    ask(page, "Who will hold hands")
-    expect(answer(page)).to_have_text("I do not know.")
-    assert texts(page, "#answer .notice") == ["Not sure enough: 0.5."]
-    assert texts(page, ".passage .tag") == ["kept", "dropped"]
