@@ -65,9 +65,13 @@ def test_options_of_ours_stand_beside_and_lengths_are_held_to_the_servers(ai: op
     engine.questions.clear()
     chat(ai, "why?", max_tokens=4096, extra_body={"retrieve_k": 7, "keep_k": 2, "task": "nq", "unheard_of": {"a": 1}})
     chat(ai, "why?", max_completion_tokens=5)
-    first, second = engine.questions
+    chat(ai, "why?", extra_body={"max_new_tokens": 6, "passages": [{"text": "My own."}]})
+    first, second, third = engine.questions
     assert (first.retrieve_k, first.keep_k, first.task, first.max_new_tokens) == (7, 2, "nq", 64)
     assert second.max_new_tokens == 5
+    assert third.max_new_tokens == 6
+    assert third.passages is not None
+    assert [one.text for one in third.passages] == ["My own."]
 
 
 def test_a_stream_says_what_a_reply_says(ai: openai.OpenAI) -> None:
@@ -110,6 +114,8 @@ REFUSED = [
     ({"extra_body": {"retrieve_k": 999}}, "retrieve_k", "999 is more than 200"),
     ({"extra_body": {"retrieve_k": "many"}}, "retrieve_k", "valid integer"),
     ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    ({"extra_body": {"max_new_tokens": 65}}, "max_new_tokens", "65 is more than 64"),
+    ({"extra_body": {"passages": [{"text": ""}]}}, "passages/0/text", "at least 1 character"),
 ]
 
 

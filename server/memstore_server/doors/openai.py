@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1", route_class=refusals.DoorRoute, tags=["OpenAI"]
 _RESPONSES = refusals.documented(shapes.OpenAIError, *refusals.ASKED)
 _STREAM = {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}
 """Of a chunk; a stream ends with `[DONE]`, which is no JSON."""
-_OPTIONS = set(wire.AnswerRequest.model_fields) - {"question", "stream", "max_new_tokens", "passages"}
+_OPTIONS = set(wire.AnswerRequest.model_fields) - {"question", "stream"}
 _NOTHING: dict[str, Any] = {"n": 1, "tool_choice": "none", "function_call": "none", "modalities": ["text"]}
 """Values of fields that ask for nothing beside plain text."""
 _CANNOT = {
