@@ -114,6 +114,7 @@ def test_addresses_and_methods_that_there_are_not(free: str) -> None:
         ai.completions.create(model="memstore", prompt="why?")
     assert (missing.value.type, missing.value.code) == ("invalid_request_error", "no_such_route")
     assert httpx.get(f"{free}v1/chat/completions").json()["error"]["code"] == "method_not_allowed"
+    assert httpx.get(f"{free}v1").json()["error"]["code"] == "no_such_route"
     assert set(httpx.get(f"{free}v2/rerank").json()) == {"id", "message"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from memstore_client.wire import Problem
 from memstore_server.doors import shapes
 
-_OF_OPENAI, _OF_COHERE = "/v1/", ("/v1/rerank", "/v2/rerank")  # where their addresses are
+_OF_OPENAI, _OF_COHERE = "/v1", ("/v1/rerank", "/v2/rerank")  # where their addresses are
 _OPENAI_CODES = {"unauthorized": "invalid_api_key", "too-many-requests": "rate_limit_exceeded"}
 """Where programs look for OpenAI's own word; elsewhere `code` is ours."""
 
@@ -17,7 +17,7 @@ def shape_of(path: str) -> Callable[[Problem], dict[str, Any]] | None:
     """How the errors of an address look; None for problem+json."""
     if path in _OF_COHERE:
         return cohere_error
-    return openai_error if path.startswith(_OF_OPENAI) else None
+    return openai_error if f"{path}/".startswith(f"{_OF_OPENAI}/") else None
 
 
 def openai_error(problem: Problem) -> dict[str, Any]:
