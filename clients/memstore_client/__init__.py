@@ -88,6 +88,7 @@ __all__ = [
     "InfoReply",
     "JobReply",
     "Limits",
+    "Loading",
     "LoweredReply",
     "MemstoreClientError",
     "ModelInfo",
