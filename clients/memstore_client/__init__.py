@@ -49,6 +49,7 @@ from memstore_client.wire import (
     BatchItem,
     CitationReply,
     FieldProblem,
+    Loading,
     LoweredReply,
     ModelSummary,
     PassageInput,
