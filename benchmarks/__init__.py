@@ -8,8 +8,8 @@ run memstore, and nothing outside this package imports it.
 BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "filters", "load", "growth", "profile")
 """The modules that measure, in the order in which they run and are reported."""
 
-BY_NAME = ("llm", "growing", "adding", "replicas", "overload")
-"""The modules that need an extra of their own, or many minutes, and run only where they are named."""
+BY_NAME = ("llm", "growing", "adding", "replicas", "overload", "shares")
+"""The modules that need an extra of their own, or many minutes, or have no baseline. They run where they are named."""
 
 ON_DEVICE = ("reader", "builder")
 """The modules that also run on a GPU, at the sizes of T5."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from torch import Tensor
 from memstore import checkpoint, decode
 from memstore.answer import certainty, limits
 from memstore.answer.attention import with_attention
-from memstore.answer.candidates import Candidate, Candidates, brought, rows_of
+from memstore.answer.candidates import Candidates, brought, found_in, rows_of
 from memstore.answer.listening import Heard, Listener
 from memstore.answer.memories import memories_of
+from memstore.answer.operations import operations
 from memstore.answer.values import Answer, Question, Usage
 from memstore.answer.vectors import vectors_of
 from memstore.checkpoint import calibration_of, model_of
@@ -28,7 +29,7 @@ from memstore.decode.prepared import PreparedDecoder
 from memstore.decode.spelling import spelled
 from memstore.errors import RequestError
 from memstore.machine import StageTimer
-from memstore.model import flops, selection
+from memstore.model import selection
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.model.model import MemoryModel
 from memstore.model.packed import Packed, Tokens
@@ -232,9 +233,10 @@ class Answerer:
         read = self._read(questions, found, heard, stages, max_steps)
         answers = []
         for i, (question, rows) in enumerate(zip(questions, rows_of(found), strict=True)):
-            spent, fid = self._flops(
+            spent, fid = operations(
                 question,
-                len(read.decoded[i].ids),
+                self.model.config,
+                answer_tokens=len(read.decoded[i].ids),
                 question_tokens=read.question_tokens[i],
                 passage_tokens=[read.passage_tokens[row] for row in rows],
                 kept_tokens=[read.passage_tokens[row] for row in rows if row in read.kept],
@@ -261,7 +263,10 @@ class Answerer:
         """
         if k < 1:
             raise RequestError(f"k must be at least 1, not {k}")
-        return [[candidate.found for candidate in own] for own in self._search(questions, k, filters)]
+        return [
+            [candidate.found for candidate in own]
+            for own in found_in(self.store, self.retriever, questions, k, filters)
+        ]
 
     @torch.inference_mode()
     def rerank(self, question: str, passages: Sequence[Passage], *, task: str | None = None) -> list[RankedPassage]:
@@ -329,23 +334,12 @@ class Answerer:
         asked = [i for i, q in enumerate(questions) if q.passages is None]
         most = max((questions[i].retrieve_k for i in asked), default=0)
         filters = [questions[i].filter for i in asked]
-        searched = self._search([questions[i].text for i in asked], most, filters) if asked else []
+        texts = [questions[i].text for i in asked]
+        searched = found_in(self.store, self.retriever, texts, most, filters) if asked else []
         found = dict(zip(asked, searched, strict=True))
         return [
             found[i][: q.retrieve_k] if q.passages is None else brought(q.passages) for i, q in enumerate(questions)
         ]
-
-    def _search(self, questions: Sequence[str], k: int, filters: Filters | None) -> list[list[Candidate]]:
-        """What the retriever finds, each passage with its row. Most retrievers have read it to name it."""
-        hits = self.retriever.search(questions, k, filters)
-        unread = iter(self.store.find([h.passage_id for own in hits for h in own if h.stored is None]))
-        found: list[list[Candidate]] = [[] for _ in hits]
-        for own, candidates in zip(hits, found, strict=True):
-            for place, hit in enumerate(own, start=1):
-                stored = hit.stored or next(unread)
-                passage = RankedPassage(passage=stored.passage, retrieval_rank=place, retrieval_score=hit.score)
-                candidates.append(Candidate(passage, stored))
-        return found
 
     def _question_tokens(self, questions: Sequence[Question]) -> Tokens:
         ids = self.tokenizer.questions([q.text for q in questions], tasks=[q.task for q in questions])
@@ -397,16 +391,6 @@ class Answerer:
         if not self.tokenizer.folds_case or text in self.model.config.spellings.values():
             return text
         return spelled(text, read)
-
-    def _flops(self, question: Question, answer_tokens: int, **tokens: Any) -> tuple[dict[str, float], float]:
-        """Operations per stage, and FiD's for the same answer; `tokens` as `flops.answer_flops` counts them."""
-        c, beams = self.model.config, self._beams(question)
-        spent = flops.answer_flops(c, **tokens, num_beams=beams, precomputed=question.passages is None).to_dict()
-        if question.attention:
-            read = {name: tokens[name] for name in ("question_tokens", "kept_tokens")}
-            spent["attention"] = float(flops.attention_flops(c, **read, answer_tokens=answer_tokens))
-        given = {name: count for name, count in tokens.items() if name != "kept_tokens"}
-        return spent, float(flops.fid_flops(c, **given, num_beams=beams).total)
 
 
 def _retriever(

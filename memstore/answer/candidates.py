@@ -1,4 +1,4 @@
-"""The passages that a question may read, before they are read. Knows no model."""
+"""The passages that a question may read, before they are read: of a store, or the caller's own. Knows no model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memstore.passage import Passage, RankedPassage, StoredPassage
+from memstore.retrieve import Filters, Retriever
+from memstore.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +33,18 @@ def rows_of(found: Sequence[Candidates]) -> list[range]:
 def brought(passages: Sequence[Passage]) -> list[Candidate]:
     """Candidates of the caller's own passages."""
     return [Candidate(RankedPassage(passage=p)) for p in passages]
+
+
+def found_in(
+    store: Store, retriever: Retriever, questions: Sequence[str], k: int, filters: Filters | None
+) -> list[list[Candidate]]:
+    """What the retriever finds, best first, each passage with its row. Most retrievers have read it to name it."""
+    hits = retriever.search(questions, k, filters)
+    unread = iter(store.find([h.passage_id for own in hits for h in own if h.stored is None]))
+    found: list[list[Candidate]] = [[] for _ in hits]
+    for own, candidates in zip(hits, found, strict=True):
+        for place, hit in enumerate(own, start=1):
+            stored = hit.stored or next(unread)
+            passage = RankedPassage(passage=stored.passage, retrieval_rank=place, retrieval_score=hit.score)
+            candidates.append(Candidate(passage, stored))
+    return found

@@ -82,8 +82,9 @@ def total(works: Iterable[Work]) -> Work:
     return sum(works, NOTHING)
 
 
-# What parts of the time of one usual question (40 passages scored, 10 read, 4 beams) are, by measurement of the default
-# model on two cores: the batch itself, the question, scoring, reading. Only where the fit begins.
+# What parts of the time of one usual question (40 passages scored, 10 read, 4 beams) are: the batch itself, the
+# question, scoring, reading. Only where the fit begins. They are of the model of 2026-11-27 on two cores; to measure
+# them again, with one beam: `python -m benchmarks shares`.
 _USUAL = Work(questions=1, scored=40 * 142.0, read=10 * 142.0 * 4)
 _SHARES = (0.15, 0.20, 0.35, 0.30)
 
