@@ -126,10 +126,11 @@ class Bucket:
         future.add_done_callback(lambda _: self._flying.pop(name, None))
         return Pending(future)
 
-    def get(self, key: str) -> Stored | None:
-        """A small object as it is now; None if there is none.
+    def get(self, key: str, check: Check) -> Stored | None:
+        """A small object as it is now, whose bytes pass a check; None if there is none.
 
         Raises:
+            ChecksumMismatch: what is stored does not pass it.
             StoreUnreachable, StoreUnreadable: the storage does not answer in time; it refuses.
         """
 
@@ -139,6 +140,8 @@ class Bucket:
             self._came(len(data))
             if len(data) != found.meta["size"]:
                 raise _Wrong(f"{len(data)} of {found.meta['size']} bytes came")
+            if not check(data):
+                raise _Wrong("their checksum is another")
             return Stored(data, str(found.meta["e_tag"]))
 
         try:
@@ -275,8 +278,11 @@ class Bucket:
         if self._wait(self._tried(key, attempt)):
             return True
         # A try whose answer was lost may have written it: then what is there is ours.
-        now = self.get(key)
-        return now is not None and now.data == data
+        try:
+            now = self.get(key, lambda found: found == data)
+        except ChecksumMismatch:
+            return False
+        return now is not None
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; those that are not there are no error.

@@ -35,6 +35,7 @@ from memstore.store.format import (
     hash_bytes,
     read_bytes,
 )
+from memstore.store.manifest import parse
 from memstore.store.objects import StoreFile
 
 REMOTE = ".remote"  # of a mirror: its store's URL
@@ -78,7 +79,7 @@ class Mirror:
             StoreUnreachable, StoreUnreadable: the storage does not answer in time, or refuses.
             MissingData, ChecksumMismatch, StoreFormatError: CURRENT or its generation is damaged, or not understood.
         """
-        stored = self.bucket.get(CURRENT)
+        stored = self.current()
         if stored is None:
             raise StoreNotFound(f"there is no store at {self.url}; `memstore build` makes one")
         current = Current.from_bytes(stored.data, path=Path(f"{self.url}/{CURRENT}"))
@@ -89,6 +90,10 @@ class Mirror:
                 raise error
         self._write(self.folder / CURRENT, stored.data)
         return stored
+
+    def current(self) -> Stored | None:
+        """CURRENT as it is now; None if there is none. Raises what `look` raises."""
+        return self.bucket.get(CURRENT, _is_manifest)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -111,7 +116,7 @@ class Mirror:
         """Bring the tables that a change looks documents up in; those that are not there it makes."""
         for file in map(objects.lookup, generation.segments):
             path = self.folder / file.path
-            if not path.exists() and (found := self.bucket.get(file.key)) is not None:
+            if not path.exists() and (found := self.bucket.get(file.key, _is_lookup)) is not None:
                 path.parent.mkdir(exist_ok=True)
                 self._write(path, found.data)
 
@@ -233,6 +238,20 @@ def place_name(url: str) -> str:
     """A folder's name for a URL: readable, and another one for each."""
     readable = "".join(c if c.isalnum() else "-" for c in url.removeprefix("s3://"))[-40:]
     return f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def _is_manifest(data: bytes) -> bool:
+    """Whether the checksum that a manifest carries is that of its bytes."""
+    try:
+        parse(data, path=Path(CURRENT))
+    except ChecksumMismatch:
+        return False
+    return True
+
+
+def _is_lookup(data: bytes) -> bool:
+    """Whether tables end in the sha256 of what comes before."""
+    return hashlib.sha256(data[:-32]).digest() == data[-32:]
 
 
 def _bucket(url: str) -> Bucket:

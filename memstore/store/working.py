@@ -70,7 +70,7 @@ def building(out: Path) -> Iterator[Path]:
         return
     with _alone(url) as folder:
         mirror = Mirror(folder, url)
-        stored = mirror.bucket.get(CURRENT)
+        stored = mirror.current()
         base = b"" if stored is None else stored.data
         if not (folder / _BASE).exists() or (folder / _BASE).read_bytes() != base:
             shutil.rmtree(folder, ignore_errors=True)  # what was begun there was to follow another generation
