@@ -1,0 +1,28 @@
+"""`python -m benchmarks s3`: its cases, and what a question asks of the storage. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import object_server
+from benchmarks.s3 import LATENCIES
+
+
+def test_it_has_every_case(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def the_one_that_runs(_: Path) -> Iterator[str]:
+        yield s3_server
+
+    monkeypatch.setattr(object_server, "serving", the_one_that_runs)
+    monkeypatch.setattr(command, "tune_allocator", lambda: False)
+    assert command.main(["s3", "--quick", "--json", str(tmp_path / "figures.json")]) == 0
+    [report] = json.loads((tmp_path / "figures.json").read_text())["benchmarks"]
+    cases = {f"{kind}, {latency} ms" for kind in ("cold", "warm") for latency in LATENCIES}
+    assert set(report["times"]) == {"folder", *cases}
+    assert [row["requests per question"] for row in report["rows"]] == [40 * 4] * 3
