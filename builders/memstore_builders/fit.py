@@ -66,7 +66,8 @@ def fit(job: Job, spool: Spool, progress: Progress) -> Codec:
         token_ids += encoded.token_ids
         progress.advance(len(encoded.states))
     tokens = torch.from_numpy(np.concatenate(token_ids).astype(np.int64))  # (T,)
-    codec = job.codec.fit(torch.cat(states), tokens)
+    weights = job.encoder.model.first_live_weights
+    codec = job.codec.fit(torch.cat(states), tokens, weights=weights)
     progress.end()
     return codec
 

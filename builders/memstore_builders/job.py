@@ -29,7 +29,7 @@ class BuildOptions:
         corpus: files, or folders of files.
         out: the store.
         model: a checkpoint folder, a hub id, or "default".
-        codec: how memories are kept, "int8" or "bf16".
+        codec: how memories are kept; see `memstore.codec.CODECS`.
         retriever: "bm25", "dense" or "hybrid".
         encoder: for dense and hybrid: "memory" (the model's own) or a sentence encoder's folder or hub id.
         corpus_format: a format's name instead of detection.

@@ -35,7 +35,9 @@ CorpusOption = Annotated[
     typer.Option(help="Corpus file or folder, plain, .gz or .zst; repeat for several. `sample` is the bundled one."),
 ]
 BuildModel = Annotated[str, typer.Option(help="Checkpoint folder, hub id, or `default`.")]
-CodecName = Annotated[str, typer.Option(help="How memories are kept: int8, or bf16 (exact, twice the size).")]
+CodecName = Annotated[
+    str, typer.Option(help="How memories are kept: bf16 (exact), int8, int8-fitted, pq or pq16 (`docs/codecs.md`).")
+]
 RetrieverName = Annotated[str, typer.Option(help="bm25, dense or hybrid.")]
 EncoderName = Annotated[
     str, typer.Option(help="For dense and hybrid: `memory` (the model's own) or a sentence encoder's folder or hub id.")

@@ -162,6 +162,11 @@ class MemoryModel(nn.Module):
         """What the parameters, and so the computation, are in."""
         return self.embedding.weight.dtype
 
+    @property
+    def first_live_weights(self) -> Tensor:
+        """The weights `(D,)` of the live stack's first norm, float32 on the CPU: what a memory's dimensions count."""
+        return self.live.layer(0).attention_norm.weight.detach().float().cpu()
+
     # --- encoder ------------------------------------------------------------------------------------------
 
     def encode_passages(self, tokens: Tokens) -> Packed:

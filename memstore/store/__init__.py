@@ -1,8 +1,8 @@
 """The store: memories, passages and their manifests on disk. Knows arrays, never the model."""
 
+from memstore.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
 from memstore.fingerprint import Fingerprint
 from memstore.store.check import Fault, check_generation
-from memstore.store.codec import CODEC_NAMES, ArraySpec, Codec, codec_from, get_codec
 from memstore.store.codec_tables import find_codec, write_tables
 from memstore.store.current import read_generation
 from memstore.store.foreign import foreign_files, is_foreign

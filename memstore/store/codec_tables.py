@@ -17,9 +17,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from memstore.codec import Codec, Tables, codec_from
 from memstore.errors import ChecksumMismatch, CodecMismatch, ConfigError, MissingData, StoreFormatError
 from memstore.files import sync
-from memstore.store.codec import Codec, Tables, codec_from
 from memstore.store.format import (
     MEMORY,
     TEMPORARY,

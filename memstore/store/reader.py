@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from memstore.codec import ArraySpec, Codec
 from memstore.errors import ChecksumMismatch, ConfigError, IndexCorrupt, PassageNotFound
 from memstore.fingerprint import Fingerprint
 from memstore.passage import Passage, StoredPassage
-from memstore.store.codec import ArraySpec, Codec
 from memstore.store.current import open_held
 from memstore.store.deletions import Rows, read_dead
 from memstore.store.format import Generation, hash_file, ids_path

@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from memstore.codec import ArraySpec, Codec
 from memstore.errors import ChecksumMismatch, CountMismatch, MissingData, SegmentNotSealed
 from memstore.store import arrays
-from memstore.store.codec import ArraySpec, Codec
 from memstore.store.codec_tables import open_codec, ref_values, segment_codec
 from memstore.store.format import (
     MEMORY,

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from memstore.codec import Codec
 from memstore.errors import ConfigError, CountMismatch, InvalidMemory
 from memstore.files import sync
 from memstore.passage import Passage
 from memstore.store import arrays
 from memstore.store.arrays import ArrayLayout
-from memstore.store.codec import Codec
 from memstore.store.codec_tables import group_attributes
 from memstore.store.duplicates import Duplicate, write_duplicates
 from memstore.store.format import (

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from memstore.answer import Answerer
+from memstore.codec import CODECS, Codec
 from memstore.errors import ChecksumMismatch, CodecMismatch, MemstoreError
 from memstore.store import SegmentWriter, Store, find_codec, write_tables
-from memstore.store.codec import CODECS, Codec
 from memstore.store.format import codec_path
 from memstore_builders import build as build_module
 from memstore_builders import fit as fit_module
@@ -113,8 +113,10 @@ def test_a_codec_is_fitted_on_a_sample_that_is_spread_over_the_store(
     seen: list[torch.Tensor] = []
 
     class Watching(LearnedCodec):
-        def fit(self, states: torch.Tensor, token_ids: torch.Tensor) -> Codec:
+        def fit(self, states: torch.Tensor, token_ids: torch.Tensor, *, weights: torch.Tensor | None = None) -> Codec:
             assert states.shape == (len(token_ids), 32)
+            assert weights is not None
+            assert torch.equal(weights, tiny.model().live.layer(0).attention_norm.weight)
             seen.append(token_ids)
             return super().fit(states, token_ids)
 
@@ -164,7 +166,7 @@ def test_a_build_killed_once_resumes_to_the_same_bytes(options: BuildOptions, tm
 DIES = """
 import os, signal, sys
 from memstore.store import SegmentWriter
-from memstore.store.codec import CODECS
+from memstore.codec import CODECS
 from memstore_builders import segments
 from tests.store.learned_codec import NAME, LearnedCodec
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".", "server", "builders", "clients")
-SHOWN = {"memstore.model.packed", "memstore.model.selection", "memstore.questions.metrics", "memstore.store.codec",
+SHOWN = {"memstore.model.packed", "memstore.model.selection", "memstore.questions.metrics", "memstore.codec.plain",
          "memstore.units"}  # fmt: skip
 """Modules that explain themselves by examples."""
 

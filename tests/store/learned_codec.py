@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memstore.store.codec import Arrays, ArraySpec, Codec, Tables
+from memstore.codec import Arrays, ArraySpec, Codec, Tables
 
 CLASSES = 3
 NAME = "learned"
@@ -27,7 +27,7 @@ class LearnedCodec:
     sample_tokens: int = 500
     name: str = NAME
 
-    def fit(self, states: torch.Tensor, token_ids: torch.Tensor) -> Codec:
+    def fit(self, states: torch.Tensor, token_ids: torch.Tensor, *, weights: torch.Tensor | None = None) -> Codec:
         groups = [states[token_ids % CLASSES == c].float() for c in range(CLASSES)]
         means = torch.stack([g.mean(0) if len(g) else torch.zeros(states.shape[1]) for g in groups])
         residuals = states.float() - means[token_ids % CLASSES]

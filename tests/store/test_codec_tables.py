@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
+from memstore.codec import CODECS, Codec, codec_from, get_codec
 from memstore.errors import ChecksumMismatch, CodecMismatch, ConfigError, MemstoreError, MissingData, StoreFormatError
 from memstore.passage import Passage
 from memstore.store import (
@@ -26,7 +27,6 @@ from memstore.store import (
     write_tables,
 )
 from memstore.store.check import check_segment
-from memstore.store.codec import CODECS, Codec, codec_from, get_codec
 from memstore.store.codec_tables import open_codec, read_tables
 from memstore.store.describe import inspect
 from memstore.store.format import SegmentRef, codec_path, render, tables_ref

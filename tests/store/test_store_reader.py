@@ -22,7 +22,7 @@ from memstore.errors import (
     StoreUnreadable,
 )
 from memstore.passage import Passage
-from memstore.store import CODEC_NAMES, Store, codec_from, publish
+from memstore.store import Store, codec_from, publish
 from memstore.store import ids as id_index
 from memstore.store.shards import ShardCache
 from memstore.store.texts import from_line, to_line
@@ -49,7 +49,7 @@ def plain_load(tiny, ids, dtype):
 
 
 @pytest.mark.parametrize("shard_reader", SHARD_READERS)
-@pytest.mark.parametrize("codec", CODEC_NAMES)
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     "rows",
@@ -73,7 +73,7 @@ def test_loads_equal_plain_zarr(make_store, shard_reader, codec, dtype, rows):
     assert loaded.bytes_read == sum(lengths) * {"bf16": 6 * 2 + 2, "int8": 6 + 4 + 2}[codec]
 
 
-@pytest.mark.parametrize("codec", CODEC_NAMES)
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
 def test_loads_equal_what_was_written(make_store, codec):
     tiny = make_store(codec=codec)
     loaded = Store.open(tiny.path).load(tiny.ids, dtype=torch.float32)
