@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import __main__ as command
 from benchmarks import object_server
@@ -26,3 +27,14 @@ def test_it_has_every_case(s3_server: str, tmp_path: Path, monkeypatch: pytest.M
     cases = {f"{kind}, {latency} ms" for kind in ("cold", "warm") for latency in LATENCIES}
     assert set(report["times"]) == {"folder", *cases}
     assert [row["requests per question"] for row in report["rows"]] == [40 * 4] * 3
+
+
+def test_compose_has_a_server_with_what_it_mounts() -> None:
+    root = Path(__file__).parents[2]
+    compose = yaml.safe_load((root / "docker-compose.yml").read_text(encoding="utf-8"))
+    service = compose["services"]["storage"]
+    assert service["profiles"] == ["storage"]
+    mounted = [one.partition(":")[0] for one in service["volumes"]]
+    assert all((root / one).is_file() for one in mounted if one.startswith("./"))
+    assert {one for one in mounted if not one.startswith("./")} <= set(compose["volumes"])
+    assert json.loads((root / "docker/storage/s3.json").read_text(encoding="utf-8"))["identities"]
