@@ -106,10 +106,10 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="DIR",
-        help="a finished store, for `store`, `growth`, `profile` and `llm`; repeat for `growth`",
+        help="a finished store, for `store`, `growth`, `profile`, `llm` and `budgets`; repeat for `growth`",
     )
     parser.add_argument(
-        "--data", type=_existing, metavar="FILE", help="questions with answers in KILT's form, for `llm`"
+        "--data", type=_existing, metavar="FILE", help="questions with answers in KILT's form, for `llm` and `budgets`"
     )
     parser.add_argument("--llm", type=_existing, metavar="FILE", help="the GGUF file of the model that `llm` asks")
     parser.add_argument(
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--limit",
         type=int,
         metavar="N",
-        help="documents: the most of the corpus, for `growing`; added by `adding`",
+        help="documents: the most of the corpus, for `growing`; added by `adding`; questions, for `budgets`",
     )
     parser.add_argument(
         "--seconds",

@@ -35,7 +35,8 @@ class Options:
         corpus: files or folders of documents, instead of generated text.
         data: questions with answers, instead of the sample's.
         llm: the model to compare with, a GGUF file, instead of the one that a package brings.
-        limit: the most documents of the corpus that `growing` takes, all by default; those that `adding` adds.
+        limit: the most documents of the corpus that `growing` takes, all by default; those that `adding` adds; the most
+            questions that `budgets` asks.
         seconds: how long `replicas` and each part of `overload` run, and `adding` asks without a change.
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
         size: the T5 whose shape these benchmarks take; None for their usual model.

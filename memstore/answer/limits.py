@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from memstore.answer.budget import Bill
+from memstore.answer.budget import GIGA, Bill, Rung
 from memstore.answer.candidates import Candidates, brought
 from memstore.answer.values import Question
 from memstore.model.tokens import TextTokenizer
@@ -24,11 +24,12 @@ def afforded(question: Question, store: Store, tokenizer: TextTokenizer) -> Ques
     """
     if question.max_gflop is None:
         return question
-    if question.passages is not None:
-        lengths = _lengths(brought(question.passages), store, tokenizer)
-    else:
-        lengths = [math.ceil(store.generation.tokens / max(1, store.generation.passages))] * question.retrieve_k
-    return _bill(question, lengths, tokenizer).lowered().question
+    return _usual_bill(question, store, tokenizer).lowered().question
+
+
+def most_gflop(question: Question, store: Store, tokenizer: TextTokenizer) -> float:
+    """Billions of operations that a question costs at most, if passages are as long as the store's are on average."""
+    return _usual_bill(question, store, tokenizer).of(Rung(question.retrieve_k, question.keep_k)) / GIGA
 
 
 def within(
@@ -45,6 +46,13 @@ def within(
     asked = [q if bill is None else bill.question for q, bill in zip(questions, bills, strict=True)]
     fewer = [own if q.passages is not None else own[: q.retrieve_k] for q, own in zip(asked, found, strict=True)]
     return asked, fewer, bills[0].steps() if len(bills) == 1 and bills[0] is not None else None
+
+
+def _usual_bill(question: Question, store: Store, tokenizer: TextTokenizer) -> Bill:
+    if question.passages is not None:
+        return _bill(question, _lengths(brought(question.passages), store, tokenizer), tokenizer)
+    usual = math.ceil(store.generation.tokens / max(1, store.generation.passages))
+    return _bill(question, [usual] * question.retrieve_k, tokenizer)
 
 
 def _bill(question: Question, passage_tokens: Sequence[int], tokenizer: TextTokenizer) -> Bill:

@@ -117,7 +117,7 @@ async def test_every_error_is_a_problem(serving, caplog, request_, status: int, 
     assert (response.status_code, told["type"]) == (status, f"urn:memstore:problem:{name}")
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["x-request-id"] == told["request_id"] == "me-3"
-    assert set(told) == {"type", "title", "status", "detail", "instance", "request_id", "errors"}
+    assert set(told) == {"type", "title", "status", "detail", "instance", "request_id", "errors", "loading"}
     assert told["status"] == status
     assert told["instance"] == request.url.path
     assert detail in told["detail"]
