@@ -68,7 +68,7 @@ def test_serve_says_the_default_of_every_setting() -> None:
         default = Settings.model_fields[parameter.name].default
         if parameter.name not in ("store", "model") and default is not None:
             value = int(default) if isinstance(default, float) and default == int(default) else default
-            value = "none" if value == () else value
+            value = "none" if value == () else "no" if value is False else value
             assert f"[{value}]" in parameter.help, (parameter.name, default)
 
 
