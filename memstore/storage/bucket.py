@@ -2,7 +2,7 @@
 
 Every call is tried again after a fault that may pass (a reset connection, 500, 503, an answer cut short, wrong bytes),
 with growing pauses, until `Limits.seconds` are over. Reads run in one thread's event loop, as many at a time as
-`_AT_ONCE`. No obstore exception leaves this file.
+`_AT_ONCE`. No exception of `obstore` leaves this file.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import asyncio
 import hashlib
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,8 +25,9 @@ import google_crc32c
 
 from memstore.errors import ChecksumMismatch, ConfigError, MissingData, StoreUnreachable, StoreUnreadable
 from memstore.files import sync
+from memstore.storage.api import is_final, open_api, said
 from memstore.storage.blocks import Blocks
-from memstore.storage.place import Limits, endpoint
+from memstore.storage.place import Limits
 
 _AT_ONCE = 128  # requests under way: the three arrays of 40 passages
 _UPLOADS = 8
@@ -36,7 +36,6 @@ _PIECE = 8 << 20  # bytes of one request of a whole file
 _WRONG = 4  # tries after which wrong bytes are what is stored, not what came over the wire
 _PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds before the second try, and at most
 _ATTEMPT_SHARE = 3  # one try may take a third of the whole time
-_PASSING = ("408", "429")  # of the statuses 4xx: those that another try may mend
 _parts = count()
 Check = Callable[[bytes], bool]
 T = TypeVar("T")
@@ -104,7 +103,7 @@ class Bucket:
             ConfigError: `obstore` is not installed, or the `AWS_*` variables cannot be understood.
         """
         self.url, self.blocks, self.counts, self._limits = url, blocks, Counts(), limits
-        self._api, self._store = _opened(url, limits.seconds / _ATTEMPT_SHARE)
+        self._api, self._store = open_api(url, limits.seconds / _ATTEMPT_SHARE)
         self._flying: dict[str, Future[bytes]] = {}
         self._lock = threading.Lock()
 
@@ -322,8 +321,8 @@ class Bucket:
                         f"{self.url}/{what} is damaged: {error}, {wrong} times. Run `memstore verify`."
                     ) from None
             except (self._api.exceptions.BaseError, PermissionError, ConnectionError, TimeoutError) as error:
-                fault = _said(error)
-                if _is_final(error, self._api.exceptions):
+                fault = said(error)
+                if is_final(error, self._api.exceptions):
                     raise StoreUnreadable(f"{self.url}/{what} is refused: {fault}. See the AWS_* variables.") from error
             self.counts.retries += 1
             left = seconds - (time.monotonic() - began)
@@ -347,50 +346,9 @@ class _Wrong(Exception):  # noqa: N818 - never leaves this file
     """Other bytes came than were stored, or fewer."""
 
 
-def _opened(url: str, attempt_seconds: float) -> tuple[Any, Any]:
-    """The package, and what it makes of a URL and the environment."""
-    try:
-        import obstore
-        from obstore.store import S3Store
-    except ImportError as error:
-        raise ConfigError(
-            f"{url}: stores in object storage need the package obstore: pip install 'memstore[s3]'"
-        ) from error
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    timeout = timedelta(seconds=attempt_seconds)
-    try:
-        store = S3Store(
-            bucket,
-            prefix=prefix or None,
-            client_options={
-                "timeout": timeout,
-                "connect_timeout": timeout / 2,
-                # The user names the endpoint; a plain one is meant to be.
-                "allow_http": endpoint().startswith("http://"),
-            },
-            retry_config={"max_retries": 0},  # `_tried` does it, and knows which bytes are right
-        )
-    except (obstore.exceptions.BaseError, ValueError) as error:
-        raise ConfigError(f"{url}: {_said(error)}; see the AWS_* variables") from error
-    return obstore, store
-
-
 def ends_in_crc32c(data: bytes) -> bool:
     """Whether bytes end in the crc32c of those before, as chunks and indexes of shards do."""
     return int(google_crc32c.value(data[:-_CRC])) == int.from_bytes(data[-_CRC:], "little")
-
-
-def _is_final(error: BaseException, kinds: Any) -> bool:
-    """Whether another try would end the same."""
-    if isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError | PermissionError):
-        return True
-    status = re.search(r"status code: (4\d\d)", str(error))
-    return status is not None and status[1] not in _PASSING
-
-
-def _said(error: BaseException) -> str:
-    """The first line of what an error says: the rest of obstore's repeat it."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:300]
 
 
 def _sha256(path: Path) -> str:

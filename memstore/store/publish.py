@@ -173,9 +173,9 @@ def remove_leftovers(store: Path) -> list[str]:
     return [p.relative_to(store).as_posix() for p in found]
 
 
-def remove_other_generations(store: Path, generation: Generation) -> None:
+def remove_other_generations(store: Path, generation: Generation, *, keep_manifests: bool = False) -> None:
     """Remove what only other generations than this one, which is in force, are made of, but those that a reader holds.
-    Only while nothing else writes to the store.
+    Only while nothing else writes to the store. Of a mirror, their manifests stay: they are still elsewhere.
     """
     kept = parts_of(store, generation)
     others: list[tuple[Path, Generation]] = []
@@ -192,7 +192,8 @@ def remove_other_generations(store: Path, generation: Generation) -> None:
             else:
                 kept |= parts_of(store, other)
     for path, other in others:
-        for part in [*sorted(parts_of(store, other) - kept - {path}), path]:  # the manifest last: it names the others
+        last = [] if keep_manifests else [path]  # it names the others
+        for part in [*sorted(parts_of(store, other) - kept - {path}), *last]:
             if part.is_dir():
                 shutil.rmtree(part)
             else:

@@ -28,6 +28,8 @@ from memstore.store.format import Generation, hash_file, ids_path
 from memstore.store.holding import Held
 from memstore.store.ids import Uint64, candidates, open_npy, sort_hashes
 from memstore.store.memories import Memories, in_order
+from memstore.store.mirror import mirror_at
+from memstore.store.publish import remove_other_generations
 from memstore.store.segment import Readers, Segment, ShardReader, open_segment
 
 
@@ -70,6 +72,9 @@ class Store:
         folder, found, held = open_held(Path(path), generation)
         store = cls(folder, found, shard_reader=shard_reader)
         store.place, store._held = Path(path), held
+        if generation is None and (mirror := mirror_at(folder)) is not None:
+            with mirror.alone():  # what only earlier generations needed would fill the disk
+                remove_other_generations(folder, found, keep_manifests=True)
         store._index()
         return store
 

@@ -21,7 +21,7 @@ from memstore.storage.bucket import Bucket
 from memstore.store import Store, read_generation
 from memstore.store.describe import inspect
 from memstore.store.history import generations
-from memstore.store.mirror import Mirror
+from memstore.store.mirror import Mirror, mirror_of
 from memstore.store.working import forget, push, rollback
 from memstore_builders.add import AddOptions, add
 from memstore_builders.build import build
@@ -196,7 +196,12 @@ def test_of_two_writers_one_wins_and_the_other_loses_nothing(
     assert (reader.store.generation.number, second.store.generation.number) == (1, 3)
     assert reader.store.load(reader.store.at([1])).lengths.tolist() == [reader.store.segment(0).lengths[1]]
     assert forget(store).in_use == (1,)  # a reader of this machine holds it
+    mirror = mirror_of(store)
+    assert mirror is not None
+    assert (mirror.folder / "index/000001").exists()
     reader.close()
+    Store.open(store).close()
+    assert sorted(path.name for path in (mirror.folder / "index").iterdir()) == ["000003"]
     assert forget(store).removed == (1,)
     second.close()
 
