@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         device=chosen.device,
         size=chosen.size,
         passages=chosen.passages,
+        model=chosen.model,
     )
     record = not (chosen.names or chosen.json or chosen.quick or elsewhere)  # a full run
     today = datetime.now(UTC).date().isoformat()
@@ -131,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         "--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, ...: where `reader` and `builder` compute"
     )
     parser.add_argument("--passages", type=int, metavar="N", help="passages that `filters` searches")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="the checkpoint that `growing` builds with, by default a very small random one"
+    )
     parser.add_argument("--size", choices=("base", "large"), help="the T5 whose shape these two take")
     return parser
 

@@ -41,6 +41,7 @@ class Options:
         device: where `ON_DEVICE` benchmarks compute: "cpu", "cuda", "cuda:1", ...
         size: the T5 whose shape these benchmarks take; None for their usual model.
         passages: how many `filters` searches; None for its usual number.
+        model: the checkpoint that `growing` builds with; None for a very small random one that has vectors.
     """
 
     quick: bool = False
@@ -54,6 +55,7 @@ class Options:
     device: str = "cpu"
     size: Literal["base", "large"] | None = None
     passages: int | None = None
+    model: str | None = None
 
     @property
     def store(self) -> Path | None:

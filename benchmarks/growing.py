@@ -7,6 +7,9 @@ the same passages and memories, find the same, and answer the same.
 
 The documents are those of `--corpus`, at most `--limit` of them, or made of the bundled sample's sentences. Of fewer
 than `WHOLE` documents, as many in proportion are added and deleted. The disk needs room for three stores (TMPDIR).
+
+Stores are compared here, not models: a very small random one writes the memories, unless `--model` names another. It
+has vectors, so that both indexes change; a model without them gets BM25's alone.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import torch
 from benchmarks.common import TOTAL, Options, Report, ratio, summary
 from benchmarks.growth import small_model
 from benchmarks.inputs import corpus_file, questions_of
+from memstore import checkpoint
 from memstore.answer import Answerer, Question
 from memstore.errors import ConfigError
 from memstore.passage import Document
@@ -37,15 +41,14 @@ from memstore_builders.change import ChangeReport, delete
 from memstore_builders.compact import CompactReport, compact
 from memstore_builders.corpus import detect_format
 from memstore_builders.formats import FORMATS
-from memstore_builders.job import BuildOptions
+from memstore_builders.job import BuildOptions, RetrieverKind
 from memstore_builders.streams import RowError, numbered_lines
 
 WHOLE, ADDED, DELETED = 171_896, 896, 5000  # documents of Simple English Wikipedia; of them added, and deleted
 MADE_UP, QUICK = 20_000, 80  # documents without a corpus
 SEARCHES, K = 500, 40
 ANSWERS, NEW_TOKENS, BATCH = 200, 16, 8
-RETRIEVER = "hybrid"
-QUICK_DIM = 32  # width of the small model's vectors
+DIM = 32  # width of the small model's vectors
 _COMPARED = 2048  # memories compared at a time
 
 
@@ -76,13 +79,16 @@ def run(options: Options) -> Report:
     """Change a store step by step, build the other one, and compare them."""
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as name:
         folder = Path(name)
-        model = str(small_model(folder / "model", embedding_dim=QUICK_DIM)) if options.quick else "default"
+        model = options.model or str(small_model(folder / "model", embedding_dim=DIM))
+        retriever: RetrieverKind = (
+            "hybrid" if checkpoint.read_config(checkpoint.resolve(model)).embedding_dim else "bm25"
+        )
         corpus = corpus_file(options, folder, documents=QUICK if options.quick else options.limit or MADE_UP)
         parts = split_corpus(corpus, folder, limit=options.limit)
         store, other = folder / "store", folder / "at-once"
 
         def built(source: Path, out: Path) -> BuildReport:
-            return build(BuildOptions(corpus=(source,), out=out, model=model, retriever=RETRIEVER))  # type: ignore[arg-type]
+            return build(BuildOptions(corpus=(source,), out=out, model=model, retriever=retriever))
 
         steps = [
             _step("build the first", store, lambda: built(parts.first, store)),
@@ -102,8 +108,8 @@ def run(options: Options) -> Report:
             "documents": parts.documents,
             "added": parts.added_documents,
             "deleted": len(parts.deleted),
-            "retriever": RETRIEVER,
-            "model": "very small" if options.quick else model,
+            "retriever": retriever,
+            "model": options.model or "very small, random",
             "corpus": corpus.name,
         },
         ratios=[ratio(s.name, at_once, [s.seconds * 1e3]) for s in steps[1:-1]],
