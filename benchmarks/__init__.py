@@ -8,7 +8,7 @@ run memstore, and nothing outside this package imports it.
 BENCHMARKS = ("reader", "builder", "store", "decode", "retrieval", "filters", "load", "growth", "profile")
 """The modules that measure, in the order in which they run and are reported."""
 
-BY_NAME = ("llm", "budgets", "growing", "adding", "replicas", "overload", "shares", "s3")
+BY_NAME = ("llm", "budgets", "growing", "adding", "replicas", "overload", "shares", "s3", "codecs")
 """The modules that need an extra of their own, or many minutes, or have no baseline. They run where they are named."""
 
 ON_DEVICE = ("reader", "builder")

@@ -21,11 +21,12 @@ from benchmarks.common import Options
 from memstore import checkpoint
 from memstore.checkpoint import t5
 from memstore.checkpoint.files import read_tokenizer
+from memstore.codec import Codec, get_codec
 from memstore.model.config import ModelConfig
 from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import Passage
-from memstore.store import Fingerprint, Generation, SegmentWriter, Store, get_codec, publish
+from memstore.store import Fingerprint, Generation, SegmentWriter, Store, publish, write_tables
 from memstore_builders.corpus import open_corpus, sample_corpus
 
 T5_SHAPES = {  # of T5 v1.1 (arXiv 2002.05202)
@@ -141,22 +142,29 @@ def corpus_file(options: Options, folder: Path, documents: int) -> Path:
 
 
 def write_store(
-    folder: Path, memories: Iterable[tuple[npt.NDArray[np.int64], torch.Tensor]], *, count: int, config: ModelConfig
+    folder: Path,
+    memories: Iterable[tuple[npt.NDArray[np.int64], torch.Tensor]],
+    *,
+    count: int,
+    config: ModelConfig,
+    codec: Codec | None = None,
 ) -> Store:
     """A published store of `count` passages "0", "1", ..., each with token ids `(len,)` and states `(len, D)`.
 
-    It does not record a model: such a store can be read, but not used for answering.
+    It does not record a model: such a store can be read, but not used for answering. `codec` is int8, or one fitted.
     """
+    codec = codec or get_codec("int8")
     shard = min(count, 1024)
     writer = SegmentWriter(
         folder,
         segment_id="random",
-        codec=get_codec("int8"),
+        codec=codec,
         d_model=config.d_model,
         max_tokens=config.max_passage_tokens,
         vocab_size=config.vocab_size,
         num_passages=count,
         shard_passages=shard,
+        tables=write_tables(folder, "random", codec),
     )
     rest = iter(memories)
     for first in range(0, count, shard):
@@ -169,7 +177,7 @@ def write_store(
         max_passage_tokens=config.max_passage_tokens, d_model=config.d_model, dtype="bfloat16",
     )  # fmt: skip
     generation = Generation(
-        number=1, fingerprint=fingerprint, codec="int8", vocab_size=config.vocab_size, settings={},
+        number=1, fingerprint=fingerprint, codec=codec.name, vocab_size=config.vocab_size, settings={},
         segments=(segment,), passages=segment.passages, tokens=segment.tokens, retriever="bm25",
     )  # fmt: skip
     publish(folder, generation)
