@@ -27,6 +27,9 @@ ZSTD_WINDOW = 1 << 31
 """Bytes that a zstd file may look back, as by `zstd --long=31`: the most that the format's library reads. Memory for
 it is taken as a file needs it; the library's own default, 128 MiB, refuses files of `--long=28` and more."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""The disk, the user's share of it, or the largest file that may be; numpy gives a short write no number."""
+
 
 def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path]) -> None:
     """Make sure that every output can be written, so that no work is lost to a wrong path.
@@ -182,7 +185,7 @@ def writing_in(folder: Path, *, if_full: str, if_refused: str) -> Iterator[None]
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # numpy gives a short write no number
+        if error.errno in _NO_ROOM:
             raise DiskSpaceError(f"no room is left in {folder} ({reason}){if_full}") from error
         raise ConfigError(f"{folder} cannot be {if_refused.replace('{reason}', reason)}") from error
 
@@ -212,7 +215,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOENT, *_NO_ROOM):
             raise
         shutil.copyfile(source, target)
 

@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointNotFound(f"{path.parent} is no checkpoint: it has no {path.name}") from None
     except OSError as error:
         raise _unreadable(path, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(path, f"not JSON ({error})") from None
     if not isinstance(values, dict):
         raise _broken(path, f"it holds a {type(values).__name__}, not an object")

@@ -231,7 +231,7 @@ def parse_words(words: Sequence[str], fields: Fields | None = None) -> dict[str,
 def _object(word: str) -> dict[str, Any]:
     try:
         values = json.loads(word)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"the filter {word!r} is not valid JSON: {error}") from None
     Filter.of(values)
     return dict(values)
@@ -258,7 +258,7 @@ def _value(text: str, kinds: Sequence[Kind] | None) -> str | float | bool:
     """What a word stands for: a number or a boolean only if the field has such."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if isinstance(value, str):
         return value

@@ -113,7 +113,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IndexCorrupt(f"there is no index at {folder}: {SETTINGS} is absent; build it again") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IndexCorrupt(f"{folder / SETTINGS} cannot be read ({error}); build the index again") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("files"), dict):
         raise IndexCorrupt(f"{folder / SETTINGS} does not list the index's files; build the index again")

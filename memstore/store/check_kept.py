@@ -118,7 +118,7 @@ def _ids_in(line: bytes) -> set[str]:
     text = line[line.index(b"] ") + 2 :] if line.startswith(b"[") and b"] {" in line else line
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return set()
     if isinstance(values, dict):
         return {str(values.get("id")), str(values.get("document_id"))}

@@ -158,7 +158,7 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], Tables]:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
         attributes, sha256 = dict(header["codec"]), header["sha256"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ChecksumMismatch(_damaged(path)) from error
     if _digest(tables) != sha256:
         raise ChecksumMismatch(_damaged(path))

@@ -35,7 +35,7 @@ def parse(data: bytes, *, path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of what is nested deeper than any parser goes
         raise ChecksumMismatch(f"{path} is damaged: not JSON ({error}). {_REPAIR}") from None
     if not isinstance(values, dict) or render(values) != data:
         raise ChecksumMismatch(f"{path} is damaged: its bytes do not match the checksum it carries. {_REPAIR}")

@@ -120,7 +120,7 @@ class Journal:
         """A job by its id, of whichever server; None if there is none of that id."""
         if not (job_id.isascii() and job_id.isalnum()):
             return None
-        with suppress(OSError, ValueError, TypeError):
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             values = json.loads((self._folder / job_id / JOB).read_bytes())
             job = Job(**{**values, "options": tuple(values["options"])})
             if job.open and not self.input(job_id).exists():

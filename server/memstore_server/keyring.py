@@ -57,7 +57,7 @@ def read_keys(path: Path) -> list[Key]:
         return [Key(**one) for one in listed]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as keys: {error}") from error
 
 

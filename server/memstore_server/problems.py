@@ -152,7 +152,8 @@ def problem(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str]]
     """The problem to reply with, and its headers; logs the cause if the server is at fault."""
     trouble = describe(error)
     if trouble.kind.status == 500:
-        log.error("%s: %s", trouble.kind.name, error, exc_info=error)
+        unforeseen = trouble.kind is INTERNAL  # of the others the message says all that there is to do
+        log.error("%s: %s", trouble.kind.name, error, exc_info=error if unforeseen else None)
     body = Problem(
         type=trouble.kind.type,
         title=trouble.kind.title,

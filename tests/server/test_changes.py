@@ -251,9 +251,10 @@ def test_a_job_that_is_none(make: Make, name: str) -> None:
         make().job(name)
 
 
-def test_a_full_disk_refuses_and_leaves_nothing(make: Make, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_refuses_and_leaves_nothing(make: Make, store: Path, monkeypatch, number: int) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     of = make()
     with monkeypatch.context() as patched:

@@ -122,6 +122,7 @@ async def test_every_error_is_a_problem(serving, caplog, request_, status: int, 
     assert told["instance"] == request.url.path
     assert detail in told["detail"]
     assert bool(told["errors"]) == (name == "invalid-request")
+    assert told["loading"] is None
     for secret in ("secret", "/srv", "Traceback", "File "):
         assert secret not in response.text
     assert [record.levelname for record in caplog.records if record.levelname == "ERROR"] == ["ERROR"] * (status == 500)
@@ -284,6 +285,14 @@ async def test_an_unforeseen_error_is_logged_with_its_cause_and_request_id(servi
     (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
     assert record.request_id == "me-4"
     assert "secret path /srv/model" in str(record.exc_info[1])
+
+
+async def test_damage_is_logged_by_its_name_alone(serving, caplog) -> None:
+    """It was foreseen: where in the code it was met says nothing to who has to mend the store."""
+    async with serving() as http:
+        await http.post("/answer", json={"question": "damaged"})
+    (record,) = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert (record.getMessage(), record.exc_info) == ("store-damaged: secret path /srv/store", None)
 
 
 async def test_an_error_outside_all_handlers_is_still_a_problem(serving, engine) -> None:

@@ -71,16 +71,21 @@ def read_all(path, shard_reader="direct"):
     store.contains("x")
 
 
+def nest(path):
+    """JSON, but deeper than any parser goes."""
+    path.write_bytes(b"[" * 100_000)
+
+
 DAMAGED = [truncate, empty, flip_first, flip_last]
 READ_ERRORS = [
     ("CURRENT", [delete], StoreNotFound),
-    ("CURRENT", DAMAGED, ChecksumMismatch),
+    ("CURRENT", [*DAMAGED, nest], ChecksumMismatch),
     *[(name, [refuse], StoreUnreadable)
       for name in ("CURRENT", "generations/000001.json", "generations/000001.ids.npy", f"{SEGMENT}/SEALED",
                    f"{SEGMENT}/passages.jsonl", f"{SEGMENT}/passages.hashes.npy", f"{ZARR}/states/zarr.json",
                    f"{ZARR}/states/c/0/0/0", f"{ZARR}/lengths/c/1")],
     ("generations/000001.json", [delete], MissingData),
-    ("generations/000001.json", DAMAGED, ChecksumMismatch),
+    ("generations/000001.json", [*DAMAGED, nest], ChecksumMismatch),
     ("generations/000001.ids.npy", [delete], MissingData),
     ("generations/000001.ids.npy", DAMAGED, ChecksumMismatch),
     (f"{SEGMENT}/SEALED", [delete], SegmentNotSealed),
