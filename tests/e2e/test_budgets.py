@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from memstore.answer import Answer, Answerer, Lowered, Question
-from memstore.errors import RequestError
+from memstore.cli import app
+from memstore.errors import ConfigError, RequestError
 from memstore.passage import Passage
 from tests import tiny
 from tests.e2e import small_store
@@ -17,8 +21,19 @@ TEXTS = ["which river is the longest", "who was born in Paris", "the lake in Ger
 
 
 @pytest.fixture(scope="module")
-def answerer(tmp_path_factory: pytest.TempPathFactory) -> Answerer:
-    return Answerer.open(small_store.built(tmp_path_factory.mktemp("budgets")))
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_store.built(tmp_path_factory.mktemp("budgets"))
+
+
+@pytest.fixture(scope="module")
+def answerer(store: Path) -> Answerer:
+    return Answerer.open(store)
+
+
+@pytest.fixture(autouse=True)
+def allocator_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tuning: the allocator's settings are of the whole process, which has other tests to run."""
+    monkeypatch.setattr("memstore.machine.tune_allocator", lambda: False)
 
 
 def few_words(text: str = TEXTS[0], **options: Any) -> Question:
@@ -122,3 +137,53 @@ def test_without_a_scorer_there_is_no_mass() -> None:
     answerer.model = model
     with pytest.raises(RequestError, match="the model is lumen: without a scorer"):
         answerer.answer([Question("?", keep_mass=0.5)])
+
+
+def asked_of(store: Path, *words: str) -> dict[str, Any]:
+    command = ["ask", TEXTS[0], "--store", str(store), "--max-new-tokens", "3", "--json", *words]
+    reply: dict[str, Any] = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
+    return reply
+
+
+def test_the_command_line_asks_so(store: Path) -> None:
+    plain = asked_of(store)
+    assert (plain["usage"]["retrieve_k"], plain["usage"]["keep_k"], plain["lowered"]) == (40, 10, None)
+    auto = asked_of(store, "--keep-k", "auto", "--keep-mass", "0.05")
+    assert sum(one["kept"] for one in auto["passages"]) == 1
+    limit = sum(plain["usage"]["flops"].values()) / 2e9
+    cheap = asked_of(store, "--max-gflop", f"{limit:.6f}")
+    assert cheap["lowered"] == {"retrieve_k": 40, "keep_k": 10, "reasons": ["max_gflop"]}
+    assert sum(cheap["usage"]["flops"].values()) <= limit * 1e9 + 1e3  # six digits
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--keep-k", "few"], "--keep-k must be a whole number from 1, or auto, not 'few'"),
+        (["--keep-k", "0"], "--keep-k must be a whole number from 1"),
+        (["--deadline-ms", "100"], "--deadline-ms and --degrade are for --url"),
+        (["--degrade"], "--deadline-ms and --degrade are for --url"),
+    ],
+)
+def test_what_the_command_line_refuses(store: Path, words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        asked_of(store, *words)
+
+
+def test_an_evaluation_keeps_by_mass_and_within_a_limit(store: Path, tmp_path: Path) -> None:
+    data = tmp_path / "asked.jsonl"
+    data.write_text(json.dumps({"id": "1", "input": TEXTS[0], "output": [{"answer": "the Nile"}]}) + "\n")
+    command = ["evaluate", "--store", str(store), "--data", str(data), "--max-new-tokens", "3", "--json"]
+
+    def evaluated(*words: str) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(CliRunner().invoke(app, [*command, *words], catch_exceptions=False).stdout)
+        return report
+
+    plain, auto = evaluated(), evaluated("--keep-k", "auto", "--keep-mass", "0.05")
+    assert auto["settings"] == plain["settings"] | {"keep_mass": 0.05}
+    read = [report["tasks"]["asked"]["cost"]["passages_read_per_question"] for report in (plain, auto)]
+    assert read == [10, 1]
+    limit = plain["tasks"]["asked"]["cost"]["flops_per_question"] / 2e9
+    cheap = evaluated("--max-gflop", str(limit))
+    assert cheap["settings"]["max_gflop"] == limit
+    assert 0 < cheap["tasks"]["asked"]["cost"]["flops_per_question"] <= limit * 1e9

@@ -61,6 +61,13 @@ def test_the_last_message_of_the_user_is_answered(ai: openai.OpenAI, url: str, e
     assert done.id == f"chatcmpl-{beside['request_id']}"
 
 
+def test_a_chat_may_cost_only_so_much(ai: openai.OpenAI, engine) -> None:
+    engine.questions.clear()
+    done = chat(ai, "why?", extra_body={"keep_k": "auto", "max_gflop": 3})
+    assert (engine.questions[0].retrieve_k, engine.questions[0].keep_mass) == (3, 0.9)
+    assert (done.model_extra or {})["memstore"]["lowered"]["reasons"] == ["max_gflop"]
+
+
 def test_options_of_ours_stand_beside_and_lengths_are_held_to_the_servers(ai: openai.OpenAI, engine) -> None:
     engine.questions.clear()
     chat(ai, "why?", max_tokens=4096, extra_body={"retrieve_k": 7, "keep_k": 2, "task": "nq", "unheard_of": {"a": 1}})
