@@ -84,7 +84,7 @@ def huge(world: World, chance: random.Random) -> None:
 
 def wrong_key(world: World, chance: random.Random) -> None:
     """No key, another one, half of one, one of other characters."""
-    shown = chance.choice([None, "", "Bearer", "Bearer ", f"Basic {KEY}", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x",
+    shown = chance.choice([None, "", "Bearer", f"Basic {KEY}", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x",
                            f"Bearer {KEY} {KEY}", "Bearer " + "é" * 20, "Bearer " + "k" * 20_000, KEY])  # fmt: skip
     headers = {} if shown is None else {"Authorization": shown.encode()}
     method, path = chance.choice([
