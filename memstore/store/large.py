@@ -17,7 +17,6 @@ from memstore.store.format import SEALED, hash_bytes, read_bytes
 from memstore.store.mirror import mirror_at, seal_of
 from memstore.store.objects import segment_key
 
-_PAGE = 4096  # bytes that the system reads at least
 Check = Callable[[bytes], bool]
 
 
@@ -32,6 +31,11 @@ class LargeFile(Protocol):
     @property
     def size(self) -> int:
         """Bytes."""
+        ...
+
+    @property
+    def small(self) -> int:
+        """Bytes up to which a read need not be begun before."""
         ...
 
     def begin(self, offset: int, size: int) -> Any:
@@ -53,6 +57,8 @@ class LargeFile(Protocol):
 
 class OpenFile:
     """A file read by position; closed when nothing refers to it any more."""
+
+    small = 4096  # bytes of a page: smaller reads share pages with others, and are soon all in the page cache
 
     def __init__(self, path: Path) -> None:
         """Open it.
@@ -76,8 +82,7 @@ class OpenFile:
 
     def begin(self, offset: int, size: int) -> None:
         """Let the system fetch these bytes from the disk."""
-        if size > _PAGE:  # smaller ones share pages with others, and are soon all in the page cache
-            os.posix_fadvise(self.handle, offset, size, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(self.handle, offset, size, os.POSIX_FADV_WILLNEED)
 
     def read(self, offset: int, size: int, begun: object = None) -> bytes:  # noqa: ARG002 - for those that are elsewhere
         """Exactly these bytes.
@@ -104,6 +109,8 @@ class RemoteFile:
     `check` says whether a range is right; a wrong one is read again before it is an error. By default a range ends in
     the crc32c of what comes before, as chunks and indexes of shards do.
     """
+
+    small = 0
 
     def __init__(self, bucket: Bucket, key: str, size: int, check: Check | None = None) -> None:
         self.path, self.size = Path(f"{bucket.url}/{key}"), size

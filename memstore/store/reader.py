@@ -52,6 +52,7 @@ class Store:
         self._bounds = [0, *itertools.accumulate(s.passages for s in generation.segments)]
         self._starts = np.asarray(self._bounds, dtype=np.int64)
         self._held: Held | None = None
+        self._elsewhere = mirror_at(path) is not None
         self._dead: npt.NDArray[np.bool_] | None = None
         self._readers = Readers(shard_reader=shard_reader)
         self._segments: dict[int, Segment] = {}
@@ -293,6 +294,8 @@ class Store:
 
     def _passages(self, rows: Sequence[int]) -> list[Passage]:
         """The passages of rows; those that are elsewhere are fetched at once."""
+        if not self._elsewhere:
+            return [self._passage(row) for row in rows]
         places = [(self._segment(number), row - self._bounds[number])
                   for row in rows for number in [bisect_right(self._bounds, row) - 1]]  # fmt: skip
         begun = [segment.passages.begin(local) for segment, local in places]

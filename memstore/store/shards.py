@@ -79,7 +79,7 @@ class Shard:
         return values
 
     def _checked(self, offset: int, size: int, begun: object) -> bytes:
-        data = self.file.read(offset, size, begun) if begun is not None else self.file.read(offset, size)
+        data = self.file.read(offset, size, begun)
         body = data[:-_CRC]
         if google_crc32c.value(body) != int.from_bytes(data[-_CRC:], "little"):
             raise self.file.damaged(f"the crc32c of {size} bytes at byte {offset} differs")
@@ -136,7 +136,8 @@ class ShardedArray:
                 files[number] = self.cache.get(self, number)
             shard = files[number]
             offset, size = shard.locate(place)
-            found.append((shard, offset, size, shard.file.begin(offset, size)))
+            file = shard.file
+            found.append((shard, offset, size, file.begin(offset, size) if size > file.small else None))
         return found
 
     def finish(self, begun: list[tuple[Shard, int, int, object]]) -> Iterator[npt.NDArray[Any]]:
