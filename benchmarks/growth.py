@@ -148,7 +148,7 @@ def _write_passages(path: Path, passages: Iterator[Passage]) -> None:
 def small_model(folder: Path, *, embedding_dim: int = 0) -> Path:
     """The folder of a very small random model, with the default model's tokenizer."""
     default = checkpoint.default_checkpoint()
-    config = checkpoint.load(default)[0].config.replace(**SMALL | {"embedding_dim": embedding_dim})
+    config = checkpoint.read_config(default).replace(**SMALL | {"embedding_dim": embedding_dim})
     model = MemoryModel(config)
     model.initialise(0)
     checkpoint.save(folder, model, TextTokenizer(read_tokenizer(default), config))
