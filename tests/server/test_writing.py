@@ -19,9 +19,10 @@ from memstore.store.holding import only_writer
 from memstore_builders.change import delete
 from memstore_client import AsyncClient, BadRequest, Conflict, NotFound, PassageInput, Unauthorized
 from memstore_server import logs, problems
-from memstore_server.app import create_app, run
+from memstore_server.app import create_app
 from memstore_server.changes import NotOurJob
 from memstore_server.editing import Documents
+from memstore_server.process import run
 from memstore_server.settings import Settings
 from tests import tiny
 from tests.builders.changing import Bench, texts
