@@ -23,6 +23,7 @@ from memstore.codec.base import SERIAL_VALUES, Arrays, ArraySpec, Codec, Tables,
 from memstore.codec.token_means import TokenMeans
 from memstore.codec.weights import checked, token_scales
 from memstore.errors import ConfigError
+from memstore.machine import compute_dtype
 
 CENTROIDS = 256  # of a part: a code is a byte
 _KMEANS_TOKENS = 65_536  # of the sample: 256 for a centroid, as faiss takes at most
@@ -130,7 +131,11 @@ class ProductCodec:
     def decode(
         self, arrays: Arrays, token_ids: torch.Tensor, *, dtype: torch.dtype, device: str | torch.device
     ) -> torch.Tensor:
-        """See `Codec.decode`. Computes in `dtype`; `plain_decode` is its twin."""
+        """See `Codec.decode`. Computes in `dtype`, or in float32 where a processor has no quick products of bfloat16;
+        `plain_decode` is its twin.
+        """
+        if torch.device(device).type == "cpu" and dtype != torch.float32 and dtype != compute_dtype("cpu"):
+            return self.decode(arrays, token_ids, dtype=torch.float32, device=device).to(dtype)
         ready = self._on(dtype, torch.device(device))
         codes = torch.from_numpy(arrays["states"]).to(device)  # (T, M)
         scales = torch.from_numpy(arrays["scales"]).view(torch.bfloat16).to(device)  # (T,)
