@@ -17,7 +17,7 @@ import torch
 from memstore.errors import CodecMismatch
 from memstore.store import Codec, find_codec, write_tables
 from memstore.store.codec_tables import segment_codec
-from memstore.store.format import SEALED, Seal, codec_path, read_bytes, segment_path
+from memstore.store.format import SEALED, Seal, TablesRef, codec_path, read_bytes, segment_path
 from memstore_builders.job import Job
 from memstore_builders.progress import Progress
 from memstore_builders.spool import Spool
@@ -72,20 +72,20 @@ def fit(job: Job, spool: Spool, progress: Progress) -> Codec:
     return codec
 
 
-def check_tables(job: Job, sealed: Sequence[str]) -> None:
+def check_tables(out: Path, prefix: str, tables: TablesRef | None, sealed: Sequence[str]) -> None:
     """Segments that an earlier run sealed must have been written with the tables that are there now.
 
     Raises:
         CodecMismatch: one was written with others.
     """
     for name in sealed:
-        folder = segment_path(job.options.out, name)
+        folder = segment_path(out, name)
         _, found = segment_codec(folder, Seal.from_bytes(read_bytes(folder / SEALED), path=folder / SEALED))
-        if found != job.tables:
-            path = codec_path(job.options.out, job.prefix)
+        if found != tables:
+            path = codec_path(out, prefix)
             raise CodecMismatch(
                 f"{path} holds tables of another fit than segment {name!r} was written with: restore the file from a "
-                f"copy, or remove {job.options.out} and build again"
+                f"copy, or remove {out} and build again"
             )
 
 

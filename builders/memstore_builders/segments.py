@@ -51,7 +51,8 @@ def make_segments(job: Job, spool: Spool, progress: Progress) -> tuple[list[Segm
     plans = plan_segments(len(spool), shard, job.options.segment_passages)
     names = [f"{job.prefix}-{i:05d}" for i in range(len(plans))]
     sealed = [sealed_segment(job.options.out, name) for name in names]
-    check_tables(job, [name for name, ref in zip(names, sealed, strict=True) if ref is not None])
+    found = [name for name, ref in zip(names, sealed, strict=True) if ref is not None]
+    check_tables(job.options.out, job.prefix, job.tables, found)
     done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
     progress.begin("encode", len(spool), done=done)
     references = [

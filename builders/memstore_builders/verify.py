@@ -6,7 +6,7 @@ Checksums and counts come from the store itself; the sample is encoded again. Kn
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ from memstore.errors import (
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.open import open_retriever
 from memstore.storage import as_url
-from memstore.store import Generation, Store, read_generation
+from memstore.store import Codec, Generation, Store, get_codec, read_generation
 from memstore.store.check import Fault, check_generation, fault
 from memstore.store.check_kept import check_kept, find_present
 from memstore.store.foreign import foreign_files
@@ -212,13 +212,33 @@ def _compare(store: Store, encoder: PassageEncoder, rows: list[int]) -> tuple[fl
             problems.append(_mismatch(passage.id, "its token ids are not those of its text"))
             continue
         codec, new_tokens = store.codec_of(passage.id), torch.from_numpy(new_ids.astype(np.int64))
-        new = codec.decode(codec.encode(states, new_tokens), new_tokens, dtype=torch.float32, device="cpu")
-        difference = _difference(old, new, states.float() if codec.sample_tokens else new)
+        difference = min(_differences(old, codec, _origins(store, states, new_tokens), new_tokens))
         largest = max(largest, difference)
         if not difference <= TOLERANCE[store.fingerprint.dtype]:
             message = f"its memory differs from one made again by {difference:.1%} (relative norm)"
             problems.append(_mismatch(passage.id, message))
     return largest, problems
+
+
+def _origins(store: Store, states: torch.Tensor, token_ids: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What a memory may have been encoded from: the states, and in a store made by `recompress` what its first codec
+    made of them.
+    """
+    yield states
+    if (name := store.generation.settings.get("recompressed", {}).get("codec")) is not None:
+        yield _through(get_codec(name), states, token_ids)
+
+
+def _differences(
+    old: torch.Tensor, codec: Codec, origins: Iterable[torch.Tensor], token_ids: torch.Tensor
+) -> Iterator[float]:
+    for states in origins:
+        new = _through(codec, states, token_ids)
+        yield _difference(old, new, states.float() if codec.sample_tokens else new)
+
+
+def _through(codec: Codec, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    return codec.decode(codec.encode(states, token_ids), token_ids, dtype=torch.float32, device="cpu")
 
 
 def _difference(old: torch.Tensor, new: torch.Tensor, states: torch.Tensor) -> float:

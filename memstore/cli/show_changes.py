@@ -45,6 +45,20 @@ def show_compacted(report: Values) -> None:
         console.print(", ".join(f"{stage} {duration(seconds)}" for stage, seconds in report["seconds"].items()))
 
 
+def show_recompressed(report: Values) -> None:
+    """`memstore recompress`."""
+    console = PlainConsole()
+    dead = f" and {report['dead']:,} dead ones, which `memstore compact` frees" if report["dead"] else ""
+    done = "was there already" if report["already_done"] else f"from {report['codec_before']}"
+    console.print(
+        f"{report['out']}: {report['passages']:,} passages{dead} as {report['codec']}, {done}; "
+        f"{size(report['store_bytes'])}, {report['bytes_per_token']:,.0f} bytes a token, with texts "
+        f"(before: {report['bytes_per_token_before']:,.0f})"
+    )
+    if report["seconds"]:
+        console.print(", ".join(f"{stage} {duration(seconds)}" for stage, seconds in report["seconds"].items()))
+
+
 def show_generations(found: Values) -> None:
     """`memstore generations`."""
     console = PlainConsole()

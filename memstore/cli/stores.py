@@ -152,6 +152,25 @@ def convert(
 
 
 @app.command()
+def recompress(
+    store: Annotated[Path, typer.Option(help="A store of bf16 or int8; it stays as it is.")],
+    codec: CodecName,
+    out: Annotated[Path, typer.Option(help="Folder of the new store; a run that was cut off there goes on.")],
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Make a store of another codec from one of bf16 or int8: the same passages, found by the same searches."""
+    from memstore.cli.show_changes import show_recompressed
+    from memstore.machine import tune_allocator
+    from memstore_builders.progress import for_people
+    from memstore_builders.recompress import recompress as run
+
+    tune_allocator()
+    report = asdict(run(store, out, codec=codec, model=model, progress=for_people()))
+    print_result(report, as_json, show_recompressed)
+
+
+@app.command()
 def inspect(store: StoreDir, as_json: Json = False) -> None:
     """Show what a store holds and what made it."""
     from memstore.cli.show import show_store

@@ -1,24 +1,29 @@
-"""New segments from passages that are in a store already: their memories are copied as they are encoded.
+"""New segments from passages that are in a store already: their memories copied as they are, or in another codec.
 
-Knows arrays and lists of duplicates; neither the model nor what decoding would give.
+Knows arrays, codecs and lists of duplicates, and no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from memstore.codec import Codec
 from memstore.errors import ConfigError
 from memstore.passage import Passage
 from memstore.store.codec_tables import segment_codec
 from memstore.store.duplicates import Duplicate
-from memstore.store.format import SegmentRef
+from memstore.store.format import SegmentRef, TablesRef
 from memstore.store.reader import Store
 from memstore.store.segment import Segment
 from memstore.store.writer import SegmentWriter
+
+_DECODED = 64  # passages decoded at a time: bounds what is not encoded
 
 
 def copy_passages(
@@ -52,6 +57,79 @@ def copy_passages(
             said = [store.passage_at(row) for row in part] if passages is None else passages[begin : begin + len(part)]
             writer.copy_shard(said, *_encoded(store, part))
         return writer.seal(duplicates)
+
+
+def encode_again(
+    store: Store,
+    number: int,
+    out: Path,
+    *,
+    segment_id: str,
+    codec: Codec,
+    tables: TablesRef | None,
+    shard_passages: int,
+    duplicates: Sequence[Duplicate] = (),
+    advance: Callable[[int], None] = lambda _: None,
+) -> SegmentRef:
+    """Write a sealed segment of another store: the same passages, their memories decoded and encoded by a codec.
+
+    Memory: one encoded shard, a few times.
+
+    Args:
+        store: where the segment is.
+        number: of the segment, in its generation.
+        out: the other store.
+        segment_id: name of the new segment.
+        codec: what encodes.
+        tables: what it learned, as it is in `out`.
+        shard_passages: passages per shard.
+        duplicates: records of what the segment leaves out.
+        advance: hears of passages encoded.
+    """
+    source = store.segment(number)
+    start, count = sum(ref.passages for ref in store.generation.segments[:number]), len(source.lengths)
+    with SegmentWriter(
+        out,
+        segment_id=segment_id,
+        codec=codec,
+        d_model=source.seal.d_model,
+        max_tokens=source.seal.max_tokens,
+        vocab_size=store.generation.vocab_size,
+        num_passages=count,
+        shard_passages=shard_passages,
+        embedding_dim=source.seal.embedding_dim,
+        tables=tables,
+    ) as writer:
+        for begin in range(0, count, min(shard_passages, count)):
+            rows = range(start + begin, start + min(begin + shard_passages, count))
+            pieces = []
+            for first in range(0, len(rows), _DECODED):
+                some = rows[first : first + _DECODED]
+                lengths, values = _encoded(store, some)
+                pieces.append((lengths, _encoded_again(source, codec, lengths, values)))
+                advance(len(some))
+            values = {name: np.concatenate([piece[name] for _, piece in pieces]) for name in pieces[0][1]}
+            passages = [store.passage_at(row) for row in rows]
+            writer.copy_shard(passages, np.concatenate([lengths for lengths, _ in pieces]), values)
+        return writer.seal(duplicates)
+
+
+def _encoded_again(
+    source: Segment, codec: Codec, lengths: npt.NDArray[np.int32], values: dict[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """What a segment's arrays hold of some passages, (n, max_tokens, ...), with another codec's instead of its own."""
+    seal = source.seal
+    real = np.arange(seal.max_tokens) < lengths[:, None]  # (n, max_tokens): tokens, and not padding
+    token_ids = torch.from_numpy(values["token_ids"][real].astype(np.int64))  # (T,)
+    own = {spec.name for spec in source.codec.arrays(d_model=seal.d_model, max_tokens=seal.max_tokens)}
+    arrays = {name: values[name][real] for name in own}
+    states = source.codec.decode(arrays, token_ids, dtype=torch.float32, device="cpu")
+    encoded = codec.encode(states, token_ids)
+    found = {name: value for name, value in values.items() if name not in own}
+    for spec in codec.arrays(d_model=seal.d_model, max_tokens=seal.max_tokens):
+        found[spec.name] = np.zeros((len(lengths), *spec.shape), dtype=spec.dtype)
+        found[spec.name][real] = encoded[spec.name]
+    return found
 
 
 def empty_segment(store: Store, *, segment_id: str) -> SegmentRef:
