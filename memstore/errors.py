@@ -18,6 +18,10 @@ class ConfigError(MemstoreError, ValueError):
     """A setting is unknown, out of range, or contradicts another one."""
 
 
+class NotWritable(ConfigError):  # noqa: N818 - reads as the fact it states
+    """A folder, such as a store's, may not be written: its disk is read-only, or permissions are missing."""
+
+
 class RequestError(MemstoreError, ValueError):
     """A question or its options cannot be served as asked."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from memstore.errors import ConfigError, DiskSpaceError, MemstoreError, OutputUnwritable
+from memstore.errors import ConfigError, DiskSpaceError, MemstoreError, NotWritable, OutputUnwritable
 
 _DEVICES = Path("/dev")  # /dev/stdout may lead to a file, but to write there whole would be to replace the link
 GZIP = b"\x1f\x8b"
@@ -28,6 +28,7 @@ ZSTD_WINDOW = 1 << 31
 it is taken as a file needs it; the library's own default, 128 MiB, refuses files of `--long=28` and more."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+_NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 """The disk, the user's share of it, or the largest file that may be; numpy gives a short write no number."""
 
 
@@ -177,7 +178,8 @@ def writing_in(folder: Path, *, if_full: str, if_refused: str) -> Iterator[None]
 
     Raises:
         DiskSpaceError: the disk is full, or the user's share of it.
-        ConfigError: the folder cannot be written.
+        NotWritable: the folder may not be written.
+        ConfigError: it cannot be written for another reason.
     """
     try:
         yield
@@ -187,7 +189,8 @@ def writing_in(folder: Path, *, if_full: str, if_refused: str) -> Iterator[None]
         reason = error.strerror or str(error)
         if error.errno in _NO_ROOM:
             raise DiskSpaceError(f"no room is left in {folder} ({reason}){if_full}") from error
-        raise ConfigError(f"{folder} cannot be {if_refused.replace('{reason}', reason)}") from error
+        refused = NotWritable if error.errno in _NOT_ALLOWED else ConfigError
+        raise refused(f"{folder} cannot be {if_refused.replace('{reason}', reason)}") from error
 
 
 @contextmanager

@@ -19,7 +19,16 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from memstore.errors import DiskSpaceError, MemstoreError, PassageNotFound, RequestError, StoreBusy, StoreCorrupt
+from memstore.errors import (
+    DiskSpaceError,
+    MemstoreError,
+    NotWritable,
+    PassageNotFound,
+    RequestError,
+    StoreBusy,
+    StoreCorrupt,
+    StoreUnreachable,
+)
 from memstore_client.wire import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, FieldProblem, Problem
 from memstore_server.admission import Overloaded, TooLate
 from memstore_server.batching import DeadlineExceeded, EngineStopped
@@ -68,6 +77,8 @@ INTERNAL = Kind("internal", 500, "The server failed")
 STORE_DAMAGED = Kind("store-damaged", 500, "The store is damaged")
 NOT_RELOADED = Kind("not-reloaded", 500, "The store's generation could not be taken up")
 DEADLINE_EXCEEDED = Kind("deadline-exceeded", 504, "The deadline passed before there was an answer")
+STORE_UNREACHABLE = Kind("store-unreachable", 503, "The store's object storage cannot be reached")
+STORE_READ_ONLY = Kind("store-read-only", 507, "The store may not be written")
 NO_ROOM = Kind("no-room", 507, "The disk is full")
 
 KINDS = (
@@ -75,9 +86,12 @@ KINDS = (
     TOO_MANY_REQUESTS, JOB_NOT_FOUND, GENERATION_NOT_FOUND, METHOD_NOT_ALLOWED, STORE_BUSY, OTHER_SERVER,
     OTHER_MODEL, BODY_TOO_LARGE, NOT_JSON, INVALID_REQUEST, IMPOSSIBLE_REQUEST, OVERLOADED, TOO_LATE,
     TOO_MANY_CHANGES, INTERNAL, STORE_DAMAGED, NOT_RELOADED, NOT_READY, DEADLINE_EXCEEDED, NO_ROOM,
+    STORE_UNREACHABLE, STORE_READ_ONLY,
 )  # fmt: skip
-_TRY_LATER = (TOO_MANY_REQUESTS, OVERLOADED, TOO_LATE, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES)
+_TRY_LATER = (TOO_MANY_REQUESTS, OVERLOADED, TOO_LATE, NOT_READY, STORE_BUSY, TOO_MANY_CHANGES, STORE_UNREACHABLE)
+_FOR_OPERATORS = (STORE_UNREACHABLE, STORE_READ_ONLY)  # logged too: no client can mend these
 _CHANGE_SECONDS = "5"  # a short change's time
+_STORAGE_SECONDS = "10"  # the store itself has tried for longer than that already
 _REQUEST_ID = {
     "description": "Under which the server logs the request: the client's own, if it sent a sane one in this header.",
     "schema": {"type": "string"},
@@ -128,6 +142,12 @@ def describe(error: Exception) -> Trouble:
             return Trouble(TOO_MANY_CHANGES, str(error), headers={"Retry-After": _CHANGE_SECONDS})
         case DiskSpaceError():
             return Trouble(NO_ROOM, "There is no room for it on the server's disk: nothing was changed.")
+        case NotWritable():
+            said = "The server may not write to the store, so nothing was changed: make it writable for the server."
+            return Trouble(STORE_READ_ONLY, said)
+        case StoreUnreachable():
+            said = "The object storage that holds the store does not answer: try again later."
+            return Trouble(STORE_UNREACHABLE, said, headers={"Retry-After": _STORAGE_SECONDS})
         case InvalidOptions():
             return Trouble(INVALID_REQUEST, str(error), error.errors)
         case RequestError():
@@ -151,7 +171,7 @@ def describe(error: Exception) -> Trouble:
 def problem(error: Exception, *, path: str) -> tuple[Problem, Mapping[str, str]]:
     """The problem to reply with, and its headers; logs the cause if the server is at fault."""
     trouble = describe(error)
-    if trouble.kind.status == 500:
+    if trouble.kind.status == 500 or trouble.kind in _FOR_OPERATORS:
         unforeseen = trouble.kind is INTERNAL  # of the others the message says all that there is to do
         log.error("%s: %s", trouble.kind.name, error, exc_info=error if unforeseen else None)
     body = Problem(

@@ -30,7 +30,7 @@ _QUEUED = (problems.NOT_READY, problems.OVERLOADED)
 _POSTED = (
     *_QUEUED, problems.TOO_LATE, problems.DEADLINE_EXCEEDED, problems.UNREADABLE_BODY, problems.BODY_TOO_LARGE,
     problems.NOT_JSON, problems.INVALID_REQUEST, problems.IMPOSSIBLE_REQUEST, problems.INTERNAL,
-    problems.STORE_DAMAGED, problems.COLLECTION_NOT_FOUND,
+    problems.STORE_DAMAGED, problems.COLLECTION_NOT_FOUND, problems.STORE_UNREACHABLE,
 )  # fmt: skip
 
 
@@ -109,7 +109,12 @@ async def rerank(asked: wire.RerankRequest, request: Request, service: ServiceOf
     "/passages/{passage_id:any_text}",
     tags=["passages"],
     responses=problems.documented(
-        *_QUEUED, problems.PASSAGE_NOT_FOUND, problems.COLLECTION_NOT_FOUND, problems.INTERNAL, problems.STORE_DAMAGED
+        *_QUEUED,
+        problems.PASSAGE_NOT_FOUND,
+        problems.COLLECTION_NOT_FOUND,
+        problems.INTERNAL,
+        problems.STORE_DAMAGED,
+        problems.STORE_UNREACHABLE,
     ),
 )
 async def passage(

@@ -23,8 +23,9 @@ _SENT = (
     problems.UNAUTHORIZED, problems.UNREADABLE_BODY, problems.BODY_TOO_LARGE, problems.NOT_JSON,
     problems.INVALID_REQUEST, problems.INTERNAL, problems.NOT_READY,
 )  # fmt: skip
-_CHANGE = (*_SENT, problems.TOO_MANY_CHANGES, problems.NO_ROOM, problems.COLLECTION_NOT_FOUND)
+_CHANGE = (*_SENT, problems.TOO_MANY_CHANGES, problems.NO_ROOM, problems.STORE_READ_ONLY, problems.COLLECTION_NOT_FOUND)
 _LOOKED_UP = (problems.UNAUTHORIZED, problems.INTERNAL, problems.STORE_DAMAGED)
+_READ = (*_LOOKED_UP, problems.STORE_UNREACHABLE, problems.COLLECTION_NOT_FOUND)  # in the store itself
 
 
 async def editors_of(request: Request) -> Editors:
@@ -59,7 +60,7 @@ async def delete_documents(
 @router.get(
     "/documents/{document_id:any_text}",
     tags=["documents"],
-    responses=problems.documented(*_LOOKED_UP, problems.COLLECTION_NOT_FOUND, problems.DOCUMENT_NOT_FOUND),
+    responses=problems.documented(*_READ, problems.DOCUMENT_NOT_FOUND),
 )
 async def document(document_id: str, editors: EditorsOf, collection: CollectionQuery = None) -> wire.DocumentReply:
     """A document of the generation that answers, as its passages."""
@@ -82,7 +83,7 @@ async def cancel(job_id: str, editors: EditorsOf) -> wire.JobReply:
     return await (await editors.of_job(job_id)).cancel(job_id)
 
 
-@router.get("/generations", tags=["store"], responses=problems.documented(*_LOOKED_UP, problems.COLLECTION_NOT_FOUND))
+@router.get("/generations", tags=["store"], responses=problems.documented(*_READ))
 async def generations(editors: EditorsOf, collection: CollectionQuery = None) -> wire.GenerationsReply:
     """The generations that can be gone back to, and what made each."""
     return await editors.of(collection).generations()
@@ -94,6 +95,7 @@ async def generations(editors: EditorsOf, collection: CollectionQuery = None) ->
     responses=problems.documented(
         *_SENT, problems.COLLECTION_NOT_FOUND, problems.GENERATION_NOT_FOUND, problems.IMPOSSIBLE_REQUEST,
         problems.STORE_BUSY, problems.OTHER_MODEL, problems.NOT_RELOADED, problems.STORE_DAMAGED,
+        problems.STORE_READ_ONLY,
     ),
 )  # fmt: skip
 async def rollback(asked: wire.RollbackRequest, editors: EditorsOf) -> ReloadReply:

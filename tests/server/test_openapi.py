@@ -80,9 +80,10 @@ def test_every_operation_lists_its_problems(document: dict) -> None:
             expected |= {"401", "500"}
             if "requestBody" in operation:
                 expected |= {"400", "413", "415", "422", "503"}
-                expected |= {"404", "409"} if path == "/admin/rollback" else {"404", "429", "507"}
+                expected |= {"404", "409", "507"} if path == "/admin/rollback" else {"404", "429", "507"}
             else:
                 expected |= {"404", "409"} if verb == "delete" else {"404"}
+                expected |= set() if path.startswith("/jobs") else {"503"}
         elif verb == "post":
             expected |= {"400", "404", "413", "415", "422", "500", "503", "504"}
         if path == "/passages/{passage_id}":
@@ -106,6 +107,7 @@ def test_every_kind_of_problem_is_named_where_it_may_occur(document: dict) -> No
     assert {kind for kind in problems.KINDS if kind.type not in told(*OPERATIONS)} == nowhere
     for place in (("post", "/answer"), ("post", "/retrieve"), ("get", "/passages/{passage_id}")):
         assert problems.STORE_DAMAGED.type in told(place)
+        assert problems.STORE_UNREACHABLE.type in told(place)
 
 
 def test_headers_are_reported_where_they_are_sent(document: dict) -> None:

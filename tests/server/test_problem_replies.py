@@ -303,12 +303,12 @@ async def test_an_error_outside_all_handlers_is_still_a_problem(serving, engine)
 
 
 def test_kinds_are_distinct() -> None:
-    assert len({kind.type for kind in KINDS}) == len(KINDS) == 26
+    assert len({kind.type for kind in KINDS}) == len(KINDS) == 28
     untested = {kind.name for kind in KINDS} - {name for _, _, name, _ in TABLE}
     assert untested == {
         "overloaded", "too-late", "not-ready", "deadline-exceeded",  # in test_serving_life.py
         "not-reloaded",  # in test_reloading.py
         "unauthorized", "document-not-found", "job-not-found", "generation-not-found", "store-busy", "other-server",
-        "other-model", "too-many-changes", "no-room",  # in test_writing.py
+        "other-model", "too-many-changes", "no-room", "store-unreachable", "store-read-only",  # in test_writing.py
         "too-many-requests",  # in test_keys.py
     }  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,12 +15,12 @@ import httpx
 import pytest
 
 from memstore.answer import Answerer
-from memstore.errors import ConfigError, DiskSpaceError
+from memstore.errors import ConfigError, DiskSpaceError, NotWritable, StoreUnreachable
 from memstore.store.history import forget
 from memstore.store.holding import only_writer
 from memstore_builders.change import delete
 from memstore_client import AsyncClient, BadRequest, Conflict, NotFound, PassageInput, Unauthorized
-from memstore_server import logs, problems
+from memstore_server import journal, logs, problems
 from memstore_server.app import create_app
 from memstore_server.changes import NotOurJob
 from memstore_server.editing import Documents
@@ -254,16 +256,37 @@ async def test_jobs_are_known_and_cancelled_over_http(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "retry"),
     [
-        (DiskSpaceError("no room is left in /srv/store"), problems.NO_ROOM),
-        (NotOurJob("job 1f is another server's: cancel it there"), problems.OTHER_SERVER),
+        (DiskSpaceError("no room is left in /srv/store"), problems.NO_ROOM, None),
+        (NotOurJob("job 1f is another server's: cancel it there"), problems.OTHER_SERVER, None),
+        (StoreUnreachable("s3://wiki/srv could not be had in 30 s"), problems.STORE_UNREACHABLE, "10"),
+        (NotWritable("/srv/store cannot be changed"), problems.STORE_READ_ONLY, None),
     ],
 )
-def test_what_is_said_of_rare_refusals(error: Exception, kind: problems.Kind) -> None:
+def test_what_is_said_of_rare_refusals(error: Exception, kind: problems.Kind, retry: str | None) -> None:
     trouble = problems.describe(error)
     assert trouble.kind == kind
     assert "/srv" not in trouble.detail
+    assert trouble.headers.get("Retry-After") == retry
+
+
+@pytest.mark.parametrize("reason", [errno.EROFS, errno.EACCES, errno.EPERM])
+async def test_a_store_that_became_read_only_says_so(
+    serving_fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reason: int
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    async with serving_fake(write_key=KEY, store=tmp_path) as http:
+        monkeypatch.setattr(journal, "sync", refused)
+        response = await send(http, "PUT", "/documents", {"documents": [{"id": "a", "text": "b"}]}, **BEARER)
+    assert (response.status_code, response.json()["type"]) == (507, "urn:memstore:problem:store-read-only")
+    assert "make it writable" in response.json()["detail"]
+    (logged,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert str(tmp_path) in logged.message
+    assert logged.exc_info is None
+    assert not journal.Journal(tmp_path).take_over()
 
 
 async def test_a_key_of_another_server(bench: Bench) -> None:

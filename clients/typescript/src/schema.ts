@@ -2271,7 +2271,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`) */
+            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`), or: The store's object storage cannot be reached (`urn:memstore:problem:store-unreachable`) */
             503: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -2398,7 +2398,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`) */
+            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`), or: The store's object storage cannot be reached (`urn:memstore:problem:store-unreachable`) */
             503: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -2525,7 +2525,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`) */
+            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`), or: The store's object storage cannot be reached (`urn:memstore:problem:store-unreachable`) */
             503: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -2652,7 +2652,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`) */
+            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: This cannot be done by its deadline (`urn:memstore:problem:too-late`), or: The store's object storage cannot be reached (`urn:memstore:problem:store-unreachable`) */
             503: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -2736,7 +2736,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`) */
+            /** @description The server does not take questions now (`urn:memstore:problem:not-ready`), or: Too many questions are waiting (`urn:memstore:problem:overloaded`), or: The store's object storage cannot be reached (`urn:memstore:problem:store-unreachable`) */
             503: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3508,7 +3508,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The disk is full (`urn:memstore:problem:no-room`) */
+            /** @description The disk is full (`urn:memstore:problem:no-room`), or: The store may not be written (`urn:memstore:problem:store-read-only`) */
             507: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3661,7 +3661,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The disk is full (`urn:memstore:problem:no-room`) */
+            /** @description The disk is full (`urn:memstore:problem:no-room`), or: The store may not be written (`urn:memstore:problem:store-read-only`) */
             507: {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
@@ -3737,6 +3737,19 @@ export interface operations {
                 headers: {
                     /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
                     "X-Request-ID"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The store's object storage cannot be reached (`urn:memstore:problem:store-unreachable`) */
+            503: {
+                headers: {
+                    /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
+                    "X-Request-ID"?: string;
+                    /** @description Seconds until it may be worth another try. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3959,6 +3972,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The store's object storage cannot be reached (`urn:memstore:problem:store-unreachable`) */
+            503: {
+                headers: {
+                    /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
+                    "X-Request-ID"?: string;
+                    /** @description Seconds until it may be worth another try. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Any other problem */
             default: {
                 headers: {
@@ -4093,6 +4119,17 @@ export interface operations {
                     "X-Request-ID"?: string;
                     /** @description Seconds until it may be worth another try. */
                     "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The store may not be written (`urn:memstore:problem:store-read-only`) */
+            507: {
+                headers: {
+                    /** @description Under which the server logs the request: the client's own, if it sent a sane one in this header. */
+                    "X-Request-ID"?: string;
                     [name: string]: unknown;
                 };
                 content: {
