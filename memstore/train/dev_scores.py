@@ -20,11 +20,18 @@ from memstore.questions.metrics import accuracy, exact_match, f1
 from memstore.train.config import DevConfig
 from memstore.train.data.batch import DevBatch
 from memstore.train.metrics import Measured
+from memstore.train.through_codec import Through, as_they_are
 
 
 @torch.inference_mode()
 def measure(
-    model: MemoryModel, tokenizer: TextTokenizer, batches: Iterable[DevBatch], config: DevConfig, *, keep_k: int
+    model: MemoryModel,
+    tokenizer: TextTokenizer,
+    batches: Iterable[DevBatch],
+    config: DevConfig,
+    *,
+    keep_k: int,
+    through: Through = as_they_are,
 ) -> Iterator[Measured]:
     """The scores and ranks of every dev question.
 
@@ -34,17 +41,18 @@ def measure(
         batches: dev batches, on the CPU.
         config: how answers are made.
         keep_k: passages that pass to the reader, where the config says 0.
+        through: what a store makes of memories.
     """
     for batch in batches:
-        yield from _measure(model, tokenizer, batch, config, config.keep_k or keep_k)
+        yield from _measure(model, tokenizer, batch, config, config.keep_k or keep_k, through)
 
 
 def _measure(
-    model: MemoryModel, tokenizer: TextTokenizer, batch: DevBatch, config: DevConfig, keep_k: int
+    model: MemoryModel, tokenizer: TextTokenizer, batch: DevBatch, config: DevConfig, keep_k: int, through: Through
 ) -> list[Measured]:
     questions = model.encode_question(batch.questions.to(model.device))
     memories = model.encode_passages(batch.passages.to(model.device))
-    ranked = rank(model, questions, memories, batch.question_of)
+    ranked = rank(model, questions, through(memories), batch.question_of)
     orders = {"retrieved": selection.order(None, batch.question_of)}
     if ranked.scores is not None:
         orders["reranked"] = ranked.order()

@@ -8,6 +8,7 @@ is, and how parameters are updated.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -28,11 +29,14 @@ from memstore.train.data.batch import Batch, BatchSource
 from memstore.train.data.cache import content_of
 from memstore.train.dev_scores import measure
 from memstore.train.initial_model import check_dev, check_losses, checkpoint_activations, compile_blocks, open_model
-from memstore.train.losses import training_loss
+from memstore.train.losses import encode_memories, evaluating, training_loss
 from memstore.train.metrics import ALL, MetricsFile, summarise
 from memstore.train.optim import Optimizer, learning_rate
 from memstore.train.processes import Processes
 from memstore.train.state import RunState, alone, load_state, save_model, save_state
+from memstore.train.through_codec import Through, as_they_are
+from memstore.train.through_codec import fit as fit_codec
+from memstore.train.through_codec import read as read_codec
 
 BEST, LAST, METRICS = "best", "last", "metrics.jsonl"
 Say = Callable[[str], None]  # gets a line of text for people, now and then
@@ -123,6 +127,7 @@ class _Run:
     state: RunState
     dtype: torch.dtype
     say: Say
+    through: Through = as_they_are
     window: dict[str, Tensor] = field(default_factory=dict)  # sums on the device: no waiting at every step
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     saved: float = field(default_factory=time.monotonic)
@@ -164,6 +169,7 @@ def _open(config: TrainConfig, say: Say | None, source: BatchSource | None, held
         dtype=compute_dtype(processes.device.type, config.dtype),
         say=say if say is not None and processes.main else (lambda _: None),
     )
+    run.through = _through(run)
     run.scores = metrics.last_dev()
     run.window = {n: torch.tensor(v, device=processes.device) for n, v in state.window.items()}
     count = sum(p.numel() for p in model.parameters())
@@ -171,6 +177,20 @@ def _open(config: TrainConfig, say: Say | None, source: BatchSource | None, held
     several = f", {processes.world} processes" if processes.world > 1 else ""
     run.say(f"{begun}: {count:,} parameters, {str(run.dtype).removeprefix('torch.')}, {processes.device}{several}")
     return run
+
+
+def _through(run: _Run) -> Through:
+    """What the codec of the config makes of memories: fitted before the first step, the same after it."""
+    config, name = run.config, None if run.config.data is None else run.config.data.codec
+    if name is None:
+        return as_they_are
+    if run.processes.main and not run.state.step:
+        with evaluating(run.model), torch.no_grad(), run.precision():
+            batches = (run.source.batch(number) for number in itertools.count())
+            memories = (encode_memories(run.model, batch) for batch in batches)
+            fit_codec(name, config.out, memories, run.model.first_live_weights)
+    run.processes.gather([None])  # the others read it after it is written
+    return read_codec(name, config.out)
 
 
 def _identity(
@@ -220,7 +240,7 @@ def _step(run: _Run, batches: Iterator[tuple[int, Batch]], stopping: Callable[[]
         seed = _seed_of(config.seed, number)
         torch.manual_seed(seed)  # dropout, on every device
         with run.precision():
-            losses = training_loss(run.model, batch, config.loss, seed=seed)
+            losses = training_loss(run.model, batch, config.loss, seed=seed, through=run.through)
         (losses.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
         _add(values, {"loss": losses.total.detach()} | losses.parts, share=1 / config.accumulate)
         tokens += batch.tokens
@@ -299,7 +319,8 @@ def _measure_if_due(run: _Run) -> None:
     own = (batch for i, batch in enumerate(run.source.dev()) if i % processes.world == processes.rank)
     run.model.eval()
     with run.precision():
-        measured = list(measure(run.model, run.tokenizer, own, config.dev, keep_k=config.loss.keep_k))
+        found = measure(run.model, run.tokenizer, own, config.dev, keep_k=config.loss.keep_k, through=run.through)
+        measured = list(found)
     run.model.train()
     measured = processes.gather(measured)
     if not measured:

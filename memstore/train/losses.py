@@ -24,6 +24,7 @@ from memstore.model.model import MemoryModel, stream
 from memstore.model.packed import Packed, Rows
 from memstore.train.config import LossConfig
 from memstore.train.data.batch import Batch
+from memstore.train.through_codec import Through, as_they_are
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ class Losses:
     parts: dict[str, Tensor]
 
 
-def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed: int) -> Losses:
+def training_loss(
+    model: MemoryModel, batch: Batch, config: LossConfig, *, seed: int, through: Through = as_they_are
+) -> Losses:
     """All losses of one batch, computed by the functions that also answer questions.
 
     Args:
@@ -48,11 +51,12 @@ def training_loss(model: MemoryModel, batch: Batch, config: LossConfig, *, seed:
         batch: on the CPU.
         config: weights and choices.
         seed: decides for which questions a gold passage is always kept.
+        through: what a store makes of memories. Vectors for retrieval are made of those that no store has kept.
     """
     targets = batch.targets.to(model.device)
     questions = model.encode_question(batch.questions.to(model.device))
     memories = encode_memories(model, batch)
-    rows = model.live_a(questions, memories, batch.question_of)
+    rows = model.live_a(questions, through(memories), batch.question_of)
     scores = model.score(rows) if model.scorer is not None else None
     if scores is not None:
         rows = rows.with_order(scores.detach())

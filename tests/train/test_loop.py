@@ -79,9 +79,9 @@ def test_dev_answers_read_as_many_passages_as_the_reader_is_trained_on(
 ) -> None:
     read: list[int] = []
 
-    def counted(*args: Any, keep_k: int) -> Iterator[Measured]:
+    def counted(*args: Any, keep_k: int, **options: Any) -> Iterator[Measured]:
         read.append(keep_k)
-        return measure(*args, keep_k=keep_k)
+        return measure(*args, keep_k=keep_k, **options)
 
     monkeypatch.setattr(loop, "measure", counted)
     train(config(tmp_path, steps=1, loss={"keep_k": 3}), source=ToySource())

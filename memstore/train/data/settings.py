@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from memstore.codec import get_codec
 from memstore.errors import ConfigError
 from memstore.tables import require
 from memstore.train.data.curriculum import Points, at, check_points
@@ -83,6 +84,8 @@ class DataSettings:
         cache: the folder that `memstore.train.data.prepare` made.
         memories: a store that the model to be trained has built: batches read its memories, and no passage is encoded.
             For models whose memory encoder is frozen. Dev passages are encoded all the same.
+        codec: the codec of the stores that the model is for: memories are encoded and decoded by it before live layers
+            read them, in training and in dev scores. Its tables are fitted before the first step.
         questions: questions in a batch.
         train, dev: names of question sets; by default all named `*.train`, and all named `*.dev`.
         mixture: "uniform" over tasks, by "temperature" (`p ~ n ** (1 / temperature)`), or as "given" in `weights`.
@@ -123,6 +126,7 @@ class DataSettings:
 
     cache: Path
     memories: Path | None = None
+    codec: str | None = None
     questions: int = 64
     train: tuple[str, ...] = ()
     dev: tuple[str, ...] = ()
@@ -154,6 +158,8 @@ class DataSettings:
         require(self, positive=("questions", "temperature", "dev_batch", "dev_passages"),
                 natural=("max_tokens", "dev_questions", "question_tokens"),
                 shares=("word_dropout", "unrelated"))  # fmt: skip
+        if self.codec is not None:
+            get_codec(self.codec)
         if self.max_target_tokens < 2:
             raise ConfigError(f"max_target_tokens must be at least 2, not {self.max_target_tokens}")
         if (self.mixture == "given") != bool(self.weights):
@@ -177,4 +183,7 @@ class DataSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         paths = {"cache": str(self.cache), "memories": None if self.memories is None else str(self.memories)}
-        return dataclasses.asdict(self) | paths
+        values = dataclasses.asdict(self) | paths
+        if self.codec is None:  # as in runs of versions that knew none
+            del values["codec"]
+        return values
