@@ -34,8 +34,8 @@ def rungs(question: Question, *, found: int | None = None) -> list[Rung]:
 
     A caller's own passages are all scored whatever is read of them: there only the second number changes.
 
-    >>> rungs(Question("?", retrieve_k=4, keep_k=2))
-    [Rung(1, 1), Rung(2, 1), Rung(3, 1), Rung(3, 2), Rung(4, 2)]
+    >>> [tuple(rung) for rung in rungs(Question("?", retrieve_k=4, keep_k=2))]
+    [(1, 1), (2, 1), (3, 1), (3, 2), (4, 2)]
 
     Args:
         question: the last rung is what it asks for.

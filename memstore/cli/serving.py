@@ -61,7 +61,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     ] = None,
     auto_keep_k: Annotated[int | None, typer.Option(help="Most passages that auto reads [10].")] = None,
     degrade: Annotated[
-        bool | None, typer.Option("--degrade", help="Read fewer passages under load, before refusing [False].")
+        bool | None, typer.Option("--degrade", help="Read fewer passages under load, before refusing [no].")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer by default [32].")] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams by default; 1 is greedy [the model's].")] = None,

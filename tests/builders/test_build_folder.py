@@ -163,7 +163,7 @@ def test_no_room_at_any_stage_is_reported_and_the_build_goes_on_where_there_is(
     options = replace(dense_options, retriever=retriever)
     with (
         file_sizes_as_before() as hard,
-        pytest.raises(ConfigError, match=r"store cannot be written \(File too large\)"),
+        pytest.raises(DiskSpaceError, match=r"no room is left in .*store \(File too large\)"),
     ):
         build(options, At(when, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))))
     assert build(options).passages == 6

@@ -103,7 +103,7 @@ def test_the_command_line_asks_a_server_in_the_kinds_that_it_reports(monkeypatch
         store: Any = None
 
     class Fake:
-        def __init__(self, url: str) -> None:
+        def __init__(self, url: str, **_: object) -> None:
             self.url = url
 
         def __enter__(self) -> Fake:

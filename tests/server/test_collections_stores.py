@@ -147,7 +147,7 @@ def test_the_command_line_asks_the_collection_that_it_names(benches: dict[str, B
     asked = []
 
     class Asked:
-        def __init__(self, _url: str) -> None: ...
+        def __init__(self, _url: str, **_: object) -> None: ...
 
         def __enter__(self) -> Asked:
             return self
@@ -169,8 +169,10 @@ def test_the_command_line_asks_the_collection_that_it_names(benches: dict[str, B
 
 def test_a_hangup_has_all_of_them_reloaded() -> None:
     script = SERVE.replace('store="store"', 'store=["a=x", "b=y"]').replace(
-        "serve(engine,", "engines = {'a': engine, 'b': FakeEngine()}\n    for one in engines.values():\n"
-        "        one.newest = 5\n    serve(engines,",
+        "create_app(engine,", "create_app(engines,"
+    ).replace(
+        "def load(progress):\n", "def load(progress):\n    engines = {'a': engine, 'b': FakeEngine()}\n"
+        "    for one in engines.values():\n        one.newest = 5\n",
     )  # fmt: skip
     with served(script=script) as process:
         try:
