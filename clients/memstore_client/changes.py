@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from memstore_client.wire import (
     MAX_ID_CHARACTERS,
@@ -25,9 +25,21 @@ from memstore_client.wire import (
 
 DocumentId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS, pattern=r"^[^\n]*\S[^\n]*$")]
 """Of one line, as lists of ids are files of lines."""
+MAX_DOCUMENTS = 20_000
+"""In one request. The server checks them one after another, and does little else in that time."""
 OnExisting = Literal["replace", "skip", "fail"]
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 ENDED: tuple[JobState, ...] = ("done", "failed", "cancelled")
+
+
+def _within_limit(given: Any) -> Any:
+    """Refuses a list that is too long before any of it is looked at."""
+    if isinstance(given, list) and len(given) > MAX_DOCUMENTS:
+        raise ValueError(f"{len(given)} are more than {MAX_DOCUMENTS}, the most in one request: send several requests")
+    return given
+
+
+_Documents = (Field(min_length=1, max_length=MAX_DOCUMENTS), BeforeValidator(_within_limit))
 
 
 class DocumentInput(Request):
@@ -47,7 +59,7 @@ class PutDocumentsRequest(Request):
 
     model_config = _example({"documents": [{"id": "curie", "title": "Marie Curie", "text": "She discovered radium."}]})
 
-    documents: Annotated[list[DocumentInput], Field(min_length=1)]
+    documents: Annotated[list[DocumentInput], *_Documents]
     on_existing: OnExisting = Field(
         default="replace", description="What to do with a document that is there and says something else."
     )
@@ -64,7 +76,7 @@ class DeleteDocumentsRequest(Request):
 
     model_config = _example({"ids": ["curie"]})
 
-    ids: Annotated[list[DocumentId], Field(min_length=1)]
+    ids: Annotated[list[DocumentId], *_Documents]
     collection: CollectionName = None
 
     @model_validator(mode="after")

@@ -271,6 +271,18 @@ def test_what_is_said_of_rare_refusals(error: Exception, kind: problems.Kind, re
     assert trouble.headers.get("Retry-After") == retry
 
 
+@pytest.mark.parametrize(("verb", "name", "one"), [("PUT", "documents", {"id": 1}), ("DELETE", "ids", 1)])
+async def test_too_many_documents_are_refused_before_any_is_checked(
+    serving_fake, tmp_path: Path, verb: str, name: str, one: object
+) -> None:
+    """Each of them is wrong too, of which nothing is said."""
+    async with serving_fake(write_key=KEY, store=tmp_path) as http:
+        response = await send(http, verb, "/documents", {name: [one] * 20_001}, **BEARER)
+    said = "20001 are more than 20000, the most in one request: send several requests"
+    assert response.status_code == 422
+    assert response.json()["errors"] == [{"pointer": f"#/{name}", "detail": said}]
+
+
 @pytest.mark.parametrize("reason", [errno.EROFS, errno.EACCES, errno.EPERM])
 async def test_a_store_that_became_read_only_says_so(
     serving_fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reason: int
