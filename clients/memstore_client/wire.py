@@ -330,6 +330,10 @@ class AnswerReply(Reply):
         default=None,
         description="What was asked for, where fewer passages were found and read; else null.",
     )
+    cut: bool = Field(
+        default=False,
+        description="Whether `max_new_tokens` (or `max_gflop`) ended the answer, and not the model.",
+    )
     model: ModelSummary
     store: StoreSummary
     request_id: str

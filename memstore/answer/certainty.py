@@ -77,4 +77,5 @@ def judged(
         citations=cited if known else (),
         features=found,
         lowered=question.lowered,
+        cut=not decoded.finished,
     )

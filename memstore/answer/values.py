@@ -152,6 +152,7 @@ class Answer:
         citations: where the answer stands in the passages that were read; empty where there is no answer.
         features: what the confidence is from, by name (`memstore.confidence.FEATURES`).
         lowered: what was asked for, where fewer passages were found and read than that; None where it was done.
+        cut: whether the text was ended by its length limit, or by `max_gflop`, and not by the model.
     """
 
     text: str | None
@@ -164,3 +165,4 @@ class Answer:
     citations: tuple[Citation, ...] = ()
     features: Features = field(default_factory=dict)
     lowered: Lowered | None = None
+    cut: bool = False

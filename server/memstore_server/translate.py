@@ -245,6 +245,7 @@ def answer(
         else wire.LoweredReply(
             retrieve_k=given.lowered.retrieve_k, keep_k=given.lowered.keep_k, reasons=list(given.lowered.reasons)
         ),
+        cut=given.cut,
         model=model_summary(by),
         store=store_summary(by),
         request_id=request_id,

@@ -121,6 +121,7 @@ class FakeEngine:
             reason=None if known else "not sure enough",
             citations=tuple(Citation(passage_id=p.id, start=0, end=6, attention=share) for p in passages[:1] if known),
             lowered=question.lowered,
+            cut=question.max_new_tokens == 1,
         )
 
     def afford(self, question: Question) -> Question:

@@ -92,6 +92,12 @@ def test_a_stream_says_what_a_reply_says(ai: openai.OpenAI) -> None:
     assert chunks[-1].model_extra["memstore"]["score"] == plain.model_extra["memstore"]["score"]
 
 
+def test_an_answer_that_its_length_limit_cut_says_so(ai: openai.OpenAI) -> None:
+    assert chat(ai, "why?", max_tokens=1).choices[0].finish_reason == "length"
+    *_, last = chat(ai, "why?", max_tokens=1, stream=True)
+    assert last.choices[0].finish_reason == "length"
+
+
 def test_a_stream_ends_as_theirs(url: str) -> None:
     body = {"model": "memstore", "messages": [{"role": "user", "content": "why?"}], "stream": True}
     reply = httpx.post(f"{url}v1/chat/completions", json=body)

@@ -83,6 +83,7 @@ async def test_answer(serving) -> None:
             "keep_k": 10,
         },
         "lowered": None,
+        "cut": False,
         "model": MODEL,
         "store": STORE,
         "request_id": "me-1",

@@ -492,6 +492,12 @@ export interface components {
             usage: components["schemas"]["UsageReply"];
             /** @description What was asked for, where fewer passages were found and read; else null. */
             lowered: components["schemas"]["LoweredReply"] | null;
+            /**
+             * Cut
+             * @description Whether `max_new_tokens` (or `max_gflop`) ended the answer, and not the model.
+             * @default false
+             */
+            cut: boolean;
             model: components["schemas"]["ModelSummary"];
             store: components["schemas"]["StoreSummary"];
             /** Request Id */
@@ -722,10 +728,10 @@ export interface components {
             message: components["schemas"]["ChatAnswer"];
             /**
              * Finish Reason
-             * @default stop
-             * @constant
+             * @description `length`: the length limit cut the answer.
+             * @enum {string}
              */
-            finish_reason: "stop";
+            finish_reason: "stop" | "length";
             /** Logprobs */
             logprobs: null;
         };

@@ -10,7 +10,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Request
@@ -68,7 +68,8 @@ async def chat_completions(
             chunks = _chunks(first, events, asked.model, path=request.url.path)
             return EventSourceResponse(chunks, headers=HEADERS)
         reply = await unless_disconnected(request, service.answer(question))
-    choice = shapes.ChatChoice(message=shapes.ChatAnswer(content=_content(reply), refusal=reply.reason))
+    message = shapes.ChatAnswer(content=_content(reply), refusal=reply.reason)
+    choice = shapes.ChatChoice(message=message, finish_reason=_ended_by(reply))
     return shapes.ChatReply(id=_name(), created=int(time.time()), model=asked.model, choices=[choice], **_beside(reply))
 
 
@@ -170,6 +171,10 @@ def _content(reply: wire.AnswerReply) -> str:
     return reply.answer or ""
 
 
+def _ended_by(reply: wire.AnswerReply) -> Literal["stop", "length"]:
+    return "length" if reply.cut else "stop"
+
+
 def _beside(reply: wire.AnswerReply) -> dict[str, Any]:
     """What a reply says beside its text."""
     return {
@@ -206,7 +211,7 @@ async def _chunks(first: AnswerEvent | None, rest: Events, model: str, *, path: 
         if event.reason is not None:
             yield _chunk(head, {"refusal": event.reason})
         beside = {**_beside(event), "citations": [one.model_dump() for one in _beside(event)["citations"]]}
-        yield _chunk({**head, **beside}, {}, finish_reason="stop")
+        yield _chunk({**head, **beside}, {}, finish_reason=_ended_by(event))
         yield format_sse_event(data_str="[DONE]")
     except Exception as error:  # noqa: BLE001 - the reply has begun: only an event can say so
         problem, _ = refusals.described(error, path=path)

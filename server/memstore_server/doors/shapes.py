@@ -73,7 +73,7 @@ class ChatChoice(Reply):
 
     index: Literal[0] = 0
     message: ChatAnswer
-    finish_reason: Literal["stop"] = "stop"
+    finish_reason: Literal["stop", "length"] = Field(description="`length`: the length limit cut the answer.")
     logprobs: None = None
 
 
