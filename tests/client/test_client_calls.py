@@ -43,6 +43,7 @@ USAGE = {
 }
 ANSWER = {
     "lowered": {"retrieve_k": 40, "keep_k": 10, "reasons": ["load"]},
+    "cut": False,
     "answer": "yes", "reason": None, "confidence": 0.5, "calibrated": True, "score": -1.0,
     "citations": [{"passage_id": "7:0", "start": 0, "end": 6, "attention": None}],
     "passages": [RANKED], "usage": USAGE, "model": MODEL, "store": STORE,
