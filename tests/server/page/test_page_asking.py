@@ -215,7 +215,7 @@ def test_a_second_question_ends_the_first(page: Any, engine: FakeEngine) -> None
     expect(page.locator("#waiting")).to_contain_text("second")
     engine.gate.set()
     expect(answer(page)).to_have_text("second!")
-    assert [request.post_data_json["question"] for request in ended] == ["first"]
+    assert ended[0].post_data_json["question"] == "first"  # the page may leave the second one after its last event
     expect(page.locator("#waiting")).to_be_hidden()
 
 
