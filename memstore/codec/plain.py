@@ -8,9 +8,8 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from memstore.codec.base import SERIAL_VALUES, Arrays, ArraySpec, LearnsNothing, require_finite
-
-_INT8_MAX = 127  # symmetric: -128 is not used, so that a sign flip of the states is one of the codes
+from memstore.codec.base import Arrays, ArraySpec, LearnsNothing, require_finite
+from memstore.codec.int8 import dequantised, int8_arrays, quantised
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +64,7 @@ class Int8Codec(LearnsNothing):
 
     def arrays(self, *, d_model: int, max_tokens: int) -> tuple[ArraySpec, ...]:
         """See `Codec.arrays`."""
-        return (
-            ArraySpec("states", "int8", (max_tokens, d_model)),
-            ArraySpec("scales", "float32", (max_tokens,)),
-        )
+        return int8_arrays(d_model=d_model, max_tokens=max_tokens)
 
     def encode(self, states: torch.Tensor, token_ids: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
         """See `Codec.encode`."""
@@ -76,21 +72,10 @@ class Int8Codec(LearnsNothing):
         largest = states.abs().amax(dim=1).float() if states.numel() else torch.zeros(len(states))  # (T,)
         if not bool(torch.isfinite(largest).all()):  # a NaN is the largest of its row
             require_finite(states)
-        scales = largest / _INT8_MAX
-        # A token of zeros, or so small that its scale underflows, divides by one and stays zero.
-        divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
-        codes = (states / divisors[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX).to(torch.int8)
-        return {"states": codes.numpy(), "scales": scales.numpy()}
+        return quantised(states, largest)
 
     def decode(
         self, arrays: Arrays, token_ids: torch.Tensor, *, dtype: torch.dtype, device: str | torch.device
     ) -> torch.Tensor:
         """See `Codec.decode`. Multiplies in float32 and rounds once."""
-        codes = torch.from_numpy(arrays["states"]).to(device)  # (T, D)
-        scales = torch.from_numpy(arrays["scales"]).to(device)  # (T,)
-        states = torch.empty(codes.shape, dtype=dtype, device=device)
-        step = max(1, SERIAL_VALUES // codes.shape[1]) if states.is_cpu else max(1, len(codes))
-        for first in range(0, len(codes), step):
-            part = slice(first, first + step)
-            states[part].copy_(codes[part].to(torch.float32).mul_(scales[part, None]))
-        return states
+        return dequantised(arrays, dtype=dtype, device=device)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from memstore.codec.base import SERIAL_VALUES, Arrays, ArraySpec, Codec, Tables, as_tensors, require_finite, spaced
+from memstore.codec.base import Arrays, ArraySpec, Codec, Tables, as_tensors, require_finite, spaced
+from memstore.codec.int8 import dequantised, int8_arrays, quantised
 from memstore.codec.weights import checked, token_scales
 from memstore.errors import ConfigError
 
-_INT8_MAX = 127
 _FIT_TOKENS = 4096  # of the sample: more changed the error by less than a hundredth of it
 _STEPS = 60
 _STEP = 0.05  # of the logarithm of a scale; it falls to zero
@@ -57,35 +57,20 @@ class ScaledInt8Codec:
 
     def arrays(self, *, d_model: int, max_tokens: int) -> tuple[ArraySpec, ...]:
         """See `Codec.arrays`."""
-        return (
-            ArraySpec("states", "int8", (max_tokens, d_model)),
-            ArraySpec("scales", "float32", (max_tokens,)),
-        )
+        return int8_arrays(d_model=d_model, max_tokens=max_tokens)
 
     def encode(self, states: torch.Tensor, token_ids: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
         """See `Codec.encode`."""
         require_finite(states)
         divided = states.detach().cpu().float() / self._fitted()  # (T, D)
         largest = divided.abs().amax(dim=1) if divided.numel() else torch.zeros(len(divided))  # (T,)
-        scales = largest / _INT8_MAX
-        # A token of zeros, or so small that its scale underflows, divides by one and stays zero.
-        divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
-        codes = (divided / divisors[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX).to(torch.int8)
-        return {"states": codes.numpy(), "scales": scales.numpy()}
+        return quantised(divided, largest)
 
     def decode(
         self, arrays: Arrays, token_ids: torch.Tensor, *, dtype: torch.dtype, device: str | torch.device
     ) -> torch.Tensor:
         """See `Codec.decode`. Multiplies in float32 and rounds once."""
-        codes = torch.from_numpy(arrays["states"]).to(device)  # (T, D)
-        scales = torch.from_numpy(arrays["scales"]).to(device)  # (T,)
-        of_dimension = self._fitted().to(device)  # (D,)
-        states = torch.empty(codes.shape, dtype=dtype, device=device)
-        step = max(1, SERIAL_VALUES // codes.shape[1]) if states.is_cpu else max(1, len(codes))
-        for first in range(0, len(codes), step):
-            part = slice(first, first + step)
-            states[part].copy_(codes[part].to(torch.float32).mul_(scales[part, None]).mul_(of_dimension))
-        return states
+        return dequantised(arrays, of_dimension=self._fitted(), dtype=dtype, device=device)
 
     def _fitted(self) -> torch.Tensor:
         if self.scales is None:

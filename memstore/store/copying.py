@@ -88,17 +88,8 @@ def encode_again(
     """
     source = store.segment(number)
     start, count = sum(ref.passages for ref in store.generation.segments[:number]), len(source.lengths)
-    with SegmentWriter(
-        out,
-        segment_id=segment_id,
-        codec=codec,
-        d_model=source.seal.d_model,
-        max_tokens=source.seal.max_tokens,
-        vocab_size=store.generation.vocab_size,
-        num_passages=count,
-        shard_passages=shard_passages,
-        embedding_dim=source.seal.embedding_dim,
-        tables=tables,
+    with _writer(
+        store, source, out=out, segment_id=segment_id, count=count, shard=shard_passages, codec=(codec, tables)
     ) as writer:
         for begin in range(0, count, min(shard_passages, count)):
             rows = range(start + begin, start + min(begin + shard_passages, count))
@@ -153,18 +144,29 @@ def one_codec(store: Store, rows: Sequence[int], most: int) -> int:
     return next((i for i, number in enumerate(numbers.tolist()) if codecs[number] is not first), len(numbers))
 
 
-def _writer(store: Store, like: Segment, *, segment_id: str, count: int, shard: int) -> SegmentWriter:
+def _writer(
+    store: Store,
+    like: Segment,
+    *,
+    segment_id: str,
+    count: int,
+    shard: int,
+    out: Path | None = None,
+    codec: tuple[Codec, TablesRef | None] | None = None,
+) -> SegmentWriter:
+    """Of a segment like one of a store: in that store and of its codec with its tables, unless others are given."""
+    its_codec, tables = (like.codec, segment_codec(like.path, like.seal)[1]) if codec is None else codec
     return SegmentWriter(
-        store.path,
+        store.path if out is None else out,
         segment_id=segment_id,
-        codec=like.codec,
+        codec=its_codec,
         d_model=like.seal.d_model,
         max_tokens=like.seal.max_tokens,
         vocab_size=store.generation.vocab_size,
         num_passages=count,
         shard_passages=shard,
         embedding_dim=like.seal.embedding_dim,
-        tables=segment_codec(like.path, like.seal)[1],
+        tables=tables,
     )
 
 
