@@ -85,8 +85,10 @@ class Question:
         return replace(self, retrieve_k=retrieve_k, keep_k=keep_k, lowered=replace(asked, reasons=reasons))
 
 
-def keep_of(said: str) -> Keep:
-    """What somebody typed for `keep_k`. Raises ConfigError for what is neither a number from 1 nor "auto"."""
+def keep_of(said: str | None) -> Keep | None:
+    """What somebody typed for `keep_k`, if anything. Raises ConfigError for neither a number from 1 nor "auto"."""
+    if said is None:
+        return None
     if said == "auto":
         return "auto"
     if not said.isascii() or not said.isdecimal() or int(said) < 1:

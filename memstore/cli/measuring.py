@@ -76,7 +76,7 @@ def evaluate(
 
     tune_allocator()
     where = parse_words(conditions, read_generation(store).metadata) if conditions else None
-    read, mass = kept(None if keep_k is None else keep_of(keep_k), keep_mass, of=retrieve_k)
+    read, mass = kept(keep_of(keep_k), keep_mass, of=retrieve_k)
     options = EvaluateOptions(
         store=store, data=named_files(data), train_data=named_files(train_data or ()), model=model,
         retrieve_k=retrieve_k, keep_k=read, keep_mass=mass, max_gflop=max_gflop,
@@ -127,7 +127,7 @@ def calibrate(
     if method not in ("logistic", "isotonic"):
         raise ConfigError(f"--method must be logistic or isotonic, not {method!r}")
     tune_allocator()
-    read, mass = kept(None if keep_k is None else keep_of(keep_k), keep_mass, of=retrieve_k)
+    read, mass = kept(keep_of(keep_k), keep_mass, of=retrieve_k)
     asked = EvaluateOptions(
         store=store, data=named_files(data), model=model, retrieve_k=retrieve_k,
         keep_k=read, keep_mass=mass, max_gflop=max_gflop, max_new_tokens=max_new_tokens,

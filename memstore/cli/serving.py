@@ -156,7 +156,7 @@ def ask(
 
     if (store is None) == (url is None):
         raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
-    given = {"task": task, "retrieve_k": retrieve_k, "keep_k": None if keep_k is None else keep_of(keep_k),
+    given = {"task": task, "retrieve_k": retrieve_k, "keep_k": keep_of(keep_k),
              "keep_mass": keep_mass, "max_gflop": max_gflop, "max_new_tokens": max_new_tokens, "num_beams": num_beams,
              "min_confidence": min_confidence, "attention": attention or None}  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
