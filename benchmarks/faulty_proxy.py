@@ -49,10 +49,14 @@ def between(server: str) -> Iterator[Proxy]:
     stop = asyncio.Event()
 
     async def run() -> None:
+        held: set[asyncio.Task[None] | None] = set()
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            held.add(asyncio.current_task())  # the loop alone would let a task go whose two sides have both left
             with suppress(OSError, EOFError, asyncio.CancelledError):  # the other side left; or the test is over
                 await _connection(proxy, (host, int(port)), reader, writer)
             writer.close()
+            held.discard(asyncio.current_task())
 
         listener = await asyncio.start_server(serve, "127.0.0.1", 0)
         proxy.port = listener.sockets[0].getsockname()[1]
@@ -63,6 +67,7 @@ def between(server: str) -> Iterator[Proxy]:
             task.cancel()
             with suppress(asyncio.CancelledError, OSError, EOFError):
                 await task
+        await asyncio.sleep(0)  # a transport that was closed ends in the loop's next turn
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()), name="proxy", daemon=True)
     thread.start()
