@@ -18,7 +18,7 @@ from memstore import checkpoint, decode
 from memstore.answer import certainty, limits
 from memstore.answer.attention import with_attention
 from memstore.answer.candidates import Candidates, brought, found_in, rows_of
-from memstore.answer.listening import Heard, Listener
+from memstore.answer.listening import Heard, Listener, Stages
 from memstore.answer.memories import memories_of
 from memstore.answer.operations import operations
 from memstore.answer.values import Answer, Question, Usage
@@ -69,8 +69,7 @@ class Answerer:
         calibration: Calibration | None = None,
     ) -> None:
         self.model, self.tokenizer, self.calibration = model.eval(), tokenizer, calibration
-        self.store, self.retriever = store, retriever
-        self.codec = store.codec
+        self.store, self.retriever, self.codec = store, retriever, store.codec
         self.fingerprint = checkpoint.fingerprint(model, tokenizer)
         store.fingerprint.require(self.fingerprint)
         self._judge = certainty.Judge(calibration, frozenset(model.config.spellings.values()))
@@ -141,7 +140,7 @@ class Answerer:
         questions: Sequence[Question],
         found: Sequence[Candidates],
         heard: Heard,
-        stages: StageTimer,
+        stages: Stages,
         max_steps: int | None,
     ) -> _Read:
         question_of = torch.tensor([i for i, own in enumerate(found) for _ in range(max(1, len(own)))])  # (R,)
@@ -201,6 +200,7 @@ class Answerer:
         Raises:
             RequestError: an option cannot be served, such as an unknown task.
             StoreCorrupt: a memory that is needed is damaged or absent.
+            NobodyListens: every question has a listener, and between two stages none of them wanted its answer.
         """
         listeners = listeners or [None] * len(questions)
         if self.model.scorer is None and any(q.keep_mass is not None for q in questions):
@@ -230,7 +230,7 @@ class Answerer:
             found = self._candidates(questions)
             questions, found, max_steps = limits.within(questions, found, self.store, self.tokenizer)
         heard.retrieved([[candidate.found for candidate in own] for own in found])
-        read = self._read(questions, found, heard, stages, max_steps)
+        read = self._read(questions, found, heard, heard.unless_gone(stages), max_steps)
         answers = []
         for i, (question, rows) in enumerate(zip(questions, rows_of(found), strict=True)):
             spent, fid = operations(

@@ -6,12 +6,20 @@ Refuses to know models, and how what is heard gets anywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
+from memstore.errors import MemstoreError
 from memstore.model.tokens import TextTokenizer
 from memstore.passage import RankedPassage
 
 _UNFINISHED = "\ufffd"  # a character of which not all bytes have come
+Stages = Callable[[str], AbstractContextManager[None]]
+"""What is done within `stages(name)` is the stage of that name."""
+
+
+class NobodyListens(MemstoreError):  # noqa: N818 - reads as the fact it states
+    """All who listened to a batch have gone: its answers are not made."""
 
 
 class Listener(Protocol):
@@ -29,6 +37,10 @@ class Listener(Protocol):
         """A piece of the answer, after those before. False ends the answer there: nobody wants more."""
         ...
 
+    def wanted(self) -> bool:
+        """Whether anybody still wants the answer. Asked between stages."""
+        ...
+
 
 class Heard:
     """Those who listen to a batch of B questions, and what they have heard of their answers."""
@@ -41,6 +53,19 @@ class Heard:
         # Spelling looks at the whole answer: what folds case, or comes after an unknown letter, waits for the end.
         self._texts = None if tokenizer.folds_case else [GrowingText(_known_text(tokenizer)) for _ in listeners]
         self.token = self._token if any(listeners) else None
+
+    def unless_gone(self, stages: Stages) -> Stages:
+        """The same stages, each of which begins only if somebody still wants an answer of the batch.
+
+        A stage raises NobodyListens if each question has a listener, and none of them wants its answer.
+        """
+
+        def begin(name: str) -> AbstractContextManager[None]:
+            if not any(listener is None or listener.wanted() for listener in self.listeners):
+                raise NobodyListens(f"nobody waits for these answers any more: they end before {name}")
+            return stages(name)
+
+        return begin
 
     def retrieved(self, passages: Sequence[Sequence[RankedPassage]]) -> None:
         """Hands each question's passages on, as the retriever found them."""

@@ -52,6 +52,10 @@ class StreamShown:
             self.event("token", {"text": text})
         return True
 
+    def wanted(self) -> bool:
+        """See `memstore.answer.Listener`: whoever reads the terminal ends the process."""
+        return True
+
 
 def passage_values(ranked: Any) -> dict[str, Any]:
     """A ranked passage as a reply has it."""

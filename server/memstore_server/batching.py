@@ -18,14 +18,14 @@ from concurrent.futures import Future
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from memstore.answer import Answer, Listener, Question
+from memstore.answer import Answer, Listener, NobodyListens, Question
 from memstore.errors import MemstoreError
 from memstore_client.wire import UNNAMED
 from memstore_server.admission import Admission, Refused
 from memstore_server.costs import work_of
 from memstore_server.engine import Engine as Engine  # also a name of this module
 from memstore_server.logs import request_id
-from memstore_server.queued import Job, Ran, fail_unfinished, lower, told
+from memstore_server.queued import Job, Ran, Wanted, fail_unfinished, lower, told
 from memstore_server.queued import Timed as Timed
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class EngineThread:
         deadline: float | None = None,
         listeners: Sequence[Listener | None] = (),
         collections: Sequence[str | None] = (),
-    ) -> list[Future[Timed[Answer]]]:
+    ) -> list[Wanted[Timed[Answer]]]:
         """Admits all the questions, or none; each may be joined with others of its collection into one batch.
 
         Args:
@@ -128,7 +128,7 @@ class EngineThread:
             listeners: one for each question, or none. After a batch that failed they hear from the beginning again.
 
         Returns:
-            One future per question. Cancelling one that still waits takes it out. They fail with
+            One future per question. Giving up or cancelling one that still waits takes it out. They fail with
             DeadlineExceeded, EngineStopped, or whatever the engine raises for that question; RuntimeError in
             place of what is no Exception.
 
@@ -156,7 +156,7 @@ class EngineThread:
 
     def call(
         self, function: Callable[[Engine], T], *, deadline: float | None = None, collection: str | None = None
-    ) -> Future[Timed[T]]:
+    ) -> Wanted[Timed[T]]:
         """Admits a function to be run on the engine by itself. Arguments and errors as for `ask`."""
         job = Job(self._named(collection), self._clock(), deadline, request_id.get(), call=function)
         (future,) = self._admit([job])
@@ -192,7 +192,7 @@ class EngineThread:
     def _named(self, collection: str | None) -> str:
         return self._first if collection is None else collection
 
-    def _admit(self, jobs: list[Job], *, always: bool = False) -> list[Future[Any]]:
+    def _admit(self, jobs: list[Job], *, always: bool = False) -> list[Wanted[Any]]:
         with self._changed:
             if not self.alive:
                 raise EngineStopped("the server does not take questions: it is starting or shutting down")
@@ -347,6 +347,11 @@ class EngineThread:
         started = self._begun(jobs)
         try:
             answers = self._answer(jobs)
+        except NobodyListens as left:
+            self._admission.end(jobs, self._clock(), well=False)
+            for job in jobs:
+                job.future.set_exception(left)
+            self._tell(jobs, [], started)
         except BaseException as error:  # noqa: BLE001 - as in `_run_call`
             self._admission.end(jobs, self._clock(), well=False)
             if len(jobs) == 1:
@@ -380,9 +385,7 @@ class EngineThread:
     def _answer(self, jobs: Sequence[Job]) -> Sequence[Answer]:
         asked = [job for job in jobs if job.question is not None]
         questions = [job.question for job in asked if job.question is not None]
-        heard_by = [job.listener for job in asked]
-        engine = self._engines[jobs[0].collection]
-        answers = engine.answer(questions, heard_by) if any(heard_by) else engine.answer(questions)
+        answers = self._engines[jobs[0].collection].answer(questions, [job.heard_by for job in asked])
         if len(answers) != len(questions):
             raise RuntimeError(f"the engine gave {len(answers)} answers to {len(questions)} questions")
         return answers

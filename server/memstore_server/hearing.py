@@ -59,6 +59,10 @@ class Hearing:
             self._hand_on(new)
         return self._wanted
 
+    def wanted(self) -> bool:
+        """Whether anybody listens."""
+        return self._wanted
+
     def _hand_on_once(self, kind: type[RetrievedEvent | RankedEvent], passages: Sequence[RankedPassage]) -> None:
         if kind not in self._passages:
             self._passages.add(kind)
@@ -71,7 +75,7 @@ class Hearing:
     # --- in the event loop ---
 
     def stop(self) -> None:
-        """Nobody listens any more: an answer that is being written ends at its next token."""
+        """Nobody listens any more: an answer that is being made ends as soon as it can."""
         self._wanted = False
 
     async def until(self, done: asyncio.Future[Any], deadline: float | None) -> AsyncIterator[AnswerEvent | None]:

@@ -74,6 +74,9 @@ class Metrics:
             ("collection", "reason"),
             registry=own,
         )
+        self._left = Counter(
+            "memstore_left_questions", "Begun, and given up by all who waited for them.", collection, registry=own
+        )
         self._bytes = Counter("memstore_read_bytes", "Of encoded memories.", collection, registry=own)
         self._flops = Counter("memstore_flops", "Floating-point operations.", ("collection", "stage"), registry=own)
         self._fid = Counter("memstore_fid_flops", "What FiD would have spent.", collection, registry=own)
@@ -101,8 +104,11 @@ class Metrics:
         self._problems.labels(kind).inc()
 
     def ran(self, jobs: Sequence[Job], answers: Sequence[Answer], *, started: float, seconds: float) -> None:
-        """A batch was answered."""
+        """A batch was answered, or left by all who waited for it: then there are no answers."""
         name = jobs[0].collection
+        self._left.labels(name).inc(sum(job.future.given_up for job in jobs))
+        if not answers:
+            return
         self._batch_seconds.labels(name).observe(seconds)
         self._batch_questions.labels(name).observe(len(jobs))
         self._batch_tokens.labels(name).observe(total(job.work for job in jobs if job.work is not None).tokens)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from memstore.answer import Answer, Listener, Question
+from memstore.passage import RankedPassage
 from memstore_server.budgets import Lowering, highest_that
 from memstore_server.costs import Work, work_of
 from memstore_server.engine import Engine
@@ -28,6 +29,42 @@ class Timed(Generic[T]):
     by: Mapping[str, object]
 
 
+class Wanted(Future[T]):
+    """What a job will give, for as long as somebody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up = False
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more. A job that waits leaves the queue; one that runs ends as soon as it can: at
+        its next token or, when nobody waits for any of its batch, before the next stage.
+        """
+        self.given_up = not self.done()
+        self.cancel()
+
+
+class Attendance:
+    """Listens to an answer of which nothing is heard before it is whole, only to say whether it is still wanted."""
+
+    def __init__(self, future: Wanted[Any]) -> None:
+        self._future = future
+
+    def retrieved(self, passages: Sequence[RankedPassage]) -> None:
+        """Nothing."""
+
+    def ranked(self, passages: Sequence[RankedPassage]) -> None:
+        """Nothing."""
+
+    def wrote(self, text: str) -> bool:  # noqa: ARG002 - it is not for this one
+        """Whether to go on."""
+        return self.wanted()
+
+    def wanted(self) -> bool:
+        """Whether anybody waits."""
+        return not self._future.given_up
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """Work that waits. Exactly one of `question` (can be joined), `call` (cannot) and `successor` is set."""
@@ -42,7 +79,12 @@ class Job:
     successor: Engine | None = None
     work: Work | None = None
     seconds: float = 0.0  # that it adds to a batch, as predicted
-    future: Future[Any] = field(default_factory=Future)
+    future: Wanted[Any] = field(default_factory=Wanted)
+
+    @property
+    def heard_by(self) -> Listener:
+        """Whoever hears the answer while it is made, or only says that somebody waits for it."""
+        return self.listener or Attendance(self.future)
 
     def ask(self, question: Question) -> None:
         """Asks this question instead; `seconds` are then to be predicted again."""
@@ -56,10 +98,10 @@ class Job:
 
 
 class Ran(Protocol):
-    """Hears of a batch of questions that was answered."""
+    """Hears of a batch of questions that was answered, or that all who waited for it have left."""
 
     def __call__(self, jobs: Sequence[Job], answers: Sequence[Answer], *, started: float, seconds: float) -> None:
-        """Which, when it began, and what it took."""
+        """Which, when it began, and what it took. `answers` is one for each job, or none."""
 
 
 def lower(jobs: Sequence[Job], *, seconds: Callable[[Work | None], float], in_time: Callable[[], bool]) -> None:

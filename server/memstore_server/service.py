@@ -25,6 +25,7 @@ from memstore_server.costs import CostModel
 from memstore_server.hearing import Events, Hearing
 from memstore_server.logs import request_id
 from memstore_server.metrics import Metrics
+from memstore_server.queued import Wanted
 from memstore_server.reloading import Reloaded
 from memstore_server.settings import Settings
 
@@ -341,7 +342,7 @@ def _server_milliseconds(queued: float, began: float) -> dict[str, float]:
     return {"queue": queued * 1000, "total": (time.monotonic() - began) * 1000}
 
 
-async def _all(futures: Sequence[Future[Timed[T]]], deadline: float | None) -> list[Timed[T] | Exception]:
+async def _all(futures: Sequence[Wanted[Timed[T]]], deadline: float | None) -> list[Timed[T] | Exception]:
     """Waits for all, until the deadline; whatever ends the waiting, what has not begun is then given up."""
     left = None if deadline is None else deadline - time.monotonic()
     waited = [asyncio.wrap_future(future) for future in futures]
@@ -356,9 +357,9 @@ async def _all(futures: Sequence[Future[Timed[T]]], deadline: float | None) -> l
     return outcomes
 
 
-def _give_up(future: Future[Timed[T]], waited: asyncio.Future[Timed[T]]) -> None:
-    """Takes out of the queue what has not begun."""
-    future.cancel()
+def _give_up(future: Wanted[Timed[T]], waited: asyncio.Future[Timed[T]]) -> None:
+    """Takes out of the queue what has not begun, and ends what has, if nobody waits for others of its batch."""
+    future.give_up()
     if not waited.cancel() and not waited.cancelled():
         waited.exception()  # seen, even if nobody waits for it any more
 

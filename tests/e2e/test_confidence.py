@@ -66,6 +66,9 @@ class Ear:
         self.pieces.append(text)
         return True
 
+    def wanted(self) -> bool:
+        return True
+
 
 def test_without_a_calibration_it_is_the_models_own_probability(answerer: Answerer) -> None:
     answer = answerer.ask(ASKED)

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from memstore.answer import Answerer, Question
+from memstore.answer import Answerer, NobodyListens, Question
 from memstore.answer.listening import GrowingText, Heard
+from memstore.machine import StageTimer
 from memstore.passage import RankedPassage
 from tests.e2e.small_store import built
 
 
 class Ear:
-    """Keeps what it hears, in order; wants so many pieces of text, by default all."""
+    """Keeps what it hears, in order; wants so many pieces of text, by default all. Goes after hearing of `leaves`."""
 
-    def __init__(self, wants: int = 1000) -> None:
+    def __init__(self, wants: int = 1000, leaves: str = "") -> None:
         self.heard: list[tuple[str, Any]] = []
-        self.wants = wants
+        self.wants, self.leaves = wants, leaves
 
     def retrieved(self, passages: Sequence[RankedPassage]) -> None:
         self.heard.append(("retrieved", list(passages)))
@@ -30,6 +31,9 @@ class Ear:
     def wrote(self, text: str) -> bool:
         self.heard.append(("wrote", text))
         return len(self.pieces) < self.wants
+
+    def wanted(self) -> bool:
+        return self.leaves not in [kind for kind, _ in self.heard]
 
     @property
     def pieces(self) -> list[str]:
@@ -83,6 +87,29 @@ def test_an_answer_that_nobody_wants_more_of_ends(answerer: Answerer, questions:
     assert whole[0].text.startswith(given[0].text)
     assert len(given[0].text) < len(whole[0].text)
     assert [a.text for a in given[1:]] == [a.text for a in whole[1:]]
+
+
+def done_before(answerer: Answerer, ears: list[Ear | None]) -> list[str]:
+    """The stages that a batch came through before it ended as nobody wanted it."""
+    stages = StageTimer(answerer.model.device)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("memstore.answer.answerer.StageTimer", lambda _: stages)
+        with pytest.raises(NobodyListens, match="nobody waits"):
+            answerer.answer(ASKED[: len(ears)], ears)
+    return list(stages.milliseconds)
+
+
+@pytest.mark.parametrize("questions", [1, 2])
+def test_a_batch_that_all_have_left_ends_before_its_next_stage(answerer: Answerer, questions: int) -> None:
+    assert done_before(answerer, [Ear(leaves="retrieved") for _ in range(questions)]) == ["retrieve"]
+    done = done_before(answerer, [Ear(leaves="ranked") for _ in range(questions)])
+    assert done == ["retrieve", "load", "question", "live_a"]
+
+
+@pytest.mark.parametrize("other", [None, Ear()], ids=["who does not listen", "who stays"])
+def test_who_leaves_changes_nothing_for_others_of_the_batch(answerer: Answerer, other: Ear | None) -> None:
+    given = answerer.answer(ASKED, [Ear(leaves="retrieved"), other])
+    assert given[1].text == answerer.answer(ASKED)[1].text
 
 
 def test_text_that_is_spelled_afterwards_comes_at_the_end() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from memstore.answer import Answer, Citation, Listener, Question, RankedPassage, Usage
+from memstore.answer import Answer, Citation, Listener, NobodyListens, Question, RankedPassage, Usage
 from memstore.errors import ChecksumMismatch, PassageNotFound, RequestError
 from memstore.passage import Passage
 from memstore.retrieve import Filters
@@ -53,6 +53,7 @@ class FakeEngine:
         self.scoring.set()
         self.pause.set()
         self.cut_short = threading.Semaphore(0)  # answers that nobody wanted more of
+        self.left: list[list[str]] = []  # batches that nobody waited for when the gate opened
         self.trained = True
         self.filters: list[Filter | None] = []  # of what was retrieved
         self.stored: tuple[Passage, ...] = (OTTERS, SLASH)
@@ -65,6 +66,9 @@ class FakeEngine:
         self.questions += questions
         self.begun.release()
         assert self.gate.wait(PATIENCE), "nobody opened the gate"
+        if listeners and not any(listener is None or listener.wanted() for listener in listeners):
+            self.left.append([q.text for q in questions])
+            raise NobodyListens("nobody waits for these answers any more")
         for text in [q.text for q in questions]:
             if text.startswith("impossible"):
                 raise RequestError("the model knows no task 'juggling'")

@@ -8,7 +8,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from memstore.answer import Question
+from memstore.answer import Listener, NobodyListens, Question
 from memstore.errors import RequestError
 from memstore_server.admission import Overloaded
 from memstore_server.batching import DeadlineExceeded, EngineStopped, EngineThread
@@ -123,7 +123,7 @@ def test_the_advice_to_come_back_is_the_time_that_the_queue_takes(threads: Threa
     def take(seconds: float) -> None:
         now[0] += seconds
 
-    def slowly(asked: list[Question]):
+    def slowly(asked: list[Question], _: object):
         take(1.5 * len(asked))
         return answer(asked)
 
@@ -165,6 +165,33 @@ def test_cancelled_while_in_the_queue_with_room_is_not_computed(threads: Threads
     assert engine.batches == [["busy"], ["kept"]]
 
 
+def test_a_batch_that_all_have_given_up_ends_as_soon_as_it_can(threads: Threads, engine: FakeEngine) -> None:
+    thread = threads()
+    running = keep_busy(thread, engine)
+    (after,) = thread.ask(questions("after"))
+    running.give_up()
+    engine.gate.set()
+    assert type(running.exception(PATIENCE)) is NobodyListens
+    assert after.result(PATIENCE).value.text == "after!"
+    assert engine.left == [["busy"]]
+
+
+def test_who_gives_up_in_a_batch_leaves_it_to_the_others(threads: Threads, engine: FakeEngine) -> None:
+    thread, answer = threads(), engine.answer
+    keep_busy(thread, engine)
+    gone, kept = thread.ask(questions("gone", "kept"))
+
+    def while_one_leaves(asked: list[Question], heard_by: list[Listener]):
+        gone.give_up()
+        return answer(asked, heard_by)
+
+    engine.answer = while_one_leaves
+    engine.gate.set()
+    assert kept.result(PATIENCE).value.text == "kept!"
+    assert engine.cut_short.acquire(timeout=PATIENCE)
+    assert engine.left == []
+
+
 @pytest.mark.parametrize(("text", "error"), [("impossible", RequestError), ("broken", RuntimeError)])
 def test_a_bad_question_fails_alone(threads: Threads, engine: FakeEngine, text: str, error: type) -> None:
     thread = threads()
@@ -179,7 +206,7 @@ def test_a_bad_question_fails_alone(threads: Threads, engine: FakeEngine, text: 
 def test_a_deadline_that_passes_in_a_batch_that_fails_is_not_run_again(threads: Threads, engine: FakeEngine) -> None:
     now, answer = [100.0], engine.answer
 
-    def slowly(asked: list[Question]):
+    def slowly(asked: list[Question], _: object):
         now[0] += 2.0
         return answer(asked)
 
@@ -204,7 +231,7 @@ def test_a_panic_is_its_callers_and_the_thread_lives_on(threads: Threads, engine
         raise Panic("range end index 9 out of range")
 
     thread, answer = threads(), engine.answer
-    engine.answer = lambda asked: panic() if any(q.text == "panic" for q in asked) else answer(asked)
+    engine.answer = lambda asked, _: panic() if any(q.text == "panic" for q in asked) else answer(asked)
     keep_busy(thread, engine)
     good, bad = thread.ask(questions("good", "panic"))
     call = thread.call(panic)
@@ -240,7 +267,7 @@ def test_a_thread_that_dies_leaves_nobody_waiting(
 
 
 def test_too_few_answers_are_an_error_not_a_shift(threads: Threads, engine: FakeEngine) -> None:
-    engine.answer = lambda questions: []
+    engine.answer = lambda questions, _: []
     (failed,) = threads().ask(questions("a"))
     with pytest.raises(RuntimeError, match="the engine gave 0 answers to 1 questions"):
         failed.result(PATIENCE)

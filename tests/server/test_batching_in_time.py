@@ -47,7 +47,7 @@ def test_what_cannot_be_answered_in_time_is_refused_before_it_waits(threads: Thr
 def test_a_batch_does_not_grow_until_its_first_question_is_late(threads: Threads, engine: FakeEngine) -> None:
     now, answer = [100.0], engine.answer
 
-    def in_a_second_each(asked: list[Question]):
+    def in_a_second_each(asked: list[Question], _: object):
         now[0] += len(asked)
         return answer(asked)
 

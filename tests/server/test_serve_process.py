@@ -41,9 +41,9 @@ settings = Settings.load(store="store", port=0, drain_seconds=5)
 logs.configure(style=settings.log_format, level=settings.log_level)
 engine = FakeEngine()
 if "--broken" in sys.argv:
-    engine.trained, engine.answer = False, lambda questions: (_ for _ in ()).throw(MemoryError("too large"))
+    engine.trained, engine.answer = False, lambda *_: (_ for _ in ()).throw(MemoryError("too large"))
 if "--panic" in sys.argv:
-    engine.answer = lambda questions: (_ for _ in ()).throw(type("Panic", (BaseException,), {})("out of range"))
+    engine.answer = lambda *_: (_ for _ in ()).throw(type("Panic", (BaseException,), {})("out of range"))
 def load(progress):
     if "--hanging" in sys.argv:
         print(listener.getsockname()[1], flush=True)
@@ -66,12 +66,12 @@ from memstore.answer import Answerer
 from tests.server.fakes import FakeEngine
 
 class HeavyEngine(FakeEngine):
-    def answer(self, questions):
+    def answer(self, questions, listeners=()):
         if questions[0].text == "heavy":
             print("computing", flush=True)
         while questions[0].text == "heavy":
             torch.ones(200, 200) @ torch.ones(200, 200)
-        return super().answer(questions)
+        return super().answer(questions, listeners)
 
 Answerer.open = lambda *_, **__: HeavyEngine()
 sys.argv = ["memstore", "serve", "--store", "store", "--port", "0", "--drain-seconds", "1"]

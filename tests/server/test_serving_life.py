@@ -14,6 +14,7 @@ from memstore.answer import Question
 from memstore_server.app import create_app
 from memstore_server.batching import DeadlineExceeded, EngineStopped
 from memstore_server.costs import work_of
+from memstore_server.queued import Wanted
 from memstore_server.service import WARM_UP_QUESTION, NotReady
 from memstore_server.settings import Settings
 from tests.server.fakes import PATIENCE, FakeEngine
@@ -103,7 +104,7 @@ async def test_not_ready_until_the_warm_up_is_answered(serving, engine: FakeEngi
 
 
 async def test_never_ready_when_the_warm_up_fails(engine: FakeEngine, caplog) -> None:
-    def fail(questions):
+    def fail(*_):
         raise RuntimeError("no memory")
 
     engine.answer = fail
@@ -238,7 +239,7 @@ async def test_what_ends_a_whole_batch_is_reported_once(
         ask = thread.ask
 
         def ask_and_fail(questions, *, deadline, collections):
-            failed = Future()
+            failed = Wanted()
             failed.set_exception(error)
             return [*ask(questions[1:], deadline=deadline, collections=collections[1:]), failed]
 
@@ -268,6 +269,20 @@ async def test_a_client_that_hangs_up_while_waiting_is_not_answered(serving, eng
         assert (await http.post("/answer", json={"question": "next"})).status_code == 200
     assert engine.batches == [["busy"], ["next"]]
     assert "POST /answer 499" in caplog.text
+
+
+async def test_a_client_that_hangs_up_while_it_is_answered_frees_the_model(serving, engine: FakeEngine) -> None:
+    async with serving() as http:
+        engine.gate.clear()
+        request, messages, sent = ask_without_http(http._transport.app, {"question": "gone"})
+        await asyncio.to_thread(engine.begun.acquire)
+        messages.put_nowait({"type": "http.disconnect"})
+        await request
+        assert sent[0]["status"] == 499
+        engine.gate.set()
+        assert (await http.post("/answer", json={"question": "next"})).status_code == 200
+        assert engine.left == [["gone"]]
+        assert 'memstore_left_questions_total{collection="default"} 1.0' in (await http.get("/metrics")).text
 
 
 async def test_nobody_waits_for_a_client_to_hang_up_once_it_has_its_reply(serving) -> None:
