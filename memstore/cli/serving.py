@@ -42,6 +42,7 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
         typer.Option(help="Path below which a proxy shows the server, such as /memstore, and strips."),
     ] = None,
     watch: Annotated[float | None, typer.Option(help="Look for a new generation every so many seconds [no].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer, each with a model [1].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [cpu]")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the model on a CPU [all].")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Questions answered together at most [32].")] = None,
@@ -102,6 +103,17 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     settings = Settings.load(**flags)
     tune_allocator()
     if not run(settings):
+        _leave()
+
+
+@app.command(hidden=True)
+def serve_worker() -> None:
+    """A process of `memstore serve --workers N`, which starts it and tells it the rest."""
+    from memstore.machine import tune_allocator
+    from memstore_server.process import run_worker
+
+    tune_allocator()
+    if not run_worker(sys.stdin):
         _leave()
 
 

@@ -19,6 +19,7 @@ from memstore_server import page, problems, routes, writing
 from memstore_server.batching import Engine
 from memstore_server.collection import open_all, with_beams
 from memstore_server.costs import CostModel, calibrate
+from memstore_server.crew import Crew
 from memstore_server.doors import cohere, openai, refusals
 from memstore_server.editing import Editors
 from memstore_server.keys import read_gate
@@ -26,10 +27,15 @@ from memstore_server.loading import FIRST_STORE, Progress, allowing_origins, ste
 from memstore_server.middleware import AskedForKeys, BodyLimit, HeadAsGet, RequestContext
 from memstore_server.service import Service, usual_question
 from memstore_server.settings import Settings
+from memstore_server.together import WRITER, ToWriter
 
 
 def create_app(
-    answerers: Engine | Mapping[str, Engine], settings: Settings, *, costs: CostModel | None = None
+    answerers: Engine | Mapping[str, Engine],
+    settings: Settings,
+    *,
+    costs: CostModel | None = None,
+    crew: Crew | None = None,
 ) -> FastAPI:
     """The HTTP application over opened answerers. `app.state.service` is its `Service`.
 
@@ -38,13 +44,15 @@ def create_app(
             one; used by one thread only.
         settings: limits, defaults, sizes, and the write key. `host` and `port` are not read here.
         costs: how long batches take, as far as it is known already.
+        crew: the workers that this one is one of, if there are others.
 
     Raises:
         ConfigError: the write key cannot be read, or is none.
     """
     engines = answerers if isinstance(answerers, Mapping) else dict.fromkeys(settings.stores, answerers)
-    service, gate = Service(engines, settings, costs), read_gate(settings)
-    editors = Editors(service) if settings.has_write_key else None
+    service, gate = Service(engines, settings, costs, changed=crew.tell if crew else None), read_gate(settings)
+    writes = settings.has_write_key and (crew is None or crew.number == WRITER)
+    editors = Editors(service) if writes else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -70,18 +78,20 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,  # what generated clients call their methods
     )
     app.state.service = service
-    app.state.gate, app.state.editors = gate, editors
+    app.state.gate, app.state.editors, app.state.crew = gate, editors, crew
     app.include_router(routes.router)
     app.include_router(routes.about)
     app.include_router(page.router)
     app.include_router(routes.admin)
     app.include_router(openai.router)
     app.include_router(cohere.router)
-    if editors is not None:
+    if settings.has_write_key:
         app.include_router(writing.router)
     problems.install(app, refusals.reply)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+    if crew is not None and settings.has_write_key and not writes:
+        app.add_middleware(ToWriter, crew=crew)
     app.add_middleware(AskedForKeys, gate=gate)
     app.add_middleware(allowing_origins, settings=settings)
     app.add_middleware(RequestContext)  # added last, so it is outermost
@@ -89,7 +99,7 @@ def create_app(
     return app
 
 
-def load(settings: Settings, progress: Progress) -> FastAPI:
+def load(settings: Settings, progress: Progress, crew: Crew | None = None) -> FastAPI:
     """The application over opened stores, of which the first was tried to see how long batches take. Blocks for as long
     as that takes.
 
@@ -99,7 +109,7 @@ def load(settings: Settings, progress: Progress) -> FastAPI:
         MemstoreError: anything else that opening stores and models find wrong.
     """
     costs = CostModel()
-    return create_app(opened(settings, costs, progress), settings, costs=costs)
+    return create_app(opened(settings, costs, progress), settings, costs=costs, crew=crew)
 
 
 def opened(settings: Settings, costs: CostModel | None = None, progress: Progress | None = None) -> dict[str, Engine]:

@@ -194,6 +194,7 @@ class Editor:
 
     def _changed(self) -> None:
         """Has the change answer before its job is done; the log says why, if it cannot."""
+        self._service.tell_others()
         try:
             self._service.reload_soon(self._collection).result()
         except MemstoreError:

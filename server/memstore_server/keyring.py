@@ -102,8 +102,12 @@ def digest(key: str) -> bytes:
 class KeyRing:
     """The keys of a file as it is now, and how often each was used. For several threads."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads the file. Raises ConfigError where it cannot be read, or has no key."""
+    def __init__(self, path: Path, *, among: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        """Reads the file. Raises ConfigError where it cannot be read, or has no key.
+
+        Each key's limit is divided `among` so many processes that serve together.
+        """
+        self._among = among
         self._path, self._clock, self._lock = path, clock, threading.Lock()
         self._read: tuple[int, int, int] | None = None
         self._keys: dict[str, Key] = {}
@@ -122,9 +126,13 @@ class KeyRing:
         if found.per_minute is None:
             return
         with self._lock:
-            now, rate = self._clock(), found.per_minute / 60
-            left, since = self._left.get(found.sha256, (float(found.per_minute), now))
-            left = min(float(found.per_minute), left + (now - since) * rate)
+            now, rate, most = (
+                self._clock(),
+                found.per_minute / 60 / self._among,
+                max(1.0, found.per_minute / self._among),
+            )
+            left, since = self._left.get(found.sha256, (most, now))
+            left = min(most, left + (now - since) * rate)
             if left < 1:
                 wait = max(1, round((1 - left) / rate + 0.5))
                 raise TooManyRequests(per_minute=found.per_minute, retry_after=wait)

@@ -79,7 +79,7 @@ def _given(authorization: str | None, whose: str) -> str:
 
 def read_gate(settings: Settings) -> Gate:
     """Who may do what, as the settings say. Errors as of `read_key` and `KeyRing`."""
-    ring = None if settings.keys_file is None else KeyRing(settings.keys_file)
+    ring = None if settings.keys_file is None else KeyRing(settings.keys_file, among=settings.workers)
     return Gate(read_key(settings), ring)
 
 

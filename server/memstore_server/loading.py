@@ -76,6 +76,7 @@ class Front:
         steps: of loading; the last one, the warm-up, begins when `load` has returned.
         ready: called with the loaded application when it can answer.
         failed: called when it never will; `failure` then says why.
+        at_once: whether the server may listen before there is anything to answer with.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Front:
         steps: int,
         ready: Callable[[FastAPI], None],
         failed: Callable[[], None],
+        at_once: bool = True,
     ) -> None:
         self.progress = Progress(steps)
         self.failure: BaseException | None = None
@@ -93,7 +95,7 @@ class Front:
         self._thread = _Loader(load, self.progress)
         self._loaded: FastAPI | None = None
         self._app: ASGIApp = allowing_origins(_WhileLoading(self.progress), settings)
-        self._stopping = False
+        self._stopping, self._at_once = False, at_once
 
     @property
     def ended(self) -> bool:
@@ -110,9 +112,11 @@ class Front:
             await self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        self._changed = asyncio.Event()
+        self._changed, self._settled = asyncio.Event(), asyncio.Event()
         await receive()
         loading = asyncio.create_task(self._load())
+        if not self._at_once:
+            await self._settled.wait()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._stopping = True
@@ -134,6 +138,7 @@ class Front:
         except BaseException as error:  # noqa: BLE001 - also a library's panic; `serve` raises it in the end
             self.failure = error
             self._failed()
+            self._settled.set()
 
     async def _serve(self, app: FastAPI) -> None:
         """From the start of the application to its end. Raises what its warm-up raised."""
@@ -147,6 +152,7 @@ class Front:
         self._app = app
         self._changed.clear()
         self._ready(app)
+        self._settled.set()
         await self._changed.wait()
 
 

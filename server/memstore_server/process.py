@@ -11,16 +11,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import uvicorn
 
 from memstore.errors import ConfigError
 from memstore.storage.place import as_url
-from memstore_server import logs
+from memstore_server import logs, workers
 from memstore_server.addresses import bound_socket, url_of
+from memstore_server.crew import Crew
 from memstore_server.loading import Front, Load, Progress, steps_of
 from memstore_server.settings import Settings, unknown_variables
 
@@ -64,10 +65,32 @@ def run(settings: Settings) -> bool:
                 "without a write key"
             )
     with bound_socket(settings.host, settings.port) as listener:
+        if settings.workers > 1:
+            return workers.supervise(settings, listener)
         return serve(lambda progress: _load(settings, progress), settings, listener)
 
 
-def _load(settings: Settings, progress: Progress) -> FastAPI:
+def run_worker(from_parent: IO[str]) -> bool:
+    """Serves as one of several workers, as the process that has started this one orders. Returns and raises what `run`
+    does.
+    """
+    orders = workers.read_orders(from_parent)
+    settings = orders.settings
+    logs.configure(style=settings.log_format, level=settings.log_level)
+    workers.stop_with(from_parent)
+    crew = Crew(orders.number, orders.size, orders.folder, tell=lambda: workers.say(workers.CHANGED))
+    with orders.listener as shared, crew.listen() as own:
+        return serve(
+            lambda progress: _load(settings, progress, crew),
+            settings,
+            shared,
+            also=[own],
+            ready_line=workers.READY,
+            at_once=orders.first,
+        )
+
+
+def _load(settings: Settings, progress: Progress, crew: Crew | None = None) -> FastAPI:
     progress.begin(1, "importing the libraries")
     from memstore_server import app  # heavy: opens with the model's libraries
 
@@ -75,11 +98,27 @@ def _load(settings: Settings, progress: Progress) -> FastAPI:
         import torch
 
         torch.set_num_threads(settings.threads)
-    return app.load(settings, progress)
+    return app.load(settings, progress, crew)
 
 
-def serve(load: Load, settings: Settings, listener: socket.socket) -> bool:
-    """Serves what `load` makes on a bound socket until asked to stop; listens from now on.
+def serve(
+    load: Load,
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    also: Sequence[socket.socket] = (),
+    ready_line: str | None = None,
+    at_once: bool = True,
+) -> bool:
+    """Serves what `load` makes on a bound socket, and on others, until asked to stop.
+
+    Args:
+        load: makes the application.
+        settings: of the server.
+        listener: the socket whose address is named.
+        also: other sockets.
+        ready_line: printed when questions can be answered; by default one that names the address.
+        at_once: listen from now on, and say meanwhile how far loading is; otherwise from when it is done.
 
     Returns:
         Whether all that it began has ended; see `run`.
@@ -92,7 +131,7 @@ def serve(load: Load, settings: Settings, listener: socket.socket) -> bool:
         if waiting:
             reload(app.state.service)
         loaded.append(app.state.service)
-        sys.stdout.write(f"memstore: serving on {url_of(listener)}\n")
+        sys.stdout.write(f"{ready_line or f'memstore: serving on {url_of(listener)}'}\n")
         sys.stdout.flush()
 
     def stop() -> None:
@@ -106,7 +145,7 @@ def serve(load: Load, settings: Settings, listener: socket.socket) -> bool:
 
     loaded: list[Service] = []
     waiting: list[bool] = []
-    front = Front(load, settings, steps=steps_of(settings), ready=ready, failed=stop)
+    front = Front(load, settings, steps=steps_of(settings), ready=ready, failed=stop, at_once=at_once)
     config = uvicorn.Config(
         front,
         http="h11",  # whatever else is installed: httptools drops the body of a request that offers an upgrade to h2c
@@ -121,7 +160,7 @@ def serve(load: Load, settings: Settings, listener: socket.socket) -> bool:
     listener.listen(config.backlog)
     log.info("listening on %s, and loading", url_of(listener))
     with _signals_handled(stop=stop, hung_up=hung_up):
-        server.run(sockets=[listener])
+        server.run(sockets=[listener, *also])
     if front.failure is not None:
         raise front.failure
     return front.ended

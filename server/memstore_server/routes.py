@@ -19,6 +19,7 @@ from memstore_server.keys import KeyedRoute
 from memstore_server.logs import request_id
 from memstore_server.metrics import MEDIA_TYPE
 from memstore_server.service import Service
+from memstore_server.together import asks_for_own, metrics_of_all
 
 T = TypeVar("T")
 router = APIRouter(route_class=QueuedRoute)  # what the engine does
@@ -160,9 +161,12 @@ async def reload(service: ServiceOf, collection: CollectionQuery = None) -> serv
 
 
 @about.get("/metrics", include_in_schema=False)
-async def metrics(service: ServiceOf) -> Response:
-    """What the server counts, for Prometheus."""
-    return Response(service.metrics.text(), media_type=MEDIA_TYPE)
+async def metrics(request: Request, service: ServiceOf) -> Response:
+    """What the server counts, for Prometheus; of several workers, what each of them does."""
+    crew, text = request.app.state.crew, service.metrics.text()
+    if crew is not None and not asks_for_own(request):
+        text = await metrics_of_all(crew, text)
+    return Response(text, media_type=MEDIA_TYPE)
 
 
 @about.get("/docs", include_in_schema=False)

@@ -45,6 +45,7 @@ class Service:
         engines: by collection, the default one first; opened, and from now on left alone by everybody else.
         settings: limits, defaults, and the sizes of queue and batch.
         costs: how long batches take, as far as it is known already.
+        changed: called when this service was told that a store has changed, or has changed it: others may serve it too.
 
     Attributes:
         settings: those given.
@@ -54,8 +55,14 @@ class Service:
             engine's thread.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], settings: Settings, costs: CostModel | None = None) -> None:
-        self.settings, self.metrics = settings, Metrics()
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        settings: Settings,
+        costs: CostModel | None = None,
+        changed: Callable[[], None] | None = None,
+    ) -> None:
+        self.settings, self.metrics, self.tell_others = settings, Metrics(), changed or (lambda: None)
         self._thread = EngineThread(
             engines,
             admission=admission_of(settings, costs or CostModel()),
@@ -158,6 +165,7 @@ class Service:
     async def reload(self, collection: str | None = None) -> served.ReloadReply:
         """Takes up the generation that is in force in the store. Raises NotReloaded; then the former one goes on."""
         self.require_ready()
+        self.tell_others()
         done = await asyncio.wrap_future(self.reload_soon(collection))
         return translate.reloaded(done, request_id=request_id.get())
 

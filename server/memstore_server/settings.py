@@ -68,8 +68,16 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds between two looks for a new generation of the store; by default it is not looked for.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that answer, each with a model of its own in memory and its share of the threads.",
+    )
     device: str = Field(default="cpu", description="Where the model runs: cpu, cuda, cuda:1, ...")
-    threads: int | None = Field(default=None, ge=1, description="Threads of the model on a CPU; by default all.")
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of the model on a CPU, of all workers together; by default all."
+    )
 
     max_batch: int = Field(default=32, ge=1, description="Questions answered together at most.")
     max_batch_tokens: int = Field(
