@@ -73,6 +73,12 @@ def serve(  # one flag per setting of the server: its `Settings` say what each m
     max_keep_k: Annotated[int | None, typer.Option(help="Most passages a request may have read [100].")] = None,
     max_new_tokens_limit: Annotated[int | None, typer.Option(help="Most tokens a request may ask for [256].")] = None,
     max_num_beams: Annotated[int | None, typer.Option(help="Most beams a request may have [8].")] = None,
+    max_connections: Annotated[
+        int | None, typer.Option(help="Connections; of more, the longest idle is closed [1000].")
+    ] = None,
+    receive_seconds: Annotated[
+        float | None, typer.Option(help="Time that a request may take to arrive; then its connection is closed [60].")
+    ] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Size limit of a request [4000000].")] = None,
     write_key_file: Annotated[
         Path | None, typer.Option(help="Key of requests that change the store, in a file; else there are none [none].")

@@ -21,6 +21,7 @@ from memstore.errors import ConfigError
 from memstore.storage.place import as_url
 from memstore_server import logs, workers
 from memstore_server.addresses import bound_socket, url_of
+from memstore_server.connections import allow_files, bounded
 from memstore_server.crew import Crew
 from memstore_server.loading import Front, Load, Progress, steps_of
 from memstore_server.settings import Settings, unknown_variables
@@ -148,7 +149,8 @@ def serve(
     front = Front(load, settings, steps=steps_of(settings), ready=ready, failed=stop, at_once=at_once)
     config = uvicorn.Config(
         front,
-        http="h11",  # whatever else is installed: httptools drops the body of a request that offers an upgrade to h2c
+        # h11, whatever else is installed: httptools drops the body of a request that offers an upgrade to h2c
+        http=bounded(most=settings.max_connections, seconds=settings.receive_seconds),
         ws="none",
         lifespan="on",
         root_path=settings.root_path or "",
@@ -157,6 +159,7 @@ def serve(
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     server = uvicorn.Server(config)
+    allow_files(settings.max_connections)
     listener.listen(config.backlog)
     log.info("listening on %s, and loading", url_of(listener))
     with _signals_handled(stop=stop, hung_up=hung_up):

@@ -74,6 +74,18 @@ class Settings(BaseSettings):
         le=256,
         description="Processes that answer, each with a model of its own in memory and its share of the threads.",
     )
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Connections of a worker; of more, the one that is idle for the longest time is closed.",
+    )
+    receive_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="Time that a request may take to arrive; then its connection is closed.",
+    )
     device: str = Field(default="cpu", description="Where the model runs: cpu, cuda, cuda:1, ...")
     threads: int | None = Field(
         default=None, ge=1, description="Threads of the model on a CPU, of all workers together; by default all."

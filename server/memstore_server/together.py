@@ -111,7 +111,7 @@ class ToWriter:
 
     def _same(self, request: Request) -> httpx.Request:
         """The request as it came. Its body is read as it is sent on."""
-        raw = request.scope.get("raw_path", request.url.path.encode()).split(b"?")[0]
+        raw = request.scope["raw_path"].split(b"?")[0].removeprefix(request.scope.get("root_path", "").encode())
         query = request.scope.get("query_string", b"")
         headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in _HOP_BY_HOP]
         url = httpx.URL("http://worker").copy_with(raw_path=raw + (b"?" + query if query else b""))
