@@ -204,6 +204,8 @@ def show_rest_of_answer(reply: Values, *, most_passages: int = 5) -> None:
         _show_passages(reply["passages"], most_passages)
     else:
         console.print(NOTHING_FOUND)
+    if reply.get("cut"):
+        console.print("the answer was cut off at its length limit (--max-new-tokens)")
     if lowered := reply.get("lowered"):
         asked = f"{lowered['retrieve_k']} passages found and {lowered['keep_k']} read"
         console.print(f"fewer passages than asked for ({asked}), for {' and '.join(lowered['reasons'])}")

@@ -94,6 +94,7 @@ class ToolAnswer(BaseModel):
     lowered: list[str] | None = Field(
         description="Why fewer passages were found and read than asked for; null if they were not."
     )
+    cut: bool = Field(description="Whether the length limit ended the answer, and not the model.")
     generation: int = Field(description="The store's generation that answered.")
 
 
@@ -142,6 +143,7 @@ def mcp_server(client: AsyncClient) -> MCPServer[Any]:
             retrieved=len(reply.passages),
             trained=reply.model.trained,
             lowered=None if reply.lowered is None else reply.lowered.reasons,
+            cut=reply.cut,
             generation=reply.store.generation,
         )
 

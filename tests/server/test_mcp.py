@@ -73,7 +73,7 @@ async def test_an_answer_comes_with_the_passages_that_were_read(asking: Asking, 
     assert not result.is_error
     assert result.structured_content == json.loads(text_of(result)) == {
         "answer": "why?!", "reason": None, "confidence": 0.5, "calibrated": True, "score": -1.25,
-        "retrieved": 2, "trained": True, "generation": 4, "lowered": None,
+        "retrieved": 2, "trained": True, "generation": 4, "lowered": None, "cut": False,
         "passages": [{
             "id": "7:0", "uri": "memstore://passages/7%3A0", "title": "Otter", "text": "Otters hold hands.",
             "url": "https://example.org/otter", "score": -0.5, "metadata": {},

@@ -22,6 +22,8 @@ export function answerParts(reply, question, { least, anyway }) {
   if (!model.trained) {
     notices.push("This model is untrained: its weights are random, so the answer and the ranking mean nothing.");
   }
+  if (reply.cut && reply.answer !== null) notices.push("The answer was cut off at its length limit.");
+  if (reply.lowered) notices.push(loweredWords(reply));
   if (!passages.length) notices.push(`No passage was found${reply.answer === null ? "" : ": this answer is a guess"}.`);
   return [
     element("h2", { id: "answer-title", class: "asked", dir: "auto" }, question),
@@ -34,6 +36,21 @@ export function answerParts(reply, question, { least, anyway }) {
       ...(named(store) ? [element("b", { dir: "auto" }, store.collection ?? ""), ", "] : []), `generation ${store.generation}, `,
       `${counted(store.passages, "passage")} · log-probability `, decimal(reply.score)),
   ];
+}
+
+/** @type {Record<string, string>} */
+const REASONS = {
+  deadline_ms: "more would have come too late",
+  max_gflop: "more would have cost more than may be",
+  load: "the server has much to do",
+};
+
+/** That fewer passages were read than asked for, and why. @param {AnswerReply} reply */
+function loweredWords({ lowered, passages }) {
+  const { retrieve_k: found, keep_k: read, reasons } = /** @type {NonNullable<AnswerReply["lowered"]>} */ (lowered);
+  const kept = passages.filter((passage) => passage.kept).length;
+  const why = reasons.map((reason) => REASONS[reason] ?? reason).join(", and ");
+  return `${passages.length} passages were found and ${kept} read, not ${found} and ${read}: ${why}.`;
 }
 
 /** Whether the server calls its store anything. @param {AnswerReply["store"]} store */

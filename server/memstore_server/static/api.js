@@ -9,7 +9,8 @@
  * @typedef {{milliseconds: Record<string, number>, bytes_read: number, flops: Record<string, number>,
  *   fid_flops: number, questions_in_batch: number}} Usage
  * @typedef {{answer: string | null, reason: string | null, confidence: number, calibrated: boolean,
- *   score: number, passages: RankedPassage[], usage: Usage,
+ *   score: number, passages: RankedPassage[], usage: Usage, cut?: boolean,
+ *   lowered?: {retrieve_k: number, keep_k: number, reasons: string[]} | null,
  *   model: {name: string, trained: boolean, system: string},
  *   store: {collection?: string, generation: number, passages: number}, request_id: string}} AnswerReply
  * @typedef {{name: string, trained: boolean, system: string, tasks: string[]}} Model
@@ -26,19 +27,36 @@
 
 import { events } from "./events.js";
 
+const KEY = "memstore-key"; // in the session's storage: gone with the tab, in no address
 const ROOT = new URL("../", import.meta.url); // wherever a proxy shows the server
 const PROBLEM = "application/problem+json";
 const STREAM = "text/event-stream";
 
-/** Why there is no reply. `message` is the headline; `advice` says what to do; `loading`, of a server that will reply. */
+/**
+ * Why there is no reply. `message` is the headline; `advice` says what to do; `loading`, of a server that will reply;
+ * `wantsKey`, of one that replies to those it knows.
+ */
 export class Trouble extends Error {
-  /** @param {string} headline @param {{advice?: string, requestId?: string, loading?: Loading | null}} [more] */
-  constructor(headline, { advice = "", requestId = "", loading = null } = {}) {
+  /**
+   * @param {string} headline
+   * @param {{advice?: string, requestId?: string, loading?: Loading | null, wantsKey?: boolean}} [more]
+   */
+  constructor(headline, { advice = "", requestId = "", loading = null, wantsKey = false } = {}) {
     super(headline);
     this.advice = advice;
     this.requestId = requestId;
     this.loading = loading;
+    this.wantsKey = wantsKey;
   }
+}
+
+/** Whether a key is shown with each request. */
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+
+/** Shows this key from now on, or none. @param {string | null} key */
+export function useKey(key) {
+  if (key === null) sessionStorage.removeItem(KEY);
+  else sessionStorage.setItem(KEY, key);
 }
 
 /** @param {AbortSignal} [signal] @returns {Promise<Info>} */
@@ -91,7 +109,10 @@ async function call(path, options) {
 
 /** A response that succeeded. @param {string} path @param {RequestInit} options @returns {Promise<Response>} */
 async function asked(path, options) {
-  const response = await reached(() => fetch(new URL(path, ROOT), { cache: "no-store", ...options }));
+  const headers = new Headers(options.headers);
+  const key = sessionStorage.getItem(KEY);
+  if (key !== null) headers.set("Authorization", `Bearer ${key}`);
+  const response = await reached(() => fetch(new URL(path, ROOT), { cache: "no-store", ...options, headers }));
   if (response.ok) return response;
   const text = await reached(() => response.text());
   const retryAfter = response.headers.get("Retry-After");
@@ -144,6 +165,7 @@ const HEADLINES = {
 
 /** @type {Record<number, string>} */
 const ADVICE = {
+  401: "Give it a key: whoever runs it has one for you.",
   413: "Ask a shorter one.",
   500: "Its log has the cause, under the number below.",
   502: "The proxy in front of it is there, the server is not.",
@@ -159,9 +181,11 @@ const ADVICE = {
 function troubleOf(replied, problem, statusText = "", retryAfter = null) {
   const status = problem?.type === "urn:memstore:problem:overloaded" ? 429 : replied;
   const headline = HEADLINES[status] ?? `The server replied "${problem?.title ?? statusText}" (${status}).`;
-  const said = status === 500 || status === 429 ? "" : sentence(problem?.detail ?? "");
+  const said = [401, 429, 500].includes(status) ? "" : sentence(problem?.detail ?? "");
   const advice = [said, ADVICE[status] ?? "", later(retryAfter)].filter(Boolean).join(" ");
-  return new Trouble(headline, { advice, requestId: problem?.request_id ?? "", loading: problem?.loading ?? null });
+  return new Trouble(headline, {
+    advice, requestId: problem?.request_id ?? "", loading: problem?.loading ?? null, wantsKey: replied === 401,
+  });
 }
 
 /** When it is worth another try. @param {string | null} retryAfter seconds, or a date, which is left out */

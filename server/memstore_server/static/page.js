@@ -131,12 +131,34 @@ function showProblem(error) {
   const parts = [element("p", { class: "headline" }, trouble.message)];
   if (trouble.advice) parts.push(element("p", { dir: "auto" }, trouble.advice));
   if (trouble.requestId) parts.push(element("p", { class: "about" }, "Request ", element("code", {}, trouble.requestId)));
-  if (question()) {
+  if (trouble.wantsKey) parts.push(keyForm());
+  else if (question()) {
     parts.push(element("button", { type: "button", class: "quiet", click: () => submit() }, "Ask again"));
   }
   byId("problem").replaceChildren(...parts);
   byId("reply").hidden = true;
   byId("status").textContent = "";
+}
+
+/** Asks for the key that the server wants, and goes on with it. */
+function keyForm() {
+  const field = /** @type {HTMLInputElement} */ (element("input", {
+    id: "key", type: "password", autocomplete: "off", required: true, pattern: "[!-~]+", title: "A key has no spaces.",
+  }));
+  const use = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    api.useKey(field.value);
+    clearProblem();
+    void begun();
+  };
+  return element("form", { class: "key", submit: use },
+    element("label", { for: "key" }, api.hasKey() ? "Another key (that one is not known here)" : "Key"),
+    field, element("button", { type: "submit" }, "Use this key"));
+}
+
+/** A way to take the key back, where there is one. */
+function showKey() {
+  byId("forget").hidden = !api.hasKey();
 }
 
 function clearProblem() {
@@ -166,6 +188,7 @@ async function greet(signal) {
   });
   controls.chosen = addressed().options;
   showServed();
+  showKey();
 }
 
 /** What the server has. While it loads, shows how far it is and looks again. @param {AbortSignal} [signal] */
@@ -314,7 +337,16 @@ async function start() {
     byId("question").focus();
   });
   addEventListener("popstate", () => location.search !== noted && arrive()); // not for another place on the page
+  byId("forget").addEventListener("click", () => {
+    api.useKey(null);
+    location.reload();
+  });
   if (matchMedia("(hover: hover)").matches) byId("question").focus(); // elsewhere a keyboard would cover the page
+  await begun();
+}
+
+/** Greets the server, and shows what the address asks. */
+async function begun() {
   if (addressed().asked) {
     arrive(); // greets first
     return;
