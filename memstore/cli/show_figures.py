@@ -38,14 +38,15 @@ def show_labels(report: Values) -> None:
     console.print(f"{report['out']} is there already" if report["already"] else f"labelled {report['out']}")
     table = Table(box=None, padding=(0, 2, 0, 0))
     shares = next((list(found["quantiles"]) for found in columns if found["quantiles"]), [])
-    headings = ("questions", "read", "passages", "dropped", "moved", *shares)
+    headings = ("questions", "read", "passages", "dropped", "chosen", "moved", *shares)
     for name in ("set", *headings):
         table.add_column(name, justify="left" if name == "set" else "right")
     for name, found in report["sets"].items():
-        counts = (f"{found[key]:,}" for key in ("questions", "read", "passages", "dropped"))
+        counts = (f"{found[key]:,}" for key in ("questions", "read", "passages", "dropped", "chosen"))
         table.add_row(name, *counts, f"{found['moved']:.1%}", *(f"{v:.2f}" for v in found["quantiles"].values()))
     console.print_table(table)
-    console.print("moved: the likeliest is not the first; the last columns: quantiles of its log-probability")
+    console.print("chosen: another answer than the first is the likeliest; moved: so is another passage than the first")
+    console.print("the last columns: quantiles of the likeliest passage's log-probability")
 
 
 def show_evaluation(report: Values) -> None:

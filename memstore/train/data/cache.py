@@ -13,6 +13,7 @@ without zarr, faiss or tantivy. On disk:
         candidates.npy                (N, k) passage rows in the retriever's order, -1 after the last hit
         marks.npy                     (N, k) ANSWER | TITLE
         likelihoods.npy               (N, k), of a labelled set: see `memstore.train.data.label`
+        likeliest.npy                 (N,), of a labelled set: the number of the likeliest answer, -1 if none was read
         texts.jsonl.gz                [id, input, [answers]]
     pretrain/                         see `memstore.train.data.pretrain`
 
@@ -156,6 +157,7 @@ class QuestionSet:
     first_answer: NDArray[np.int64]  # (N + 1,): rows first_answer[i] up to first_answer[i + 1] answer question i
     candidates: NDArray[np.int32]  # (N, k)
     marks: NDArray[np.uint8]  # (N, k)
+    likeliest: NDArray[np.int32] | None = None  # (N,), of a labelled set
 
     @property
     def task(self) -> str:
@@ -323,6 +325,7 @@ def file_entry(path: Path) -> tuple[int, str]:
 
 def _load_set(folder: Path, name: str) -> QuestionSet:
     counts = load_array(folder, "answers_per_question").astype(np.int64)
+    labelled = (folder / "likeliest.npy").exists()
     first = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=first[1:])
     return QuestionSet(
@@ -333,6 +336,7 @@ def _load_set(folder: Path, name: str) -> QuestionSet:
         first_answer=first,
         candidates=load_array(folder, "candidates"),
         marks=load_array(folder, "marks"),
+        likeliest=load_array(folder, "likeliest") if labelled else None,
     )
 
 

@@ -4,7 +4,8 @@ An answer's words are often in passages that do not answer the question ("1945")
 passages learns to guess. A model that reads already says which passage answers: under which its answer is likeliest.
 
     1. measure    each question set; the numbers are kept in `out`, so that a run that was stopped goes on with the next
-    2. write      a copy of the cache with other marks, as `prepare` writes one
+    2. compare    a question's accepted answers ("May 1968", "1968") in the passage that was found best
+    3. write      a copy of the cache with other marks, as `prepare` writes one
 
 Knows caches and a model's likelihoods; refuses to know stores and retrievers.
 """
@@ -41,13 +42,15 @@ from memstore.train.data.cache import (
     read_manifest,
 )
 from memstore.train.data.cache_folder import check_place, is_cache, new_cache
-from memstore.train.data.likelihoods import measure, readings
+from memstore.train.data.likelihoods import likeliest_references, measure, readings, reference_readings
 from memstore.train.data.ragged import load_array
 from memstore.train.data.windows import Windows
 
 MEASURED = ".measured"  # in `out` until the cache is whole: the numbers of each set that was measured
-LIKELIHOODS = "likelihoods"
+LIKELIHOODS, LIKELIEST = "likelihoods", "likeliest"
 _QUANTILES = (0.05, 0.1, 0.2, 0.5)
+Measured = tuple[NDArray[np.float32], NDArray[np.int32]]
+"""Of a set: the answer's likelihood under each candidate, `(N, k)`, and the number of the likeliest answer, `(N,)`."""
 Tick = Callable[[str, int, int], None]
 """Is called with progress: set, passages done, all passages."""
 
@@ -93,6 +96,7 @@ class SetLabels:
         passages: candidates read.
         dropped: questions read whose best likelihood is below the threshold.
         moved: share of the other questions read where the best candidate is not the first that holds an answer.
+        chosen: questions with another likeliest answer than the first.
         quantiles: of the best mean log-probability of the questions read, by share.
     """
 
@@ -101,6 +105,7 @@ class SetLabels:
     passages: int
     dropped: int
     moved: float
+    chosen: int
     quantiles: Mapping[str, float]
 
 
@@ -138,6 +143,7 @@ def label(
         "model": weights_mark(model),
         "max_passages": options.max_passages,
         "passage_tokens": options.passage_tokens,
+        "answers": LIKELIEST,
     }
     names = _chosen(source, options)
     if is_cache(options.out):
@@ -146,10 +152,7 @@ def label(
     check_place(options.out, besides=MEASURED)
     folder = _measurements(options, about)
     windows = Windows(tokenizer)
-    for name in names:
-        if not (folder / f"{name}.npy").exists():
-            _write_array(folder / f"{name}.npy", _measured(source, name, windows, options, model, tick))
-    found = {name: load_array(folder, name) for name in names}
+    found = {name: _measure(source, name, folder, windows, options, model, tick) for name in names}
     with new_cache(options.out) as part:
         _write(part, source, found, _fingerprint(source, names, about, options.threshold), options.threshold)
     shutil.rmtree(folder, ignore_errors=True)
@@ -164,8 +167,7 @@ def new_marks(marks: NDArray[np.uint8], likelihoods: NDArray[np.float32], thresh
     question whose best likelihood is below the threshold gets no mark at all. One of which nothing was read stays as it
     is.
     """
-    read = ~np.isnan(likelihoods)
-    values = np.where(read, likelihoods, -np.inf)
+    read, values = ~np.isnan(likelihoods), _values(likelihoods)
     rows = np.flatnonzero(read.any(axis=1))
     new = marks.copy()
     new[rows] &= ANSWER
@@ -175,11 +177,12 @@ def new_marks(marks: NDArray[np.uint8], likelihoods: NDArray[np.float32], thresh
     return new
 
 
-def summary(likelihoods: NDArray[np.float32], threshold: float) -> SetLabels:
-    """What a set's likelihoods, `(N, k)`, say at a threshold."""
+def summary(measured: Measured, threshold: float) -> SetLabels:
+    """What was measured of a set, at a threshold."""
+    likelihoods, likeliest = measured
     read = ~np.isnan(likelihoods)
     asked = np.flatnonzero(read.any(axis=1))
-    values = np.where(read, likelihoods, -np.inf)[asked]
+    values = _values(likelihoods)[asked]
     best = values.max(axis=1) if len(asked) else np.zeros(0, dtype=np.float32)
     kept = best >= threshold
     moved = (values.argmax(axis=1) != read[asked].argmax(axis=1))[kept] if len(asked) else kept
@@ -189,6 +192,7 @@ def summary(likelihoods: NDArray[np.float32], threshold: float) -> SetLabels:
         passages=int(read.sum()),
         dropped=int((~kept).sum()),
         moved=round(float(moved.mean()), 4) if len(moved) else 0.0,
+        chosen=int((likeliest > 0).sum()),
         quantiles={f"{q:.0%}": round(float(np.quantile(best, q)), 2) for q in _QUANTILES} if len(best) else {},
     )
 
@@ -232,21 +236,40 @@ def _measurements(options: LabelOptions, about: Mapping[str, Any]) -> Path:
     return folder
 
 
-def _measured(
-    source: Candidates, name: str, windows: Windows, options: LabelOptions, model: MemoryModel, tick: Tick
-) -> NDArray[np.float32]:
-    questions = source.sets[name]
-    wanted = readings(
-        source, questions, windows, max_passages=options.max_passages, passage_tokens=options.passage_tokens
-    )
+def _measure(
+    source: Candidates, name: str, folder: Path, windows: Windows, options: LabelOptions, model: MemoryModel, tick: Tick
+) -> Measured:
+    """The likelihoods of a set and its likeliest answers; what `folder` has of them already is not measured again."""
+    questions, length = source.sets[name], options.passage_tokens
+    passages, answers = (folder / f"{name}.{array}.npy" for array in (LIKELIHOODS, LIKELIEST))
+    if not passages.exists():
+        wanted = readings(source, questions, windows, max_passages=options.max_passages, passage_tokens=length)
+        advance = _counting(tick, name, len(wanted))
+        _write_array(passages, measure(model, wanted, questions.candidates.shape, advance=advance))
+    likelihoods = np.load(passages)
+    if not answers.exists():
+        best = np.where(np.isnan(likelihoods).all(axis=1), -1, _values(likelihoods).argmax(axis=1))
+        wanted = reference_readings(source, questions, windows, best, passage_tokens=length)
+        advance = _counting(tick, f"{name}, answers", len(wanted))
+        _write_array(answers, likeliest_references(model, wanted, len(questions), advance=advance))
+    return likelihoods, np.load(answers)
+
+
+def _values(likelihoods: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The likelihoods, with minus infinity where nothing was read."""
+    return np.where(np.isnan(likelihoods), np.float32(-np.inf), likelihoods)
+
+
+def _counting(tick: Tick, stage: str, total: int) -> Callable[[int], None]:
+    """What to call with the number of passages read: it adds up."""
     done = 0
 
     def advance(passages: int) -> None:
         nonlocal done
         done += passages
-        tick(name, done, len(wanted))
+        tick(stage, done, total)
 
-    return measure(model, wanted, questions.candidates.shape, advance=advance)
+    return advance
 
 
 def _write_array(path: Path, values: NDArray[Any]) -> None:
@@ -271,7 +294,7 @@ def _require_same(options: LabelOptions, wanted: CacheFingerprint) -> None:
 def _write(
     part: Path,
     source: Candidates,
-    found: Mapping[str, NDArray[np.float32]],
+    found: Mapping[str, Measured],
     fingerprint: CacheFingerprint,
     threshold: float,
 ) -> None:
@@ -281,10 +304,10 @@ def _write(
     for file in files:
         (part / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.folder / file, part / file)
-    for name, likelihoods in found.items():
+    for name, (likelihoods, likeliest) in found.items():
         marks = new_marks(source.sets[name].marks, likelihoods, threshold)
         folder = Path("sets", name)
-        for array, values in (("marks", marks), (LIKELIHOODS, likelihoods)):
+        for array, values in (("marks", marks), (LIKELIHOODS, likelihoods), (LIKELIEST, likeliest)):
             file = (folder / f"{array}.npy").as_posix()
             np.save(part / file, values)
             files[file] = file_entry(part / file)
@@ -309,7 +332,10 @@ def _counted(before: SetReport, marks: NDArray[np.uint8]) -> SetReport:
 
 
 def _report(options: LabelOptions, names: list[str], seconds: float, *, already: bool = False) -> LabelReport:
-    found = {name: load_array(options.out / "sets" / name, LIKELIHOODS) for name in names}
+    found = {}
+    for name in names:
+        folder = options.out / "sets" / name
+        found[name] = load_array(folder, LIKELIHOODS), load_array(folder, LIKELIEST)
     return LabelReport(
         out=str(options.out),
         sets={name: summary(values, options.threshold) for name, values in found.items()},

@@ -5,6 +5,7 @@ Knows a model and the arrays of a question set; refuses to know files and what t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +20,16 @@ from memstore.train.data.ragged import Ints
 from memstore.train.data.windows import Windows, find
 
 _BATCH_TOKENS = 4096  # of questions and passages read at once, about
+_MOST_REFERENCES = 8  # accepted answers of a question that are compared
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One passage to read for one question: candidate `column` of question `row`, and the answer to look for."""
+    """One passage to read for one question, and the answer to look for.
+
+    `column` says where in the question's row of numbers the likelihood goes: the passage's place among the candidates,
+    or the answer's among the references.
+    """
 
     row: int
     column: int
@@ -63,6 +69,47 @@ def readings(
     return found
 
 
+def reference_readings(
+    cache: Candidates,
+    questions: QuestionSet,
+    windows: Windows,
+    best: NDArray[np.int64],
+    *,
+    passage_tokens: int,
+) -> list[Reading]:
+    """The accepted answers to compare: those that one passage holds, all read in the same window of it.
+
+    Where it holds none as tokens, all of them are compared. Equal ones are read once.
+
+    Args:
+        cache: has the passages.
+        questions: one of its sets.
+        windows: cuts longer passages.
+        best: `(N,)`, the candidate of each question that is read; -1 for a question to leave out.
+        passage_tokens: tokens of a passage at most.
+    """
+    found = []
+    for row in np.flatnonzero(best >= 0).tolist():
+        passage = cache.passages[int(questions.candidates[row, best[row]])]
+        different = {answer.tobytes(): n for n, answer in reversed([*enumerate(questions.answers_of(row))])}
+        references = {n: questions.answers_of(row)[n] for n in sorted(different.values())}
+        places = {n: place for n, answer in references.items() if (place := find(passage, answer[:-1]))}
+        around = _around([*places.values()], passage_tokens // 2)
+        cut = windows.cut(passage, around, passage_tokens, np.random.default_rng([row]))
+        held = [n for n in places if find(cut, references[n][:-1])] or list(references)
+        question = questions.questions[row]
+        found += [Reading(row, n, question, cut, references[n]) for n in held[:_MOST_REFERENCES]]
+    return found
+
+
+def _around(places: Sequence[tuple[int, int]], most: int) -> tuple[int, int] | None:
+    """The span that holds all places if it is no longer than `most` tokens, else the first place."""
+    if not places:
+        return None
+    begin, end = min(a for a, _ in places), max(b for _, b in places)
+    return (begin, end) if end - begin <= most else places[0]
+
+
 def measure(
     model: MemoryModel,
     wanted: Sequence[Reading],
@@ -75,7 +122,7 @@ def measure(
     Args:
         model: in evaluation mode, on its device.
         wanted: what to read.
-        shape: `(N, k)`, of the question set's candidates.
+        shape: `(N, k)`, rows and columns of the readings.
         advance: is called with the number of passages read.
     """
     found = np.full(shape, np.nan, dtype=np.float32)
@@ -84,6 +131,29 @@ def measure(
             found[reading.row, reading.column] = value
         advance(len(batch))
     return found
+
+
+def likeliest_references(
+    model: MemoryModel, wanted: Sequence[Reading], rows: int, *, advance: Callable[[int], None] = lambda _: None
+) -> NDArray[np.int32]:
+    """The likeliest accepted answer of each question, `(rows,)`: its number, or -1 where none was to be read.
+
+    The log-probability of the whole answer decides, eos included: of two answers one is right as often as the model
+    says, however long it is. A question's only answer is taken without reading.
+    """
+    answers = Counter(r.row for r in wanted)
+    several = [r for r in wanted if answers[r.row] > 1]
+    best = np.full(rows, -1, dtype=np.int32)
+    for reading in wanted:
+        best[reading.row] = reading.column
+    advance(len(wanted) - len(several))
+    means = measure(model, several, (rows, 1 + max((r.column for r in several), default=0)), advance=advance)
+    highest = np.full(rows, -np.inf)
+    for reading in several:  # of equals the first, as in `wanted`
+        whole = float(means[reading.row, reading.column]) * len(reading.answer)
+        if whole > highest[reading.row]:
+            highest[reading.row], best[reading.row] = whole, reading.column
+    return best
 
 
 @torch.inference_mode()

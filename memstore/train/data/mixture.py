@@ -65,6 +65,8 @@ class MixedBatches:
             raise ConfigError(f"whole names {', '.join(stray)}, which train does not: name sets of train there")
         self._train = [_Set(self._named(n), settings, whole=n in settings.whole) for n in trained]
         self._dev = [self._named(n) for n in self._names(settings.dev, ".dev")]
+        if settings.answer == "likeliest" and all(s.questions.likeliest is None for s in self._train):
+            raise ConfigError(f'answer = "likeliest" needs labels, which {settings.cache} lacks: run `memstore label`')
         self.pretraining = self._open_pretraining(tokenizer)
         self.memories = self._open_memories()
         shares = [p[1] for p in settings.pretrain_share]
@@ -113,7 +115,7 @@ class MixedBatches:
         rows = self._some_unrelated(questions.candidates[i, columns], gold, rng)
         passages = [self.cache.passages[int(r)] for r in rows]
         read = [passage for passage, right in zip(passages, gold, strict=True) if right]
-        answer = self._answer(questions.answers_of(i), read, rng)
+        answer = self._answer(questions, i, read, rng)
         most = difficulty.passage_tokens
         if self.settings.window == "begin":
             places = [beginning(passage, most) for passage in passages]
@@ -144,10 +146,12 @@ class MixedBatches:
             question = self._words.thinned(question, 1 - dropout, rng)
         return question[: self._question_tokens]
 
-    def _answer(self, answers: list[Ints], read: Sequence[Ints], rng: Generator) -> Ints:
+    def _answer(self, questions: QuestionSet, i: int, read: Sequence[Ints], rng: Generator) -> Ints:
         """The answer to train on, by the settings' rule; `read` are the gold passages among those chosen."""
-        rule = self.settings.answer
-        if rule == "read" or rule == "held":
+        answers, rule = questions.answers_of(i), self.settings.answer
+        if rule == "likeliest" and questions.likeliest is not None and questions.likeliest[i] >= 0:
+            return answers[int(questions.likeliest[i])]
+        if rule in ("read", "held", "likeliest"):
             answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
             rule = "shortest" if rule == "read" else "random"
         return answers[choose_answer([len(a) for a in answers], rule, rng.random())]

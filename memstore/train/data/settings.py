@@ -92,6 +92,7 @@ class DataSettings:
         weights: by set.
         answer: which of several answers is trained on: "first", "shortest", "random", or "read": the shortest of
             those in a gold passage that is read (of all answers, if no such passage holds one), or "held": any of them.
+            "likeliest": always the one that `memstore label` found likeliest; "held" where it compared none.
         answerable_only: train only on questions with a gold passage among their candidates, and on those that ask for
             a verdict, which needs none.
         whole: sets that are trained on whole all the same. Where most answers are in no passage, as in slot filling,
@@ -133,7 +134,7 @@ class DataSettings:
     mixture: Literal["uniform", "temperature", "given"] = "uniform"
     temperature: float = 2.0
     weights: dict[str, Any] = field(default_factory=dict)
-    answer: Literal[AnswerChoice, "read", "held"] = "first"
+    answer: Literal[AnswerChoice, "read", "held", "likeliest"] = "first"
     answerable_only: bool = False
     whole: tuple[str, ...] = ()
     gold: Literal["answer", "title", "either"] = "answer"

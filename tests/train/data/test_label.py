@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,21 @@ from memstore.model.model import MemoryModel
 from memstore.model.packed import Tokens
 from memstore.model.tokens import TextTokenizer
 from memstore.train.data import label as label_module
-from memstore.train.data.cache import ANSWER, TITLE, Candidates
+from memstore.train.data import likelihoods as likelihoods_module
+from memstore.train.data.cache import ANSWER, TITLE, Candidates, QuestionSet
 from memstore.train.data.label import MEASURED, LabelOptions, label, new_marks, summary
-from memstore.train.data.likelihoods import Reading, measure, readings
+from memstore.train.data.likelihoods import (
+    Reading,
+    likeliest_references,
+    measure,
+    readings,
+    reference_readings,
+)
+from memstore.train.data.mixture import MixedBatches
 from memstore.train.data.prepare import prepare
 from memstore.train.data.prepare_options import PrepareOptions
+from memstore.train.data.ragged import Ragged
+from memstore.train.data.settings import DataSettings
 from memstore.train.data.windows import Windows
 from memstore_builders.build import build
 from memstore_builders.job import BuildOptions
@@ -93,10 +105,12 @@ def test_marks_by_likelihood(case: str) -> None:
 
 def test_what_is_summed_up() -> None:
     rows = [[-1, -0.5], [NAN, -0.5], [-4, -3], [NAN, NAN]]
-    found = summary(np.array(rows, dtype=np.float32), -2.5)
+    found = summary((np.array(rows, dtype=np.float32), np.array([0, 2, 1, -1], dtype=np.int32)), -2.5)
+    assert found.chosen == 2
     assert (found.questions, found.read, found.passages, found.dropped, found.moved) == (4, 3, 5, 1, 0.5)
     assert found.quantiles == {"5%": -2.75, "10%": -2.5, "20%": -2.0, "50%": -0.5}
-    assert summary(np.full((2, 3), NAN, dtype=np.float32), -2.5).quantiles == {}
+    nothing = np.full((2, 3), NAN, dtype=np.float32), np.full(2, -1, dtype=np.int32)
+    assert summary(nothing, -2.5).quantiles == {}
 
 
 def test_a_batch_of_answers_has_the_likelihoods_of_each_alone(
@@ -142,6 +156,60 @@ def test_what_is_read_of_a_question(cache: Candidates, loaded: tuple[MemoryModel
     assert tokenizer.decode(verdict.answer.tolist()) == "SUPPORTS"
 
 
+REFERENCES: dict[str, tuple[list[str], list[str]]] = {
+    "those in the passage, each once": (
+        ["Nile", "Amazon", "the river Nile", "Nile", "Egypt"],
+        ["Nile", "the river Nile", "Egypt"],
+    ),
+    "all where it holds none": (["Amazon", "Congo", "Amazon"], ["Amazon", "Congo"]),
+    "one alone": (["Amazon", "Egypt"], ["Egypt"]),
+}
+
+
+def one_question(cache: Candidates, tokenizer: TextTokenizer, answers: list[str]) -> tuple[QuestionSet, int]:
+    """A set of one question with these answers, and the column of a candidate about Cairo."""
+    rows = tokenizer.encode_answers(answers, max_tokens=20)
+    before = cache.sets["webq.train"]
+    of_cairo = [cache.names[row][1] == "Cairo" for row in before.candidates[0] if row >= 0].index(True)
+    made = dataclasses.replace(before, answers=Ragged.of(rows, dtype=np.dtype(np.uint16)),
+                               first_answer=np.array([0, *[len(rows)] * len(before)]))  # fmt: skip
+    return made, of_cairo
+
+
+@pytest.mark.parametrize("case", REFERENCES)
+def test_which_answers_are_compared(case: str, cache: Candidates, loaded: tuple[MemoryModel, TextTokenizer]) -> None:
+    answers, want = REFERENCES[case]
+    questions, column = one_question(cache, loaded[1], answers)
+    best = np.array([column, -1])
+    found = reference_readings(cache, questions, Windows(loaded[1]), best, passage_tokens=200)
+    assert [loaded[1].decode(r.answer.tolist()) for r in found] == want
+    assert [r.column for r in found] == [answers.index(text) for text in want]
+    assert len({r.passage.tobytes() for r in found}) == 1
+    near = reference_readings(cache, questions, Windows(loaded[1]), best, passage_tokens=40)
+    assert {len(r.passage) for r in near} == {40}
+
+
+def test_the_answer_of_the_highest_likelihood_is_the_likeliest(
+    cache: Candidates, loaded: tuple[MemoryModel, TextTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = loaded
+    questions, column = one_question(cache, tokenizer, ["the river", "Amazon", "Egypt", "Nile by the Fatimid rulers"])
+    wanted = reference_readings(cache, questions, Windows(tokenizer), np.array([column, -1]), passage_tokens=200)
+    assert [r.column for r in wanted] == [0, 2, 3]
+    done: list[int] = []
+    best = likeliest_references(model, wanted, 2, advance=done.append)
+    whole = [-len(r.answer) * -measure(model, [r], (1, 4))[0, r.column] for r in wanted]
+    assert best.tolist() == [wanted[int(np.argmax(whole))].column, -1]
+    assert sum(done) == 3
+    # The sum over an answer's tokens decides, not their mean; an answer that is alone is not read at all.
+    means = np.array([[-1.5, NAN, -0.9, -0.5]])
+    monkeypatch.setattr(likelihoods_module, "measure", lambda *a, **k: means)
+    sums = [mean * len(r.answer) for mean, r in zip((-1.5, -0.9, -0.5), wanted, strict=True)]
+    assert np.argmax(sums) == 0  # though the mean of the first is the lowest
+    assert likeliest_references(model, wanted, 1).tolist() == [0]
+    assert likeliest_references(model, wanted[2:], 1).tolist() == [3]
+
+
 def test_the_copy_has_other_marks_and_counts_and_is_whole(
     cache: Candidates, loaded: tuple[MemoryModel, TextTokenizer], options: Options
 ) -> None:
@@ -150,16 +218,35 @@ def test_the_copy_has_other_marks_and_counts_and_is_whole(
     report = label(asked, *loaded, tick=lambda *stage: stages.append(stage))
     assert content(cache.folder) == before
     made = Candidates.open(asked.out, tokenizer=loaded[1])
-    assert stages[-1] == ("webq.train", report.sets["webq.train"].passages, report.sets["webq.train"].passages)
+    passages = report.sets["webq.train"].passages
+    assert stages[0] == ("webq.train", passages, passages)
+    assert stages[-1][0] == "webq.train, answers"
+    assert stages[-1][1] == stages[-1][2] > 0
     proven = made.sets["webq.train"].marks == ANSWER | TITLE
     assert proven.sum(axis=1).tolist() == [1, 0]
     likelihoods = np.load(asked.out / "sets" / "webq.train" / "likelihoods.npy")
     assert proven[0].argmax() == np.nanargmax(likelihoods[0])
     after, differing = content(asked.out), {"manifest.json", "sets/webq.train/marks.npy"}
     assert {name for name in before if after[name] != before[name]} == differing
-    assert {*after} - {*before} == {"sets/webq.train/likelihoods.npy"}
+    assert {*after} - {*before} == {"sets/webq.train/likelihoods.npy", "sets/webq.train/likeliest.npy"}
+    assert made.sets["nq.train"].likeliest is None
     assert made.manifest.fingerprint.differences(cache.manifest.fingerprint).keys() == {"labels[webq.train]"}
     assert made.manifest.sets["webq.train"].answerable == 0.5
+
+
+BOTH = {"Nile", "the river Nile"}
+
+
+@pytest.mark.parametrize(("likeliest", "want"), [(0, {"Nile"}), (1, {"the river Nile"}), (-1, BOTH)])
+def test_training_takes_the_likeliest_answer(root: Path, tmp_path: Path, likeliest: int, want: set[str]) -> None:
+    labelled, tokenizer = shutil.copytree(root / "cache", tmp_path / "labelled"), cases.tokenizer()
+    settings = DataSettings(cache=labelled, train=("webq.train",), dev=("nq.dev",), questions=16, answer="likeliest",
+                            answerable_only=True)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"needs labels, which .* lacks: run `memstore label`"):
+        MixedBatches(settings, tokenizer=tokenizer, seed=0)
+    np.save(labelled / "sets" / "webq.train" / "likeliest.npy", np.array([likeliest, -1], dtype=np.int32))
+    targets = MixedBatches(settings, tokenizer=tokenizer, seed=0).batch(0).targets
+    assert {tokenizer.decode(target.tolist()) for target in targets} == want  # of -1, those that gold passages hold
 
 
 def test_a_threshold_drops_questions(loaded: tuple[MemoryModel, TextTokenizer], options: Options) -> None:
@@ -185,7 +272,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_set(
     monkeypatch.setattr(label_module, "measure", stopped)
     with pytest.raises(KeyboardInterrupt):
         label(options(), *loaded)
-    assert {p.name for p in (options().out / MEASURED).iterdir()} == {"about.json", "fever.train.npy"}
+    arrays = {"fever.train.likelihoods.npy", "fever.train.likeliest.npy"}
+    assert {p.name for p in (options().out / MEASURED).iterdir()} == {"about.json", *arrays}
     monkeypatch.setattr(label_module, "measure", lambda *a, **k: measured.append(0) or measure(*a, **k))
     with pytest.raises(ConfigError, match="measured with another max_passages: name another folder, or remove"):
         label(options(max_passages=1), *loaded)
@@ -244,6 +332,6 @@ def test_the_command(
 
     lines = run().splitlines()
     assert lines[0] == f"labelled {tmp_path / 'out'}"
-    assert lines[1].split()[:6] == ["set", "questions", "read", "passages", "dropped", "moved"]
+    assert lines[1].split()[:6] == ["set", "questions", "read", "passages", "dropped", "chosen"]
     assert lines[2].split()[:5] == ["nq.train", "3", "2", "3", "2"]  # random weights find no answer likely
     assert json.loads(run("--json"))["already"]
