@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from memstore_server.middleware import AskedForKeys, BodyLimit, HeadAsGet, Reque
 from memstore_server.service import Service, usual_question
 from memstore_server.settings import Settings
 from memstore_server.together import WRITER, ToWriter
+from memstore_server.tracing import Tracing, tracing_of
 
 
 def create_app(
@@ -36,6 +38,7 @@ def create_app(
     *,
     costs: CostModel | None = None,
     crew: Crew | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The HTTP application over opened answerers. `app.state.service` is its `Service`.
 
@@ -45,12 +48,14 @@ def create_app(
         settings: limits, defaults, sizes, and the write key. `host` and `port` are not read here.
         costs: how long batches take, as far as it is known already.
         crew: the workers that this one is one of, if there are others.
+        tracing: makes spans of requests and their stages, if any are wanted.
 
     Raises:
         ConfigError: the write key cannot be read, or is none.
     """
     engines = answerers if isinstance(answerers, Mapping) else dict.fromkeys(settings.stores, answerers)
-    service, gate = Service(engines, settings, costs, changed=crew.tell if crew else None), read_gate(settings)
+    changed = None if crew is None else crew.tell
+    service, gate = Service(engines, settings, costs, changed=changed, tracing=tracing), read_gate(settings)
     writes = settings.has_write_key and (crew is None or crew.number == WRITER)
     editors = Editors(service) if writes else None
 
@@ -65,6 +70,8 @@ def create_app(
             if editors is not None:
                 await asyncio.to_thread(editors.close)
             await asyncio.to_thread(service.close)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = FastAPIOffline(  # the page's files without a CDN: servers often run where nothing outside can be reached
         title="memstore",
@@ -94,7 +101,10 @@ def create_app(
         app.add_middleware(ToWriter, crew=crew)
     app.add_middleware(AskedForKeys, gate=gate)
     app.add_middleware(allowing_origins, settings=settings)
-    app.add_middleware(RequestContext)  # added last, so it is outermost
+    app.add_middleware(RequestContext)  # outermost but for spans, so that its log lines are of one
+    if tracing is not None:
+        made_by, how = tracing.middleware()
+        app.add_middleware(made_by, **how)
     _document_problems(app)
     return app
 
@@ -109,7 +119,8 @@ def load(settings: Settings, progress: Progress, crew: Crew | None = None) -> Fa
         MemstoreError: anything else that opening stores and models find wrong.
     """
     costs = CostModel()
-    return create_app(opened(settings, costs, progress), settings, costs=costs, crew=crew)
+    tracing = tracing_of(os.environ)
+    return create_app(opened(settings, costs, progress), settings, costs=costs, crew=crew, tracing=tracing)
 
 
 def opened(settings: Settings, costs: CostModel | None = None, progress: Progress | None = None) -> dict[str, Engine]:

@@ -35,7 +35,7 @@ class RequestIdFilter(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time (UTC), level, logger, request_id, message, and exception if any."""
+    """One JSON object per line: time (UTC), level, logger, request_id, message; trace_id and exception, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
@@ -46,6 +46,8 @@ class JsonFormatter(logging.Formatter):
             "request_id": getattr(record, "request_id", NO_REQUEST),
             "message": record.getMessage(),
         }
+        if trace_id := getattr(record, "trace_id", ""):
+            line["trace_id"] = trace_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)

@@ -28,6 +28,7 @@ from memstore_server.metrics import Metrics
 from memstore_server.queued import Wanted
 from memstore_server.reloading import Reloaded
 from memstore_server.settings import Settings
+from memstore_server.tracing import Tracing
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Service:
         settings: limits, defaults, and the sizes of queue and batch.
         costs: how long batches take, as far as it is known already.
         changed: called when this service was told that a store has changed, or has changed it: others may serve it too.
+        tracing: makes spans of what answers took, if any are wanted.
 
     Attributes:
         settings: those given.
@@ -61,8 +63,10 @@ class Service:
         settings: Settings,
         costs: CostModel | None = None,
         changed: Callable[[], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings, self.metrics, self.tell_others = settings, Metrics(), changed or (lambda: None)
+        self._tracing = tracing
         self._thread = EngineThread(
             engines,
             admission=admission_of(settings, costs or CostModel()),
@@ -312,6 +316,8 @@ class Service:
         return outcome.value, milliseconds, outcome.by
 
     def _answered(self, outcome: Timed[Answer], began: float) -> wire.AnswerReply:
+        if self._tracing is not None:
+            self._tracing.answered(outcome)
         return translate.answer(
             outcome.value,
             outcome.by,
