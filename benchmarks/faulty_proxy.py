@@ -26,6 +26,7 @@ class Proxy:
         delay: seconds before each answer.
         fault: what is done to the answer of a request, by method and path; None for nothing.
         requests: methods and paths so far.
+        until: none is answered before so many have come.
         bytes: of answers' bodies.
     """
 
@@ -33,6 +34,7 @@ class Proxy:
     delay: float = 0.0
     fault: Callable[[str, str], Fault | None] = lambda _method, _path: None
     requests: list[tuple[str, str]] = field(default_factory=list)
+    until: int = 0
     bytes: int = 0
 
     @property
@@ -96,6 +98,8 @@ async def _connection(
             proxy.requests.append((method, path))
             proxy.bytes += len(body)
             await asyncio.sleep(proxy.delay)
+            while len(proxy.requests) < proxy.until:  # noqa: ASYNC110 - set in another thread
+                await asyncio.sleep(0.005)
             if not await _answer(proxy.fault(method, path), answer, body, writer):
                 return
     finally:

@@ -250,7 +250,7 @@ def _fitted(work: _Work, model: str | None) -> Codec:
     work.progress.begin("fit", count)
     states, token_ids = [], []
     for first in range(0, count, _WINDOW):
-        some = source.load(source.at(rows[first : first + _WINDOW].tolist()), dtype=torch.float32)
+        some = source.load(source.at(rows[first : first + _WINDOW].tolist(), to_load=True), dtype=torch.float32)
         states.append(some.states)
         token_ids.append(some.token_ids)
         work.progress.advance(len(some.lengths))

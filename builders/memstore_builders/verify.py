@@ -28,12 +28,12 @@ from memstore.errors import (
 )
 from memstore.model.embedding import MemoryTextEncoder
 from memstore.retrieve.open import open_retriever
-from memstore.storage import as_url
 from memstore.store import Codec, Generation, Store, get_codec, read_generation
 from memstore.store.check import Fault, check_generation, fault
 from memstore.store.check_kept import check_kept, find_present
 from memstore.store.foreign import foreign_files
 from memstore.store.history import dead_bytes, numbers
+from memstore.store.mirror import waiting_inputs
 from memstore.store.objects import StoreFile
 from memstore.store.working import whole
 from memstore_builders.encode import PassageEncoder
@@ -43,6 +43,8 @@ TOLERANCE = {"bfloat16": 0.03, "float32": 1e-3}
 shapes. Of 2,000 memories of Simple Wikipedia in bfloat16, through int8, none differed by more than 0.012."""
 
 _BATCH = 256
+_UNNAMED = "no generation names the object, and it may hold anything: `memstore forget` removes it a day later"
+_WAITING = "a change that a server of this machine accepted and has not made yet may hold anything"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +100,14 @@ def verify(
         ConfigError: the retriever needs what is not installed, or is none that we know.
         FingerprintMismatch: the model given did not make the store.
     """
-    if absent and as_url(path) is not None:
-        raise ConfigError(
-            "--absent is for stores in folders: in object storage, what no generation names stays until "
-            "`memstore forget` runs a day later"
-        )
-    with whole(path) as (folder, wrong):
-        found = _verify(folder, sample=sample, model=model, device=device, absent=absent)
-        return replace(found, problems=_with_reasons(found.problems, wrong))
+    with whole(path) as copy:
+        found = _verify(copy.folder, sample=sample, model=model, device=device, absent=absent)
+        problems = _with_reasons(found.problems, copy.wrong)
+        left = [Fault("StillPresent", one.key, _UNNAMED) for one in copy.unnamed]
+        left += [Fault("StillPresent", str(one), _WAITING) for one in waiting_inputs(path)]
+        if not absent:
+            left = []
+        return replace(found, problems=(*problems, *left), absent=() if left else found.absent)
 
 
 def _with_reasons(problems: Sequence[Fault], wrong: Sequence[tuple[StoreFile, MemstoreError]]) -> tuple[Fault, ...]:

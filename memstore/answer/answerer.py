@@ -397,4 +397,4 @@ def _retriever(
     store: Store, model: MemoryModel, tokenizer: TextTokenizer, *, beside: Retriever | None = None
 ) -> Retriever:
     encoder = MemoryTextEncoder(model, tokenizer) if model.projection is not None else None
-    return open_retriever(store, memory_encoder=encoder, beside=beside)
+    return open_retriever(store, memory_encoder=encoder, beside=beside, to_load=True)

@@ -117,13 +117,25 @@ def forget(
     keep: Annotated[
         int, typer.Option(min=1, help="Generations that stay: the one in force, and the latest others.")
     ] = 1,
+    unnamed_hours: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="In object storage, what no generation names goes once it is this old: until then it "
+            "may be of a writer at work.",
+        ),
+    ] = 24.0,
     as_json: Json = False,
 ) -> None:
     """Remove other generations than the one in force, and the files that only they need."""
     from memstore.cli.show_changes import show_forgotten
     from memstore.store.working import forget as run
 
-    print_result({"store": as_url(store) or str(store)} | asdict(run(store, keep=keep)), as_json, show_forgotten)
+    print_result(
+        {"store": as_url(store) or str(store)} | asdict(run(store, keep=keep, hours=unnamed_hours)),
+        as_json,
+        show_forgotten,
+    )
 
 
 def _lines(path: Path) -> list[str]:

@@ -21,7 +21,11 @@ a dense one whose documents have metadata.
 
 
 def open_retriever(
-    store: Store, *, memory_encoder: QuestionEncoder | None = None, beside: Retriever | None = None
+    store: Store,
+    *,
+    memory_encoder: QuestionEncoder | None = None,
+    beside: Retriever | None = None,
+    to_load: bool = False,
 ) -> Retriever:
     """The retriever that `store`'s generation names, over exactly its passages.
 
@@ -29,6 +33,7 @@ def open_retriever(
         store: an open store.
         memory_encoder: the model's own memory encoder; needed if the dense vectors are its own.
         beside: a retriever that is open already, whose sentence encoder is shared if it is the one that is needed.
+        to_load: memories of what is found are loaded next; see `Store.at`.
 
     Raises:
         IndexCorrupt: an index is absent, damaged, or of another number of passages.
@@ -38,35 +43,36 @@ def open_retriever(
         CheckpointNotFound, CheckpointError: its sentence encoder is absent, or cannot be loaded.
     """
     encoders = [e for e in (memory_encoder, encoder_of(beside)) if e is not None]
+    hits = hits_of(store, to_load=to_load)
     kind, folder = store.generation.retriever, index_path(store.path, store.generation.number)
     match kind:
         case "bm25":
-            return _open_lexical(store, folder / LEXICAL)
+            return _open_lexical(store, folder / LEXICAL, hits)
         case "dense":
             has_metadata = store.generation.index is not None and METADATA in store.generation.index.parts
-            lexical = _open_lexical(store, folder / METADATA) if has_metadata else None
-            return _open_dense(store, folder / DENSE, encoders, lexical)
+            lexical = _open_lexical(store, folder / METADATA, hits) if has_metadata else None
+            return _open_dense(store, folder / DENSE, encoders, lexical, hits)
         case "hybrid":
-            lexical = _open_lexical(store, folder / LEXICAL)
-            dense = _open_dense(store, folder / DENSE, encoders, lexical)
-            return HybridRetriever([lexical, dense], hits_of(store))
+            lexical = _open_lexical(store, folder / LEXICAL, hits)
+            dense = _open_dense(store, folder / DENSE, encoders, lexical, hits)
+            return HybridRetriever([lexical, dense], hits)
         case _:
             raise ConfigError(f"the store names the retriever {kind!r}; known are bm25, dense and hybrid")
 
 
-def hits_of(store: Store) -> HitsOf:
+def hits_of(store: Store, *, to_load: bool = False) -> HitsOf:
     """Makes hits of a store's rows: each passage is read here, once, and goes with its hit."""
 
     def hits(found: Sequence[FoundRow]) -> list[Hit]:
-        stored = store.at([row for row, _ in found])
+        stored = store.at([row for row, _ in found], to_load=to_load)
         return [Hit(s.passage.id, score, s) for s, (_, score) in zip(stored, found, strict=True)]
 
     return hits
 
 
-def _open_lexical(store: Store, folder: Path) -> Bm25Retriever:
+def _open_lexical(store: Store, folder: Path, hits: HitsOf) -> Bm25Retriever:
     _check_stores(store, folder)
-    retriever = Bm25Retriever(folder, hits_of(store))
+    retriever = Bm25Retriever(folder, hits)
     _require_whole(store, folder, len(retriever))
     if retriever.deleted != (dead := len(store.dead_rows())):
         raise IndexCorrupt(
@@ -93,7 +99,7 @@ def _check_stores(store: Store, folder: Path) -> None:
 
 
 def _open_dense(
-    store: Store, folder: Path, encoders: Sequence[QuestionEncoder], beside: Bm25Retriever | None
+    store: Store, folder: Path, encoders: Sequence[QuestionEncoder], beside: Bm25Retriever | None, hits: HitsOf
 ) -> DenseRetriever:
     made_by = read_dense_settings(folder).encoder
     known = [(encoder.ref(), encoder) for encoder in encoders]
@@ -110,7 +116,7 @@ def _open_dense(
     if found != made_by:
         raise FingerprintMismatch({f"{made_by.kind} encoder of the dense index": (made_by.sha256, found.sha256)})
     passing = None if beside is None else beside.rows
-    retriever = DenseRetriever(folder, encoder, hits_of(store), dead=store.dead_rows(), passing=passing)
+    retriever = DenseRetriever(folder, encoder, hits, dead=store.dead_rows(), passing=passing)
     _require_whole(store, folder, len(retriever))
     return retriever
 

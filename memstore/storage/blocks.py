@@ -33,6 +33,10 @@ class Blocks:
         self.folder, self.limit = folder, limit
         self._room: int | None = None  # bytes that may be written before the folder is looked at again
 
+    def has(self, name: str) -> bool:
+        """Whether something is kept under a name; `get` says whether it is still what was put."""
+        return self._path(name).exists()
+
     def get(self, name: str) -> bytes | None:
         """What was put under a name; None if it is not there, or not as it was written."""
         path = self._path(name)

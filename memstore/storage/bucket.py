@@ -2,7 +2,7 @@
 
 Every call is tried again after a fault that may pass (a reset connection, 500, 503, an answer cut short, wrong bytes),
 with growing pauses, until `Limits.seconds` are over. Reads run in one thread's event loop, as many at a time as
-`_AT_ONCE`. No exception of `obstore` leaves this file.
+`thread.AT_ONCE`. No exception of `obstore` leaves this file.
 """
 
 from __future__ import annotations
@@ -13,84 +13,29 @@ import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-import google_crc32c
-
-from memstore.errors import ChecksumMismatch, ConfigError, MissingData, StoreUnreachable, StoreUnreadable
+from memstore.errors import ChecksumMismatch, ConfigError, MemstoreError, MissingData, StoreUnreachable, StoreUnreadable
 from memstore.files import sync
-from memstore.storage.api import is_final, open_api, said
+from memstore.storage.api import is_final, mode_of, open_api, said, tag_of
 from memstore.storage.blocks import Blocks
-from memstore.storage.place import Limits
+from memstore.storage.place import Limits, parts_of, variables
+from memstore.storage.ranges import together
+from memstore.storage.thread import gate, loop
+from memstore.storage.values import Check, Counts, Listed, Pending, Piece, Stored
 
-_AT_ONCE = 128  # requests under way: the three arrays of 40 passages
 _UPLOADS = 8
-_CRC = 4
 _PIECE = 8 << 20  # bytes of one request of a whole file
 _WRONG = 4  # tries after which wrong bytes are what is stored, not what came over the wire
 _PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds before the second try, and at most
 _ATTEMPT_SHARE = 3  # one try may take a third of the whole time
 _parts = count()
-Check = Callable[[bytes], bool]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A range of an object, and what says whether its bytes are right."""
-
-    key: str
-    offset: int
-    size: int
-    check: Check
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An object's bytes and the tag of this version of it."""
-
-    data: bytes
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An object as a listing has it."""
-
-    key: str
-    size: int
-    modified: datetime
-
-
-@dataclass(slots=True)
-class Counts:
-    """What was asked of the storage so far: requests, those that were tried again among them, and bytes that came."""
-
-    requests: int = 0
-    retries: int = 0
-    bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A piece that is being read."""
-
-    future: Future[bytes]
-
-    def result(self) -> bytes:
-        """Its bytes.
-
-        Raises:
-            MissingData, ChecksumMismatch: there is no such object; what is stored are other bytes.
-            StoreUnreachable, StoreUnreadable: the storage does not answer in time; it refuses.
-        """
-        return self.future.result()
 
 
 class Bucket:
@@ -100,7 +45,7 @@ class Bucket:
         """Nothing is asked of the storage yet.
 
         Raises:
-            ConfigError: `obstore` is not installed, or the `AWS_*` variables cannot be understood.
+            ConfigError: `obstore` is not installed, or its variables cannot be understood.
         """
         self.url, self.blocks, self.counts, self._limits = url, blocks, Counts(), limits
         self._api, self._store = open_api(url, limits.seconds / _ATTEMPT_SHARE)
@@ -110,20 +55,19 @@ class Bucket:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def begin(self, piece: Piece) -> Pending:
-        """Begin to read a piece: from the cache, or from the storage into it. See `Pending.result`."""
-        name = f"{self.url}/{piece.key}:{piece.offset}+{piece.size}"
-        with self._lock:
-            if (flying := self._flying.get(name)) is not None:
-                return Pending(flying)
-        if (data := self.blocks.get(name)) is not None and piece.check(data):
-            future: Future[bytes] = Future()
-            future.set_result(data)
-            return Pending(future)
-        with self._lock:
-            future = asyncio.run_coroutine_threadsafe(self._piece(name, piece), _loop())
-            self._flying[name] = future
-        future.add_done_callback(lambda _: self._flying.pop(name, None))
-        return Pending(future)
+        """`begin_all` of one."""
+        return self.begin_all([piece])[0]
+
+    def begin_all(self, pieces: Sequence[Piece]) -> list[Pending]:
+        """Begin to read what is not in the cache into it, neighbours by one request. See `Pending.result`; who does not
+        ask for it has them at hand the next time.
+        """
+        named = [(self._name(piece), piece) for piece in pieces]
+        flying = self._fly({name: piece for name, piece in named if not self.blocks.has(name)})
+        return [
+            Pending(flying[name].result if name in flying else partial(self._kept, name, piece))
+            for name, piece in named
+        ]
 
     def get(self, key: str, check: Check) -> Stored | None:
         """A small object as it is now, whose bytes pass a check; None if there is none.
@@ -141,7 +85,7 @@ class Bucket:
                 raise _Wrong(f"{len(data)} of {found.meta['size']} bytes came")
             if not check(data):
                 raise _Wrong("their checksum is another")
-            return Stored(data, str(found.meta["e_tag"]))
+            return Stored(data, tag_of(self.url, found.meta))
 
         try:
             return self._wait(self._tried(key, attempt))
@@ -180,21 +124,71 @@ class Bucket:
         except StoreUnreadable as error:
             if "status code: 404" not in str(error):
                 raise
-            bucket = self.url.removeprefix("s3://").split("/")[0]
             raise ConfigError(
-                f"{self.url}: there is no bucket {bucket!r}; make it first, or name another one"
+                f"{self.url}: there is no bucket {parts_of(self.url)[1]!r}; make it first, or name another one"
             ) from error
 
-    async def _piece(self, name: str, piece: Piece) -> bytes:
+    def _name(self, piece: Piece) -> str:
+        return f"{self.url}/{piece.key}:{piece.offset}+{piece.size}"
+
+    def _kept(self, name: str, piece: Piece) -> bytes:
+        """A piece from the cache; from the storage, if it is damaged there, or was removed since."""
+        data = self.blocks.get(name)
+        return data if data is not None and piece.check(data) else self._fly({name: piece})[name].result()
+
+    def _fly(self, wanted: Mapping[str, Piece]) -> dict[str, Future[bytes]]:
+        """Pieces by their names, being read; those that are already are not asked for again."""
+        with self._lock:
+            new = {name: piece for name, piece in wanted.items() if name not in self._flying}
+            self._flying |= {name: Future() for name in new}
+            flying = {name: self._flying[name] for name in wanted}
+        for group in together(new.values()):
+            asyncio.run_coroutine_threadsafe(self._read(group), loop())
+        return flying
+
+    async def _read(self, group: Sequence[Piece]) -> None:
+        """Read neighbours by one request. Those of them whose bytes are wrong are read again, each by itself: what is
+        damaged does no harm to what is beside it.
+        """
+        first, last = group[0].offset, max(piece.offset + piece.size for piece in group)
+        alone = len(group) == 1
+
         async def attempt() -> bytes:
-            data = await self._range(piece.key, piece.offset, piece.size)
-            if not piece.check(data):
+            data = await self._range(group[0].key, first, last - first)
+            if alone and not group[0].check(data):
                 raise _Wrong("their checksum is another")
             return data
 
-        data = await self._tried(f"{piece.key}, {piece.size} bytes at {piece.offset}", attempt)
-        self.blocks.put(name, data)
-        return data
+        left: list[Piece] = []
+        try:
+            data = await self._tried(f"{group[0].key}, {last - first} bytes at {first}", attempt)
+            for piece in group:
+                part = data[piece.offset - first : piece.offset - first + piece.size]
+                if alone or piece.check(part):
+                    self.blocks.put(self._name(piece), part)
+                    self._land(piece, part)
+                else:
+                    left.append(piece)
+        except BaseException as error:
+            if alone or not isinstance(error, ChecksumMismatch):
+                for piece in group:
+                    self._land(piece, error)
+                if not isinstance(error, MemstoreError):
+                    raise
+                return
+            left = list(group)
+        await asyncio.gather(*(self._read([piece]) for piece in left))
+
+    def _land(self, piece: Piece, result: bytes | BaseException) -> None:
+        """Give who waits for a piece its bytes, or the error."""
+        with self._lock:
+            future = self._flying.pop(self._name(piece), None)
+        if future is None:
+            return
+        if isinstance(result, bytes):
+            future.set_result(result)
+        else:
+            future.set_exception(result)
 
     async def _range(self, key: str, offset: int, size: int) -> bytes:
         data = bytes(await self._api.get_range_async(self._store, key, start=offset, length=size)) if size else b""
@@ -207,7 +201,9 @@ class Bucket:
         """Fetch a whole file into the cache, unless it is there."""
         path = self.blocks.file(sha256)
         if path.exists():
-            return path
+            if await asyncio.to_thread(_sha256, path) == sha256:
+                return path
+            path.unlink(missing_ok=True)  # a bad disk, or someone's hand
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".tmp-{os.getpid()}-{next(_parts)}-{sha256}")  # files of several names may be the same
 
@@ -264,7 +260,7 @@ class Bucket:
         Raises:
             StoreUnreachable, StoreUnreadable: the storage does not answer in time; it refuses, or has no such writes.
         """
-        mode = "create" if tag is None else {"e_tag": tag}
+        mode = mode_of(self.url, tag)
 
         async def attempt() -> bool:
             self.counts.requests += 1
@@ -310,7 +306,7 @@ class Bucket:
         while True:
             tries += 1
             try:
-                async with _gate():
+                async with gate():
                     return await asyncio.wait_for(attempt(), max(0.1, seconds - (time.monotonic() - began)))
             except FileNotFoundError:
                 raise MissingData(f"{self.url}/{what} is missing. Run `memstore verify`.") from None
@@ -323,7 +319,9 @@ class Bucket:
             except (self._api.exceptions.BaseError, PermissionError, ConnectionError, TimeoutError) as error:
                 fault = said(error)
                 if is_final(error, self._api.exceptions):
-                    raise StoreUnreadable(f"{self.url}/{what} is refused: {fault}. See the AWS_* variables.") from error
+                    raise StoreUnreadable(
+                        f"{self.url}/{what} is refused: {fault}. See the {variables(self.url)} variables."
+                    ) from error
             self.counts.retries += 1
             left = seconds - (time.monotonic() - began)
             if left <= pause:
@@ -339,39 +337,17 @@ class Bucket:
         self.counts.bytes += count
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, _loop()).result()
+        return asyncio.run_coroutine_threadsafe(work, loop()).result()
 
 
 class _Wrong(Exception):  # noqa: N818 - never leaves this file
     """Other bytes came than were stored, or fewer."""
 
 
-def ends_in_crc32c(data: bytes) -> bool:
-    """Whether bytes end in the crc32c of those before, as chunks and indexes of shards do."""
-    return int(google_crc32c.value(data[:-_CRC])) == int.from_bytes(data[-_CRC:], "little")
-
-
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# --- the thread that reads ------------------------------------------------------------------------------------------
-
-_threads: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}  # by process: a fork has no threads
-_threads_lock = threading.Lock()
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of this process, running in a thread of its own."""
-    with _threads_lock:
-        found = _threads.get(os.getpid())
-        if found is None:
-            loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="memstore-storage", daemon=True).start()
-            found = _threads[os.getpid()] = (loop, asyncio.Semaphore(_AT_ONCE))
-        return found[0]
-
-
-def _gate() -> asyncio.Semaphore:
-    return _threads[os.getpid()][1]
+    """Of a file's bytes; of one that cannot be read, nothing's."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -22,6 +22,7 @@ from memstore.store.duplicates import Duplicate, read_duplicates, words_hash
 from memstore.store.format import segment_path
 from memstore.store.ids import Uint64, hash_ids
 from memstore.store.lookups import Lookup, ensure_lookup, rows_of, short
+from memstore.store.mirror import mirror_at
 from memstore.store.reader import Store
 from memstore.store.segment import read_seal
 from memstore.store.texts import PassageReader
@@ -67,6 +68,8 @@ class Contents:
             OSError: tables cannot be written.
         """
         self.store, generation = store, store.generation
+        if (mirror := mirror_at(store.path)) is not None:
+            mirror.bring_lookups(generation)  # to make them, all passages would be read
         self.starts = [0, *accumulate(s.passages for s in generation.segments)]
         self.dead = np.zeros(len(store), dtype=bool)
         self.dead[store.dead_rows()] = True

@@ -6,18 +6,20 @@ This is the seam between the two: whoever reads memories and texts asks a `Large
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from memstore.errors import ChecksumMismatch, MissingData, StoreUnreadable
-from memstore.storage import Bucket, Pending, Piece
-from memstore.storage.bucket import ends_in_crc32c
+from memstore.storage import Bucket, Pending, Piece, ends_in_crc32c
 from memstore.store.format import SEALED, hash_bytes, read_bytes
 from memstore.store.mirror import mirror_at, seal_of
 from memstore.store.objects import segment_key
 
 Check = Callable[[bytes], bool]
+Range = tuple[int, int]
+"""Offset and size."""
+_PAGE = 4096  # bytes: smaller reads share pages with others, and are soon all in the page cache
 
 
 class LargeFile(Protocol):
@@ -33,13 +35,8 @@ class LargeFile(Protocol):
         """Bytes."""
         ...
 
-    @property
-    def small(self) -> int:
-        """Bytes up to which a read need not be begun before."""
-        ...
-
-    def begin(self, offset: int, size: int) -> Any:
-        """Begin to fetch these bytes; what it returns may be given to `read`."""
+    def begin(self, ranges: Sequence[Range]) -> Sequence[Any]:
+        """Begin to fetch ranges, all at once; what it returns for each may be given to `read`."""
         ...
 
     def read(self, offset: int, size: int, begun: Any = None) -> bytes:
@@ -57,8 +54,6 @@ class LargeFile(Protocol):
 
 class OpenFile:
     """A file read by position; closed when nothing refers to it any more."""
-
-    small = 4096  # bytes of a page: smaller reads share pages with others, and are soon all in the page cache
 
     def __init__(self, path: Path) -> None:
         """Open it.
@@ -80,9 +75,12 @@ class OpenFile:
         if self.handle >= 0:
             os.close(self.handle)
 
-    def begin(self, offset: int, size: int) -> None:
+    def begin(self, ranges: Sequence[Range]) -> Sequence[None]:
         """Let the system fetch these bytes from the disk."""
-        os.posix_fadvise(self.handle, offset, size, os.POSIX_FADV_WILLNEED)
+        for offset, size in ranges:
+            if size > _PAGE:
+                os.posix_fadvise(self.handle, offset, size, os.POSIX_FADV_WILLNEED)
+        return (None,) * len(ranges)
 
     def read(self, offset: int, size: int, begun: object = None) -> bytes:  # noqa: ARG002 - for those that are elsewhere
         """Exactly these bytes.
@@ -110,19 +108,19 @@ class RemoteFile:
     the crc32c of what comes before, as chunks and indexes of shards do.
     """
 
-    small = 0
-
     def __init__(self, bucket: Bucket, key: str, size: int, check: Check | None = None) -> None:
         self.path, self.size = Path(f"{bucket.url}/{key}"), size
         self._bucket, self._key, self._check = bucket, key, check or ends_in_crc32c
 
-    def begin(self, offset: int, size: int, check: Check | None = None) -> Pending:
-        """Begin to read these bytes."""
-        return self._bucket.begin(Piece(self._key, offset, size, check or self._check))
+    def begin(self, ranges: Sequence[Range], checks: Sequence[Check] | None = None) -> list[Pending]:
+        """Begin to read ranges, neighbours by one request; each has a check of its own, if `checks` are given."""
+        each = checks or (self._check,) * len(ranges)
+        pieces = [Piece(self._key, *one, check) for one, check in zip(ranges, each, strict=True)]
+        return self._bucket.begin_all(pieces)
 
     def read(self, offset: int, size: int, begun: Pending | None = None) -> bytes:
         """Exactly these bytes; see `Pending.result` for errors."""
-        return (begun or self.begin(offset, size)).result()
+        return (begun or self.begin([(offset, size)])[0]).result()
 
     def damaged(self, how: str) -> ChecksumMismatch:
         """The error to raise."""

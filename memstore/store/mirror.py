@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -18,13 +18,13 @@ from pathlib import Path
 from memstore import locks
 from memstore.errors import ChecksumMismatch, ConfigError, MemstoreError, MissingData, StoreNotFound
 from memstore.files import link_or_copy, sync
-from memstore.storage import Bucket, Limits, Pending, Piece, Stored, as_url, cache_folder
+from memstore.storage import Bucket, Limits, Piece, Stored, as_url, cache_folder, ends_in_crc32c
 from memstore.storage.blocks import Blocks
-from memstore.storage.bucket import ends_in_crc32c
 from memstore.storage.place import endpoint
 from memstore.store import objects
 from memstore.store.format import (
     CURRENT,
+    JOBS,
     MEMORY,
     SEALED,
     TEMPORARY,
@@ -134,10 +134,10 @@ class Mirror:
             raise error
 
     def place(self, files: Iterable[StoreFile]) -> list[tuple[StoreFile, MemstoreError]]:
-        """Link files to those of the cache, which they are fetched into. Those here are left alone. Returns what is
-        missing or damaged.
+        """Link files to those of the cache, which they are fetched into. Those here are left alone, but for what is cut
+        short. Returns what is missing or damaged.
         """
-        left = [f for f in files if not (self.folder / f.path).exists()]
+        left = [f for f in files if not self._is_here(f)]
         wrong: list[tuple[StoreFile, MemstoreError]] = []
         for _ in range(_TRIES):
             found = self.bucket.fetch([(f.key, f.size, str(f.sha256)) for f in left])
@@ -155,6 +155,13 @@ class Mirror:
             "they are used; give it more by MEMSTORE_CACHE_BYTES"
         )
 
+    def _is_here(self, file: StoreFile) -> bool:
+        path = self.folder / file.path
+        try:
+            return path.stat().st_size == file.size or file.size is None
+        except FileNotFoundError:
+            return False
+
     def _files_of(self, ref: SegmentRef) -> list[StoreFile]:
         """The files of a segment whose SEALED is here; none if that is damaged."""
         path = self.folder / objects.sealed(ref).path
@@ -165,7 +172,7 @@ class Mirror:
 
     def _bring_indexes(self, segments: Iterable[SegmentRef]) -> None:
         """Read the indexes of all shards into the cache, so that a first question finds its chunks in one round."""
-        pending: list[Pending] = []
+        pieces: list[Piece] = []
         for ref in segments:
             path = self.folder / objects.sealed(ref).path
             if not path.exists():
@@ -174,9 +181,10 @@ class Mirror:
             size = objects.index_bytes(seal.shard_passages)
             for file in objects.segment_files(ref, seal):
                 if objects.is_shard(_inside(file)) and (file.size or 0) >= size:
-                    pending.append(self.bucket.begin(Piece(file.key, int(file.size or 0) - size, size, ends_in_crc32c)))
-        for one in pending:
-            one.future.exception()  # whoever reads the shard reports it
+                    pieces.append(Piece(file.key, int(file.size or 0) - size, size, ends_in_crc32c))
+        for one in self.bucket.begin_all(pieces):
+            with suppress(MemstoreError):  # whoever reads the shard reports it
+                one.result()
 
     def _link(self, source: Path, target: Path) -> bool:
         """Give a file of the cache a second name, whole or not at all. False if it has gone from the cache."""
@@ -212,6 +220,25 @@ def mirror_of(store: Path | str) -> Mirror | None:
     return None if url is None else Mirror(cache_folder() / "stores" / place_name(url), url)
 
 
+def kept_beside(store: Path) -> Path:
+    """The folder of this machine for what belongs to a store in object storage and is not in it.
+
+    Raises:
+        ConfigError: it is not in object storage.
+    """
+    url = as_url(store)
+    if url is None:
+        raise ConfigError(f"{store} is a folder")
+    return cache_folder() / "kept" / place_name(url)
+
+
+def waiting_inputs(store: Path) -> list[Path]:
+    """Changes of a store in object storage that servers of this machine accepted and have not made; none of a folder,
+    which has its own.
+    """
+    return [] if as_url(store) is None else sorted(kept_beside(store).glob(f"{JOBS}/*/input"))
+
+
 def mirror_at(folder: Path) -> Mirror | None:
     """The mirror whose folder this is; None for any other folder."""
     try:
@@ -236,7 +263,7 @@ def looked(store: Path) -> Path:
 
 def place_name(url: str) -> str:
     """A folder's name for a URL: readable, and another one for each."""
-    readable = "".join(c if c.isalnum() else "-" for c in url.removeprefix("s3://"))[-40:]
+    readable = "".join(c if c.isalnum() else "-" for c in url.partition("://")[2])[-40:]
     return f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
@@ -255,7 +282,7 @@ def _is_lookup(data: bytes) -> bool:
 
 
 def _bucket(url: str) -> Bucket:
-    return _shared_bucket(url, cache_folder(), Limits.of_environment(), endpoint())
+    return _shared_bucket(url, cache_folder(), Limits.of_environment(), endpoint(url))
 
 
 @lru_cache(maxsize=16)

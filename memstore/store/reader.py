@@ -10,6 +10,7 @@ import itertools
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from memstore.codec import ArraySpec, Codec
-from memstore.errors import ChecksumMismatch, ConfigError, IndexCorrupt, PassageNotFound
+from memstore.errors import ChecksumMismatch, ConfigError, IndexCorrupt, MemstoreError, PassageNotFound
 from memstore.fingerprint import Fingerprint
 from memstore.passage import Passage, StoredPassage
 from memstore.store.current import open_held
@@ -31,6 +32,7 @@ from memstore.store.memories import Memories, in_order
 from memstore.store.mirror import mirror_at
 from memstore.store.publish import remove_other_generations
 from memstore.store.segment import Readers, Segment, ShardReader, open_segment
+from memstore.store.texts import PassageReader
 
 
 class Store:
@@ -143,14 +145,15 @@ class Store:
             found.append(stored)
         return found
 
-    def at(self, rows: Sequence[int]) -> list[StoredPassage]:
-        """The passages that an index over this generation found, in the order asked.
+    def at(self, rows: Sequence[int], *, to_load: bool = False) -> list[StoredPassage]:
+        """The passages that an index over this generation found, in the order asked. If they are `to_load`, memories
+        that are elsewhere are fetched along with the texts, in one round trip.
 
         Raises:
             IndexCorrupt: a row is outside the generation, or its passage is deleted: the index is of another one.
             StoreCorrupt: data are damaged or missing; the subclass says how.
         """
-        found = list(map(StoredPassage, self._passages(self._checked(rows)), rows))
+        found = list(map(StoredPassage, self._passages(self._checked(rows), to_load=to_load), rows))
         dead = self._dead_mask()
         for stored in found:
             if dead[stored.row]:
@@ -292,14 +295,23 @@ class Store:
         number = bisect_right(self._bounds, row) - 1
         return self._segment(number).passages.passage(row - self._bounds[number])
 
-    def _passages(self, rows: Sequence[int]) -> list[Passage]:
-        """The passages of rows; those that are elsewhere are fetched at once."""
+    def _passages(self, rows: Sequence[int], *, to_load: bool = False) -> list[Passage]:
+        """The passages of rows; those that are elsewhere are fetched at once, with their memories if these are next."""
         if not self._elsewhere:
             return [self._passage(row) for row in rows]
-        places = [(self._segment(number), row - self._bounds[number])
-                  for row in rows for number in [bisect_right(self._bounds, row) - 1]]  # fmt: skip
-        begun = [segment.passages.begin(local) for segment, local in places]
-        return [s.passages.passage(local, b) for (s, local), b in zip(places, begun, strict=True)]
+        segments, locals_ = self.locate(np.asarray(rows, dtype=np.int64))
+        begun: dict[int, tuple[PassageReader, int, Any]] = {}
+        for number in np.unique(segments).tolist():
+            segment, places = self._segment(number), np.flatnonzero(segments == number)
+            own = locals_[places]
+            for place, row, text in zip(
+                places.tolist(), own.tolist(), segment.passages.begin(own.tolist()), strict=True
+            ):
+                begun[place] = segment.passages, row, text
+            for source in segment.memory.values() if to_load else ():
+                with suppress(MemstoreError):  # whoever loads it reports it
+                    source.begin(own)
+        return [reader.passage(row, text) for reader, row, text in map(begun.__getitem__, range(len(rows)))]
 
     def _checked(self, rows: Sequence[int]) -> Sequence[int]:
         for row in rows:

@@ -127,18 +127,21 @@ class ShardedArray:
         return Path(self.name, "c", str(number), *"0" * len(self.shape))
 
     def begin(self, rows: npt.NDArray[np.int64]) -> list[tuple[Shard, int, int, object]]:
-        """Find the chunks of rows, and let them be fetched meanwhile."""
-        files: dict[int, Shard] = {}
-        found = []
+        """Find the chunks of rows, and let them be fetched meanwhile, those of a shard at once."""
+        shards: dict[int, tuple[Shard, list[tuple[int, int]]]] = {}
+        numbers = []
         for row in rows.tolist():
             number, place = divmod(row, self.shard)
-            if number not in files:
-                files[number] = self.cache.get(self, number)
-            shard = files[number]
-            offset, size = shard.locate(place)
-            file = shard.file
-            found.append((shard, offset, size, file.begin(offset, size) if size > file.small else None))
-        return found
+            if number not in shards:
+                shards[number] = (self.cache.get(self, number), [])
+            shard, ranges = shards[number]
+            ranges.append(shard.locate(place))
+            numbers.append(number)
+        begun = {
+            number: iter([(shard, *one, read) for one, read in zip(ranges, shard.file.begin(ranges), strict=True)])
+            for number, (shard, ranges) in shards.items()
+        }
+        return [next(begun[number]) for number in numbers]
 
     def finish(self, begun: list[tuple[Shard, int, int, object]]) -> Iterator[npt.NDArray[Any]]:
         """The chunk of each row, of `shape`."""

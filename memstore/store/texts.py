@@ -7,6 +7,7 @@ import json
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +97,13 @@ class PassageReader:
     def __len__(self) -> int:
         return len(self._checksums)
 
-    def begin(self, row: int) -> Pending | None:
-        """Begin to read a row that is elsewhere; what comes back may be given to `passage`."""
+    def begin(self, rows: Sequence[int]) -> Sequence[Pending | None]:
+        """Begin to read rows that are elsewhere, all at once; what comes back for each may be given to `passage`."""
         if self._remote is None:
-            return None
-        first, last, crc = int(self._offsets[row]), int(self._offsets[row + 1]), int(self._checksums[row])
-        return self._remote.begin(first, last - first, lambda data: zlib.crc32(data) == crc)
+            return (None,) * len(rows)
+        places = [(int(self._offsets[row]), int(self._offsets[row + 1])) for row in rows]
+        checks = [partial(_has_crc, int(self._checksums[row])) for row in rows]
+        return self._remote.begin([(first, last - first) for first, last in places], checks)
 
     def line(self, row: int, begun: Pending | None = None) -> bytes:
         """The bytes of a row.
@@ -110,7 +112,7 @@ class PassageReader:
             ChecksumMismatch: they are not what was written.
         """
         if self._remote is not None:
-            begun = begun or self.begin(row)
+            begun = begun or self.begin([row])[0]
             assert begun is not None
             return begun.result()
         first, last = int(self._offsets[row]), int(self._offsets[row + 1])
@@ -133,7 +135,11 @@ class PassageReader:
             return
         for first in range(start, len(self), _WINDOW):
             rows = range(first, min(first + _WINDOW, len(self)))
-            yield from (self.passage(row, b) for row, b in zip(rows, [self.begin(row) for row in rows], strict=True))
+            yield from (self.passage(row, begun) for row, begun in zip(rows, self.begin(rows), strict=True))
+
+
+def _has_crc(crc: int, data: bytes) -> bool:
+    return zlib.crc32(data) == crc
 
 
 def repeated_id(

@@ -15,21 +15,26 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from memstore import locks
 from memstore.errors import ConfigError, MemstoreError, MissingData, StoreBusy
-from memstore.storage import as_url, cache_folder
+from memstore.storage import Listed, as_url, cache_folder
 from memstore.store import history, objects
 from memstore.store.current import read_generation
 from memstore.store.format import CURRENT, Current, Generation, generation_path, hash_file, read_bytes
 from memstore.store.history import Forgotten, numbers
+from memstore.store.holding import BUSY, only_writer
 from memstore.store.mirror import REMOTE, Mirror, mirror_of, place_name, seal_of
 from memstore.store.objects import StoreFile
 
 _BASE = ".base"  # of a working folder: CURRENT's bytes that its work began from; empty where there was no store
-_LEFT_AFTER = timedelta(days=1)  # an object that no generation names may be of a writer at work until then
+LEFT_HOURS = 24.0
+"""An object that no generation names may be of a writer at work until then."""
+LOST = "another writer changed"
+"""How the message of `StoreBusy` begins where another writer was first."""
 
 
 @contextmanager
@@ -54,6 +59,18 @@ def changing(store: Path, *, every: bool = False) -> Iterator[Path]:
         if _state(folder) != before:
             push(mirror, tag=tag)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def alone(store: Path) -> Iterator[None]:
+    """No other process of this machine changes the store within, and for a folder no other process at all.
+
+    Raises:
+        StoreNotFound, StoreBusy, ConfigError: see `only_writer`.
+    """
+    url = as_url(store)
+    with only_writer(store) if url is None else _alone(url):
+        yield
 
 
 @contextmanager
@@ -130,10 +147,7 @@ def push(mirror: Mirror, *, tag: str | None, done: Callable[[int], None] = lambd
             there |= left.keys()
     made = dataclasses.replace(current, kept=kept)
     if not bucket.put_if(CURRENT, made.to_bytes(), tag=tag):
-        raise StoreBusy(
-            f"another writer changed {mirror.url} meanwhile: theirs is in force, and nothing of this change; "
-            "run it again"
-        )
+        raise StoreBusy(f"{LOST} {mirror.url} meanwhile: theirs is in force, and nothing of this change; run it again")
 
 
 def all_files(folder: Path, generation: Generation) -> Iterator[StoreFile]:
@@ -156,17 +170,17 @@ def rollback(store: Path, *, to: int | None = None) -> Generation:
         return history.rollback(folder, to=to)
 
 
-def forget(store: Path, *, keep: int = 1) -> Forgotten:
+def forget(store: Path, *, keep: int = 1, hours: float = LEFT_HOURS) -> Forgotten:
     """`history.forget` of a store anywhere, and `sweep`; raises what these and `changing` raise."""
     with changing(store) as folder:
         forgotten = history.forget(folder, keep=keep)
-    return forgotten if folder is store else dataclasses.replace(forgotten, bytes_freed=sweep(store))
+    return forgotten if folder is store else dataclasses.replace(forgotten, bytes_freed=sweep(store, hours=hours))
 
 
-def sweep(store: Path) -> int:
+def sweep(store: Path, *, hours: float = LEFT_HOURS) -> int:
     """Remove the objects that no generation of the store names. Returns their bytes.
 
-    What the storage keeps of writers at work is younger than a day, and stays. A reader elsewhere of a generation that
+    What was uploaded in the last `hours` may be of a writer at work, and stays. A reader elsewhere of a generation that
     was forgotten loses its memories.
 
     Raises:
@@ -179,19 +193,27 @@ def sweep(store: Path) -> int:
     with _alone(url) as folder:
         mirror = Mirror(folder, url)
         mirror.look()
-        needed = {CURRENT}
         for number in numbers(folder):
             generation = read_generation(folder, number)
             for _, error in mirror.place([objects.sealed(ref) for ref in generation.segments]):
                 raise error  # without it nobody knows which objects the segment has
-            needed |= {f.key for f in all_files(folder, generation)}
-            needed |= {objects.lookup(ref).key for ref in generation.segments}
-            needed.add(objects.manifest(number, hash_file(generation_path(folder, number))).key)
-        before = datetime.now(UTC) - _LEFT_AFTER
-        gone = [found for found in mirror.bucket.list() if found.key not in needed and found.modified < before]
+        needed = _needed(mirror)
+        before = datetime.now(UTC) - timedelta(hours=hours)
+        gone = [found for found in mirror.bucket.list() if found.key not in needed and found.modified <= before]
         mirror.bucket.delete([found.key for found in gone])
     shutil.rmtree(folder, ignore_errors=True)
     return sum(found.size for found in gone)
+
+
+def _needed(mirror: Mirror) -> set[str]:
+    """The objects that generations name whose manifests and SEALED files are in the folder."""
+    needed = {CURRENT}
+    for number in numbers(mirror.folder):
+        generation = read_generation(mirror.folder, number)
+        needed |= {f.key for f in all_files(mirror.folder, generation)}
+        needed |= {objects.lookup(ref).key for ref in generation.segments}
+        needed.add(objects.manifest(number, hash_file(generation_path(mirror.folder, number))).key)
+    return needed
 
 
 def _in_order(files: list[StoreFile]) -> Iterator[list[StoreFile]]:
@@ -223,7 +245,7 @@ def _alone(url: str) -> Iterator[Path]:
         ) from error
     with file:
         if not mine:
-            raise StoreBusy(f"another process of this machine is changing {url}: wait for it, and try again")
+            raise StoreBusy(f"{BUSY} {url} on this machine: wait for it, and try again")
         try:
             yield folder
         except MemstoreError as error:  # people know the store by its URL
@@ -231,18 +253,28 @@ def _alone(url: str) -> Iterator[Path]:
             raise
 
 
-@contextmanager
-def whole(store: Path) -> Iterator[tuple[Path, list[tuple[StoreFile, MemstoreError]]]]:
-    """A folder with every byte of a store's generations, and what is missing or damaged of it; for checking.
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A folder with every byte of a store's generations; of a store elsewhere, what is missing or damaged, and the
+    objects that no generation names.
+    """
 
-    Of a store elsewhere it is a copy, which is removed in the end: the disk has to have room for it.
+    folder: Path
+    wrong: list[tuple[StoreFile, MemstoreError]] = field(default_factory=list)
+    unnamed: list[Listed] = field(default_factory=list)
+
+
+@contextmanager
+def whole(store: Path) -> Iterator[Copy]:
+    """A store with all its bytes on this disk, for checking. Of a store elsewhere it is a copy, which is removed in the
+    end: the disk has to have room for it.
 
     Raises:
         StoreNotFound, StoreCorrupt, StoreUnreadable: see `Mirror.look`.
     """
     url = as_url(store)
     if url is None:
-        yield store, []
+        yield Copy(store)
         return
     with _alone(url) as folder:
         shutil.rmtree(folder, ignore_errors=True)
@@ -255,9 +287,11 @@ def whole(store: Path) -> Iterator[tuple[Path, list[tuple[StoreFile, MemstoreErr
             generation = read_generation(folder, number)
             wrong += mirror.bring(generation, whole=True)
             mirror.bring_lookups(generation)
+        needed = _needed(mirror)
+        unnamed = [found for found in mirror.bucket.list() if found.key not in needed]
         (folder / REMOTE).unlink()  # from here on it is a store like any other
         try:
-            yield folder, wrong
+            yield Copy(folder, wrong, unnamed)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             mirror.bucket.blocks.shrink()

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from memstore.errors import MemstoreError, StoreBusy
+from memstore.storage import as_url
 from memstore.store import Generation, read_generation
-from memstore.store.holding import BUSY, only_writer
+from memstore.store.holding import BUSY
+from memstore.store.working import LOST, alone
 from memstore_server.journal import KEPT, Job, Journal, Kind
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Changes:
     """Takes changes, runs them in turn, and remembers what became of them.
 
     Args:
-        store: the folder.
+        store: folder or URL.
         model, device, threads: for encoding; None leaves the choice to the command.
         nice: how far the processes stand back (nice(1)). At 19 a server that is always busy leaves them 1% of its time,
             so that a change never ends; at 10 a tenth.
@@ -195,7 +197,7 @@ class Changes:
                 code, said = self._command(job)
             finally:
                 self._turn.release()
-            if code and said.startswith(BUSY):
+            if code and said.startswith((BUSY, LOST)):  # in object storage, another writer may be first
                 self._pause()
                 continue
             self._conclude(job, code, said, before)
@@ -268,7 +270,8 @@ class Changes:
             self._news.wait(BUSY_PAUSE)
 
     def _fail(self, job: Job, reason: str) -> None:
-        reason = reason.replace(f"{self._store}{os.sep}", "").replace(str(self._store), "the store")
+        place = as_url(self._store) or str(self._store)
+        reason = reason.replace(f"{place}{os.sep}", "").replace(place, "the store")
         log.error("job %s failed: %s", job.id, reason)
         self._finish(job, state="failed", error=reason)
 
@@ -298,7 +301,7 @@ class Changes:
 def _is_free(store: Path) -> bool:
     """Whether nobody changes the store now: else a command would start for nothing."""
     try:
-        with only_writer(store):
+        with alone(store):
             return True
     except StoreBusy:
         return False

@@ -16,7 +16,8 @@ from memstore.errors import FingerprintMismatch, MemstoreError, RequestError, St
 from memstore.passage import Passage
 from memstore.store import Store, read_generation
 from memstore.store.contents import Contents
-from memstore.store.history import generations, numbers, rollback
+from memstore.store.history import generations, numbers
+from memstore.store.working import rollback
 from memstore_client import changes as wire
 from memstore_client.served import ReloadReply
 from memstore_server import translate

@@ -3,6 +3,8 @@
     STORE/.jobs/<id>/input      what was sent, as the command reads it; removed when the job has ended
     STORE/.jobs/<id>/job.json   the job
 
+Of a store in object storage, `STORE` is a folder of this machine's cache: another machine does not take jobs over.
+
 A server holds a lock on the input of each job that is its own, for as long as it lives. Jobs that have not ended and
 that nobody holds are of a server that is gone: the next one to start takes them over.
 """
@@ -22,8 +24,10 @@ from typing import IO, Any, Literal
 
 from memstore import locks
 from memstore.files import replacing, sync
+from memstore.storage import as_url
 from memstore.store.format import JOBS
 from memstore.store.holding import writing
+from memstore.store.mirror import kept_beside
 
 log = logging.getLogger(__name__)
 INPUT, JOB, OUTPUT = "input", "job.json", "output"
@@ -66,7 +70,8 @@ class Journal:
     """The jobs of a store, on disk. Not safe to share between threads; its user takes turns."""
 
     def __init__(self, store: Path) -> None:
-        self._store, self._folder = store, store / JOBS
+        self._store = store if as_url(store) is None else kept_beside(store)
+        self._folder = self._store / JOBS
         self._held: dict[str, IO[bytes]] = {}
 
     def begin(self, kind: Kind, lines: Iterable[str], *, documents: int, options: tuple[str, ...], now: float) -> Job:

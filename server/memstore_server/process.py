@@ -55,12 +55,7 @@ def run(settings: Settings) -> bool:
     for name, meant in unknown_variables(os.environ).items():
         log.warning("%s is not a setting; did you mean %s?", name, meant)
     for folder in settings.stores.values() if settings.has_write_key else ():
-        if (url := as_url(folder)) is not None:
-            raise ConfigError(
-                f"{url} is in object storage, and cannot be changed over HTTP: start without a write key, and "
-                "change it by `memstore add` and `memstore delete`"
-            )
-        if not os.access(folder, os.W_OK):
+        if as_url(folder) is None and not os.access(folder, os.W_OK):
             raise ConfigError(
                 f"{folder} cannot be written, which changing it over HTTP needs: let this user write there, or start "
                 "without a write key"

@@ -26,7 +26,7 @@ def test_it_has_every_case(s3_server: str, tmp_path: Path, monkeypatch: pytest.M
     [report] = json.loads((tmp_path / "figures.json").read_text())["benchmarks"]
     cases = {f"{kind}, {latency} ms" for kind in ("cold", "warm") for latency in LATENCIES}
     assert set(report["times"]) == {"folder", *cases}
-    assert [row["requests per question"] for row in report["rows"]] == [40 * 4] * 3
+    assert [1 < row["requests per question"] <= 8 for row in report["rows"]] == [True] * 3  # of 40 * 4 ranges
 
 
 def test_compose_has_a_server_with_what_it_mounts() -> None:

@@ -106,15 +106,31 @@ def test_it_is_opened_by_both_spellings_and_is_not_where_there_is_none(remote: P
 def test_a_question_reads_its_passages_by_ranges(remote: Path, proxy: Proxy, empty_cache: Path) -> None:
     store = Store.open(remote)
     before, came = len(proxy.requests), proxy.bytes
-    found = store.at(range(12))
-    store.load(found)
-    asked = proxy.requests[before:]
-    assert len(asked) == 12 * (1 + 3)  # a line of text; states, scales and token ids
+    store.load(store.at(range(12)))
+    asked = [path.split("?")[0] for _, path in proxy.requests[before:]]
+    assert len(set(asked)) == len(asked) == 1 + 3  # neighbours by one request: texts; states, scales and token ids
     assert proxy.bytes - came < 30_000
     before = len(proxy.requests)
     store.load(store.at(range(12)))  # from the cache
     assert len(proxy.requests) == before
     store.close()
+
+
+def test_texts_and_memories_of_a_question_take_one_round_trip(
+    remote: Path, proxy: Proxy, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of its requests is answered before the last one has come."""
+    monkeypatch.setattr("memstore.storage.bucket.together", lambda pieces: [[piece] for piece in pieces])  # many
+    answerer = Answerer.open(remote)
+    before = len(proxy.requests)
+    proxy.until = before + 12 * (1 + 3)
+    try:
+        [answer] = answerer.answer([Question(text=QUESTION, retrieve_k=12, keep_k=4)])
+    finally:
+        proxy.until = 0
+        answerer.close()
+    assert len(answer.passages) == 12
+    assert len(proxy.requests) == before + 12 * (1 + 3)
 
 
 def test_building_again_finds_it_built(options: dict[str, Any], remote: Path) -> None:
@@ -130,8 +146,6 @@ def test_it_is_inspected_and_verified(remote: Path, local: Path) -> None:
     assert theirs.pop("store") == str(local)
     assert mine == theirs
     assert verify(remote, sample=8).problems == ()
-    with pytest.raises(ConfigError, match="--absent is for stores in folders"):
-        verify(remote, absent=["p1"])
 
 
 def copied(store: Path, name: str) -> Path:
@@ -165,6 +179,30 @@ def test_changes_do_what_they_do_in_a_folder(remote: Path, local: Path, tmp_path
     assert [g["generation"] for g in generations(theirs)] == [4]
     require_same(mine, theirs)
     assert verify(theirs, sample=0).problems == ()
+
+
+def test_nothing_is_left_of_a_document_once_it_is_forgotten(remote: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, gone = copied(remote, "absent"), tiny.passages(4)[3].id
+
+    def present() -> set[str]:
+        found = verify(store, sample=0, absent=[gone])
+        assert found.absent == (() if found.problems else (gone,))
+        assert {problem.kind for problem in found.problems} <= {"StillPresent"}
+        return {problem.where for problem in found.problems}
+
+    assert delete(store, [gone]).deleted == 1
+    assert [where for where in present() if where.endswith("passages.jsonl")]
+    compact(store)
+    mirror = mirror_of(store)
+    assert mirror is not None
+    left = present()
+    assert {key.split("/")[0] for key in left} >= {"generations", "index", "segments"}  # no generation names them
+    assert left <= {listed.key for listed in mirror.bucket.list()}
+    assert forget(store).bytes_freed == 0  # they may be of a writer at work
+    assert present() == left
+    assert command(capsys, "forget", "--store", str(as_url(store)), "--unnamed-hours", "0")["bytes_freed"] > 0
+    assert present() == set()
+    assert verify(store, sample=4).problems == ()
 
 
 def test_of_two_writers_one_wins_and_the_other_loses_nothing(
@@ -252,24 +290,47 @@ def test_a_build_that_was_killed_before_it_is_in_force_goes_on(
     assert read_generation(store).to_bytes() == read_generation(local).to_bytes()
 
 
-def test_commands_take_its_url(
-    remote: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def ended(*words: str) -> object:
-        monkeypatch.setattr(sys, "argv", ["memstore", *words])
+def ended(*words: str) -> object:
+    """The exit code of a command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["memstore", *words])
         with pytest.raises(SystemExit) as end:
             main()
-        return end.value.code
+    return end.value.code
 
-    def said(*words: str) -> dict[str, Any]:
-        assert not ended(*words, "--json")
-        return dict(json.loads(capsys.readouterr().out))
 
-    assert said("inspect", "s3://wiki/stores/first")["store"] == "s3://wiki/stores/first"
-    assert said("ask", QUESTION, "--store", "s3://wiki/stores/first")["store"]["path"] == "s3://wiki/stores/first"
-    assert said("generations", "--store", "s3://wiki/stores/first")["store"] == "s3://wiki/stores/first"
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What a command prints, which must end well."""
+    capsys.readouterr()
+    assert not ended(*words, "--json")
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_commands_take_its_url(remote: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "s3://wiki/stores/first"
+    assert command(capsys, "inspect", url)["store"] == url
+    assert command(capsys, "ask", QUESTION, "--store", url)["store"]["path"] == url
+    assert command(capsys, "generations", "--store", url)["store"] == url
     assert ended("inspect", "s3://wiki/none") == 2
     assert "there is no store at s3://wiki/none" in capsys.readouterr().err
+
+
+def test_commands_change_it(remote: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = str(as_url(copied(remote, "commanded")))
+    more = write_corpus(tmp_path / "more.jsonl", 38, 42)
+
+    def run(name: str, *words: str) -> dict[str, Any]:
+        return command(capsys, name, "--store", url, *words)
+
+    added = run("add", "--corpus", str(more))
+    assert (added["store"], added["generation"], added["added"], added["replaced"]) == (url, 2, 2, 2)
+    assert run("delete", "--id", tiny.passages(1)[0].id)["passages"] == 41
+    assert run("rollback") == {"store": url, "generation": 2, "passages": 42}
+    assert run("rollback", "--to", "3")["passages"] == 41
+    assert run("forget", "--keep", "2")["removed"] == [1]
+    assert run("compact")["generation"] == 4
+    assert [one["generation"] for one in run("generations")["generations"]] == [4]
+    assert not ended("verify", url, "--sample", "0")
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
