@@ -115,4 +115,4 @@ def test_compose_mounts_what_is_there_and_grafana_finds_its_data() -> None:
     board = json.loads((folder / "memstore.json").read_text(encoding="utf-8"))
     assert {panel["datasource"]["uid"] for panel in board["panels"]} == {source["uid"]}
     (job,) = yaml.safe_load((folder / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
-    assert job["dns_sd_configs"][0]["names"] == ["server"]
+    assert job["dns_sd_configs"][0]["names"] == ["server", "replica"]
