@@ -25,7 +25,7 @@ from memstore.errors import ConfigError
 from memstore.model.config import ModelConfig
 from memstore.store import Store
 from memstore.store.mirror import Mirror
-from memstore.store.working import push
+from memstore.store.uploading import push
 
 LOADED = 40
 LATENCIES = (0, 2, 20)  # milliseconds added to each answer

@@ -45,7 +45,7 @@ from memstore.store import (
 from memstore.store.format import CURRENT, codec_path
 from memstore.store.history import next_number, numbers
 from memstore.store.holding import only_writer
-from memstore.store.working import building, stored_bytes
+from memstore.store.working import Place, building, stored_bytes
 from memstore_builders.content import Content
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.fit import fitted
@@ -53,7 +53,7 @@ from memstore_builders.index import build_index, fields_of
 from memstore_builders.job import BuildOptions, Job, prepare
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.reading import read_corpus, unchanged
-from memstore_builders.segments import make_segments
+from memstore_builders.segments import make_segments, planned_segments
 from memstore_builders.spool import Spool
 from memstore_builders.state import (
     check_place,
@@ -109,14 +109,14 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         DiskSpaceError: the store would not fit, or the disk is full on the way.
     """
     url = as_url(options.out)
-    with building(options.out) as folder:
-        report = _build(replace(options, out=folder), progress or Silent())
+    with building(options.out) as place:
+        report = _build(replace(options, out=place.folder), progress or Silent(), place)
     if url is None:
         return report
     return replace(report, out=url, store_bytes=stored_bytes(options.out))
 
 
-def _build(options: BuildOptions, progress: Progress) -> BuildReport:
+def _build(options: BuildOptions, progress: Progress, place: Place) -> BuildReport:
     check_place(options.out, options.corpus)
     job = prepare(options)
     with writing(options.out):
@@ -138,9 +138,9 @@ def _build(options: BuildOptions, progress: Progress) -> BuildReport:
         with _timed(seconds, "fit") if job.codec.sample_tokens else nullcontext():
             job = fitted(job, spool, progress)
         with _timed(seconds, "estimate"):
-            expected = _estimate(job, spool)
+            expected = _estimate(job, spool, place)
         with _timed(seconds, "encode"):
-            segments, resumed = make_segments(job, spool, progress)
+            segments, resumed = make_segments(job, spool, progress, place.sealed)
         with _timed(seconds, "index"):
             generation = _generation(job, segments)
             progress.begin("index", len(spool))
@@ -197,16 +197,26 @@ def _begin_again(job: Job) -> None:
         (job.work / name).unlink(missing_ok=True)
 
 
-def _estimate(job: Job, spool: Spool) -> Estimate:
+def _estimate(job: Job, spool: Spool, place: Place) -> Estimate:
     """What the store will need; refused at once if the disk has not got it. Kept, so that a resumed build skips it."""
     kept = job.work / "estimate.json"
     if kept.exists():
         return Estimate(**json.loads(kept.read_text(encoding="utf-8")))
     expected = estimate(spool, job.encoder, job.codec, retriever=job.options.retriever, dim=job.embedding_dim)
-    check_disk(job.options.out, expected.total_bytes)
+    check_disk(job.options.out, _bytes_here(job, spool, expected, place))
     with replacing(kept) as part:
         part.write_text(json.dumps(asdict(expected)), encoding="utf-8")
     return expected
+
+
+def _bytes_here(job: Job, spool: Spool, expected: Estimate, place: Place) -> int:
+    """What a build needs of this disk: the store; of one elsewhere the memories of three segments alone, one being
+    made, one uploaded, one waiting for that.
+    """
+    if place.sealed is None:
+        return expected.total_bytes
+    segments = planned_segments(job, spool)
+    return expected.total_bytes - round(expected.memory_bytes * max(0, segments - 3) / segments)
 
 
 def _source(spool: Spool) -> dict[str, Any]:

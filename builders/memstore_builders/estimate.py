@@ -31,7 +31,7 @@ class Estimate:
     """What a build of these passages is expected to need.
 
     `segment_bytes` are memories, what their codec learned, token ids and passage texts; `index_bytes` the search
-    indexes; `seconds` the encoding alone, at the rate of the sample.
+    indexes; `seconds` the encoding alone, at the rate of the sample; `memory_bytes` memories and token ids alone.
     """
 
     passages: int
@@ -40,6 +40,7 @@ class Estimate:
     index_bytes: int
     passages_per_second: float
     seconds: float
+    memory_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -75,6 +76,7 @@ def estimate(spool: Spool, encoder: PassageEncoder, codec: Codec, *, retriever: 
         index_bytes=round(lexical + dense),
         passages_per_second=rate,
         seconds=len(spool) / rate,
+        memory_bytes=round(tokens * token_bytes),
     )
 
 

@@ -53,7 +53,7 @@ from memstore.store.copying import encode_again
 from memstore.store.deletions import read_dead, write_dead
 from memstore.store.duplicates import read_duplicates
 from memstore.store.format import CURRENT, TablesRef, generation_path
-from memstore.store.working import building, stored_bytes
+from memstore.store.working import Place, building, stored_bytes
 from memstore_builders.change import made_by
 from memstore_builders.estimate import check_disk
 from memstore_builders.fit import check_tables
@@ -93,12 +93,16 @@ class _Work:
     """From what, into what, with what; `codec` is fitted on the way."""
 
     source: Store
-    out: Path
+    place: Place
     codec: Codec
     settings: dict[str, Any]
     progress: Progress
     tables: TablesRef | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def out(self) -> Path:
+        return self.place.folder
 
     @property
     def identity(self) -> dict[str, dict[str, Any]]:
@@ -141,8 +145,8 @@ def recompress(
     source = Store.open(store)
     try:
         _refuse_codec(source, codec)
-        with building(out) as folder:
-            work = _Work(source, folder, made, _settings(source, codec), progress or Silent())
+        with building(out) as place:
+            work = _Work(source, place, made, _settings(source, codec), progress or Silent())
             report = _recompress(work, model)
     finally:
         source.close()
@@ -282,6 +286,8 @@ def _segments(work: _Work) -> tuple[list[SegmentRef], int]:
             duplicates=read_duplicates(source.segment(number).path, source.segment(number).seal),
             advance=work.progress.advance,
         )
+        if work.place.sealed is not None:
+            work.place.sealed(new)
         made.append(_with_dead(work, number, new))
     work.progress.end()
     return made, sum(ref is not None for ref in sealed)

@@ -44,20 +44,32 @@ def plan_segments(passages: int, shard: int, segment_passages: int | None) -> li
     return [range(first, min(first + size, passages)) for first in range(0, passages, size)]
 
 
-def make_segments(job: Job, spool: Spool, progress: Progress) -> tuple[list[SegmentRef], int]:
-    """Every segment, made or found sealed; with how many were found."""
+def _plans(job: Job, spool: Spool) -> tuple[int, list[range]]:
+    """Passages per shard, and the rows of each segment."""
     config = job.encoder.model.config
     shard = shard_passages(job.codec, d_model=config.d_model, max_tokens=config.max_passage_tokens)
-    plans = plan_segments(len(spool), shard, job.options.segment_passages)
+    return shard, plan_segments(len(spool), shard, job.options.segment_passages)
+
+
+def planned_segments(job: Job, spool: Spool) -> int:
+    """How many segments a build makes."""
+    return len(_plans(job, spool)[1])
+
+
+def make_segments(
+    job: Job, spool: Spool, progress: Progress, heard: Callable[[SegmentRef], None] | None = None
+) -> tuple[list[SegmentRef], int]:
+    """Every segment, made or found sealed, of which `heard` hears in turn; with how many were found."""
+    shard, plans = _plans(job, spool)
     names = [f"{job.prefix}-{i:05d}" for i in range(len(plans))]
     sealed = [sealed_segment(job.options.out, name) for name in names]
     found = [name for name, ref in zip(names, sealed, strict=True) if ref is not None]
     check_tables(job.options.out, job.prefix, job.tables, found)
     done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
     progress.begin("encode", len(spool), done=done)
-    references = [
-        ref
-        or encode_segment(
+    references = []
+    for name, rows, ref in zip(names, plans, sealed, strict=True):
+        made = ref or encode_segment(
             job.options.out,
             job,
             spool.read,
@@ -67,8 +79,9 @@ def make_segments(job: Job, spool: Spool, progress: Progress) -> tuple[list[Segm
             advance=progress.advance,
             duplicates=spool.duplicates(rows),
         )
-        for name, rows, ref in zip(names, plans, sealed, strict=True)
-    ]
+        references.append(made)
+        if heard is not None:
+            heard(made)
     progress.end()
     return references, sum(ref is not None for ref in sealed)
 

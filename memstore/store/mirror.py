@@ -107,7 +107,7 @@ class Mirror:
         seals = [objects.sealed(ref) for ref in generation.segments]
         wrong = self.place([*objects.files_of(generation), *seals])
         files = [file for ref in generation.segments for file in self._files_of(ref)]
-        wrong += self.place([f for f in files if whole or not objects.is_large(_inside(f))])
+        wrong += self.place([f for f in files if whole or not objects.is_large(objects.inside(f))])
         if not whole:
             self._bring_indexes(generation.segments)
         return wrong
@@ -129,7 +129,9 @@ class Mirror:
         data = read_bytes(segment / SEALED)
         seal = seal_of(data, path=segment / SEALED)
         ref = SegmentRef(id=seal.segment, passages=seal.passages, tokens=seal.tokens, bytes=0, seal=hash_bytes(data))
-        vectors = [f for f in objects.segment_files(ref, seal) if _inside(f).startswith(f"{MEMORY}/embeddings/c/")]
+        vectors = [
+            f for f in objects.segment_files(ref, seal) if objects.inside(f).startswith(f"{MEMORY}/embeddings/c/")
+        ]
         for _, error in self.place(vectors):
             raise error
 
@@ -180,7 +182,7 @@ class Mirror:
             seal = seal_of(read_bytes(path), path=path)
             size = objects.index_bytes(seal.shard_passages)
             for file in objects.segment_files(ref, seal):
-                if objects.is_shard(_inside(file)) and (file.size or 0) >= size:
+                if objects.is_shard(objects.inside(file)) and (file.size or 0) >= size:
                     pieces.append(Piece(file.key, int(file.size or 0) - size, size, ends_in_crc32c))
         for one in self.bucket.begin_all(pieces):
             with suppress(MemstoreError):  # whoever reads the shard reports it
@@ -288,8 +290,3 @@ def _bucket(url: str) -> Bucket:
 @lru_cache(maxsize=16)
 def _shared_bucket(url: str, folder: Path, limits: Limits, _: str) -> Bucket:
     return Bucket(url, Blocks(folder, limit=limits.cache_bytes), limits)
-
-
-def _inside(file: StoreFile) -> str:
-    """A segment's file by its name within the segment."""
-    return "/".join(Path(file.path).parts[2:])

@@ -98,6 +98,21 @@ def is_shard(name: str) -> bool:
     return is_large(name) and name != PASSAGES and not name.startswith(f"{MEMORY}/embeddings/")
 
 
+def inside(file: StoreFile) -> str:
+    """A segment's file by its name within the segment."""
+    return "/".join(Path(file.path).parts[2:])
+
+
+def work_of(key: str) -> str:
+    """What the objects of one writer's work have in common: of segments what their ids begin with, else the name.
+
+    >>> work_of("segments/1a2b3c4d-00007-0123456789abcdef/SEALED"), work_of("CURRENT")
+    ('segments/1a2b3c4d', 'CURRENT')
+    """
+    folder, _, rest = key.partition("/")
+    return f"{folder}/{rest.split('/')[0].rsplit('-', 2)[0]}" if folder == "segments" else key
+
+
 def segment_key(segment_id: str, seal: str, name: str) -> str:
     """The name of a file of a segment, whose SEALED has that sha256."""
     return f"{segment_path(_HERE, segment_id).as_posix()}-{seal[:_DIGITS]}/{name}"

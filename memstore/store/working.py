@@ -14,27 +14,26 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from memstore import locks
-from memstore.errors import ConfigError, MemstoreError, MissingData, StoreBusy
+from memstore.errors import ConfigError, MemstoreError, StoreBusy
 from memstore.storage import Listed, as_url, cache_folder
 from memstore.store import history, objects
 from memstore.store.current import read_generation
-from memstore.store.format import CURRENT, Current, Generation, generation_path, hash_file, read_bytes
+from memstore.store.format import CURRENT, Current, Generation, SegmentRef, generation_path, hash_file
 from memstore.store.history import Forgotten, numbers
 from memstore.store.holding import BUSY, only_writer
-from memstore.store.mirror import REMOTE, Mirror, mirror_of, place_name, seal_of
+from memstore.store.mirror import REMOTE, Mirror, mirror_of, place_name
 from memstore.store.objects import StoreFile
+from memstore.store.uploading import Uploads, all_files, push
 
 _BASE = ".base"  # of a working folder: CURRENT's bytes that its work began from; empty where there was no store
 LEFT_HOURS = 24.0
 """An object that no generation names may be of a writer at work until then."""
-LOST = "another writer changed"
-"""How the message of `StoreBusy` begins where another writer was first."""
 
 
 @contextmanager
@@ -73,9 +72,19 @@ def alone(store: Path) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The folder in which a store is built, and what hears of each segment that is sealed there: of a store elsewhere
+    it is uploaded then, and leaves the disk but for what indexes need.
+    """
+
+    folder: Path
+    sealed: Callable[[SegmentRef], None] | None = None
+
+
 @contextmanager
-def building(out: Path) -> Iterator[Path]:
-    """The folder in which a store is built. It stays if the build is cut off, and the next one goes on there.
+def building(out: Path) -> Iterator[Place]:
+    """Where a store is built. It stays if the build is cut off, and the next one goes on there.
 
     Raises:
         StoreCorrupt, StoreUnreadable: a finished store is there, and is damaged; or the storage does not answer.
@@ -83,7 +92,7 @@ def building(out: Path) -> Iterator[Path]:
     """
     url = as_url(out)
     if url is None:
-        yield out
+        yield Place(out)
         return
     with _alone(url) as folder:
         mirror = Mirror(folder, url)
@@ -96,7 +105,8 @@ def building(out: Path) -> Iterator[Path]:
             (folder / _BASE).write_bytes(base)
         else:
             tag = None if stored is None else stored.tag
-        yield folder
+        with Uploads(mirror) as uploads:
+            yield Place(folder, uploads.add)
         if not (folder / CURRENT).exists() or (folder / CURRENT).read_bytes() == base:
             return
         push(mirror, tag=tag)
@@ -121,49 +131,6 @@ def _state(folder: Path) -> tuple[bytes, list[int]]:
     return (folder / CURRENT).read_bytes(), numbers(folder)
 
 
-def push(mirror: Mirror, *, tag: str | None, done: Callable[[int], None] = lambda _: None) -> None:
-    """Upload what the folder has and the storage has not, and then its CURRENT, if that there is still of this tag.
-
-    Raises:
-        StoreBusy: it is not: another writer was first.
-        StoreUnreachable, StoreUnreadable: the storage does not answer in time, or refuses.
-    """
-    folder, bucket = mirror.folder, mirror.bucket
-    current = Current.from_bytes(read_bytes(folder / CURRENT), path=folder / CURRENT)
-    there = {listed.key for listed in bucket.list()}
-    kept: dict[str, str] = {}
-    for number in numbers(folder):
-        path = generation_path(folder, number)
-        generation = Generation.from_bytes(read_bytes(path), path=path)
-        kept[str(number)] = hash_file(path)
-        files = [*all_files(folder, generation), objects.manifest(number, kept[str(number)])]
-        for group in _in_order(files):
-            left = {f.key: folder / f.path for f in group if f.key not in there}
-            if lost := next((path for path in left.values() if not path.exists()), None):
-                if number == current.generation:
-                    raise MissingData(f"{lost} is neither here nor in {mirror.url}. Run `memstore verify`.")
-                continue
-            bucket.put(list(left.items()), done)
-            there |= left.keys()
-    made = dataclasses.replace(current, kept=kept)
-    if not bucket.put_if(CURRENT, made.to_bytes(), tag=tag):
-        raise StoreBusy(f"{LOST} {mirror.url} meanwhile: theirs is in force, and nothing of this change; run it again")
-
-
-def all_files(folder: Path, generation: Generation) -> Iterator[StoreFile]:
-    """All files of a generation whose small ones are in a folder, but its manifest."""
-    for ref in generation.segments:
-        sealed = objects.sealed(ref)
-        path = folder / sealed.path
-        with suppress(FileNotFoundError):
-            yield from objects.segment_files(ref, seal_of(read_bytes(path), path=path))
-        yield sealed
-        lookup = objects.lookup(ref)
-        if (folder / lookup.path).exists():
-            yield lookup
-    yield from objects.files_of(generation)
-
-
 def rollback(store: Path, *, to: int | None = None) -> Generation:
     """`history.rollback` of a store anywhere; raises what that and `changing` raise."""
     with changing(store, every=True) as folder:
@@ -180,8 +147,8 @@ def forget(store: Path, *, keep: int = 1, hours: float = LEFT_HOURS) -> Forgotte
 def sweep(store: Path, *, hours: float = LEFT_HOURS) -> int:
     """Remove the objects that no generation of the store names. Returns their bytes.
 
-    What was uploaded in the last `hours` may be of a writer at work, and stays. A reader elsewhere of a generation that
-    was forgotten loses its memories.
+    What was uploaded in the last `hours` may be of a writer at work, and stays, as do other segments of the same build.
+    A reader elsewhere of a generation that was forgotten loses its memories.
 
     Raises:
         StoreNotFound, StoreCorrupt, StoreUnreadable: there is no store, a manifest is damaged, or the storage does not
@@ -199,7 +166,12 @@ def sweep(store: Path, *, hours: float = LEFT_HOURS) -> int:
                 raise error  # without it nobody knows which objects the segment has
         needed = _needed(mirror)
         before = datetime.now(UTC) - timedelta(hours=hours)
-        gone = [found for found in mirror.bucket.list() if found.key not in needed and found.modified <= before]
+        unnamed = [found for found in mirror.bucket.list() if found.key not in needed]
+        latest: dict[str, datetime] = {}  # a long build has uploaded its first segments days ago
+        for found in unnamed:
+            work = objects.work_of(found.key)
+            latest[work] = max(found.modified, latest.get(work, found.modified))
+        gone = [found for found in unnamed if latest[objects.work_of(found.key)] <= before]
         mirror.bucket.delete([found.key for found in gone])
     shutil.rmtree(folder, ignore_errors=True)
     return sum(found.size for found in gone)
@@ -214,16 +186,6 @@ def _needed(mirror: Mirror) -> set[str]:
         needed |= {objects.lookup(ref).key for ref in generation.segments}
         needed.add(objects.manifest(number, hash_file(generation_path(mirror.folder, number))).key)
     return needed
-
-
-def _in_order(files: list[StoreFile]) -> Iterator[list[StoreFile]]:
-    """What a file names comes before it: a segment's files, then SEALED; all else, then the manifest."""
-    manifest = files[-1]
-    sealed = [f for f in files if f.path.startswith("segments/") and f.path.endswith("/SEALED")]
-    first = [f for f in files[:-1] if f not in sealed]
-    yield first
-    yield sealed
-    yield [manifest]
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from memstore.errors import MemstoreError, StoreBusy
 from memstore.storage import as_url
 from memstore.store import Generation, read_generation
 from memstore.store.holding import BUSY
-from memstore.store.working import LOST, alone
+from memstore.store.uploading import LOST
+from memstore.store.working import alone
 from memstore_server.journal import KEPT, Job, Journal, Kind
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from benchmarks.faulty_proxy import Proxy
 from memstore.errors import ConfigError
 from memstore.store import Memories, Store, mirror
 from memstore.store.mirror import Mirror, mirror_of
-from memstore.store.working import push
+from memstore.store.uploading import push
 from tests.store.conftest import TinyStore, write
 
 STORE = Path("s3://wiki/cached")

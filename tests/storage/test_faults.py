@@ -20,7 +20,7 @@ from memstore.storage import Bucket, Limits, Piece
 from memstore.storage.blocks import Blocks
 from memstore.store import Memories, Store, read_generation
 from memstore.store.mirror import Mirror, mirror_of
-from memstore.store.working import push
+from memstore.store.uploading import push
 from memstore_builders.verify import verify
 from tests.store.conftest import TinyStore, write
 

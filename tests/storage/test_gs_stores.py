@@ -15,7 +15,8 @@ from memstore.storage import Bucket, Limits, as_url
 from memstore.storage.blocks import Blocks
 from memstore.store import Store, read_generation
 from memstore.store.mirror import Mirror
-from memstore.store.working import forget, push
+from memstore.store.uploading import push
+from memstore.store.working import forget
 from memstore_builders.verify import verify
 from tests.storage.fake_gcs import Gcs, serving
 from tests.store.conftest import TinyStore, write

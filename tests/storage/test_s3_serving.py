@@ -18,7 +18,8 @@ from memstore.answer import Answerer
 from memstore.errors import StoreBusy
 from memstore.store.holding import BUSY
 from memstore.store.mirror import Mirror, kept_beside, waiting_inputs
-from memstore.store.working import LOST, alone, push
+from memstore.store.uploading import LOST, push
+from memstore.store.working import alone
 from memstore_builders.change import delete
 from memstore_builders.verify import verify
 from memstore_client import AsyncClient

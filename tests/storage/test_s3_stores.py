@@ -22,7 +22,8 @@ from memstore.store import Store, read_generation
 from memstore.store.describe import inspect
 from memstore.store.history import generations
 from memstore.store.mirror import Mirror, mirror_of
-from memstore.store.working import forget, push, rollback
+from memstore.store.uploading import push
+from memstore.store.working import forget, rollback
 from memstore_builders.add import AddOptions, add
 from memstore_builders.build import build
 from memstore_builders.change import delete
@@ -288,6 +289,45 @@ def test_a_build_that_was_killed_before_it_is_in_force_goes_on(
     report = build(BuildOptions(out=store, **options))
     assert report.already_built  # here; what was left is to say so there
     assert read_generation(store).to_bytes() == read_generation(local).to_bytes()
+
+
+def test_segments_are_uploaded_while_it_is_built_and_none_twice(
+    options: dict[str, Any], proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the index is made; then one segment is lost where they are."""
+    store, given = Path("s3://wiki/uploaded-early"), options | {"segment_passages": 8}
+    twin = Path(build(BuildOptions(out=tmp_path / "twin", **given)).out)
+    memories: list[str] = []
+
+    def killed(opened: Store, **_: Any) -> Any:
+        memories.extend(
+            ref.id
+            for ref in opened.generation.segments
+            if any(path.is_file() for path in opened.path.glob(f"segments/{ref.id}/memory.zarr/states/c/**/*"))
+        )
+        raise KeyboardInterrupt
+
+    def puts() -> list[str]:
+        found, proxy.requests[:] = [path for method, path in proxy.requests if method == "PUT"], []
+        return [path for path in found if "/uploaded-early/segments/" in path]
+
+    with monkeypatch.context() as early:
+        early.setattr("memstore_builders.build.build_index", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(BuildOptions(out=store, **given))
+    first = puts()
+    assert all(name.endswith("-00004") for name in memories)  # others have left this disk, and the last one may have
+    assert len({path.split("/segments/")[1].split("/")[0] for path in first if "SEALED" in path}) == 5
+    bucket = Mirror(tmp_path / "mirror", str(as_url(store))).bucket
+    lost = [found.key for found in bucket.list() if "-00002-" in found.key]
+    bucket.delete(lost)
+    report = build(BuildOptions(out=store, **given))
+    assert (report.segments, report.resumed_segments) == (5, 4)
+    again = puts()
+    assert len(again) == len(lost)
+    assert all("-00002-" in path for path in again)
+    assert read_generation(store).to_bytes() == read_generation(twin).to_bytes()
+    require_same(twin, store)
 
 
 def ended(*words: str) -> object:
