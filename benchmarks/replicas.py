@@ -32,6 +32,7 @@ from memstore.errors import MemstoreError
 from memstore_client import Client
 
 SECONDS, CLIENTS, WATCH = 300.0, 8, 0.5
+PATIENCE = 600.0  # seconds that a question may wait: nothing is refused for the time that this machine takes
 PASSAGES, STAMPED, FILLERS = 2000, 12, 40
 QUESTION = "zyx qwv"  # words of no other document, and short: tests have tiny models
 RETRIEVE_K, KEEP_K, NEW_TOKENS = 8, 4, 4
@@ -71,7 +72,7 @@ def run(options: Options) -> Report:
         store = built_store(corpus, folder / "store", limit=64 if options.quick else PASSAGES)
         changed = Changed({})
         _add(store, folder, changed, edition=1)
-        servers = [stack.enter_context(serving(store, watch=watch)) for watch in (WATCH, None)]
+        servers = [stack.enter_context(serving(store, watch=watch, queue_seconds=PATIENCE)) for watch in (WATCH, None)]
         seen, stop = Seen(), threading.Event()
         with ThreadPoolExecutor(CLIENTS) as pool:
             asking = [pool.submit(_ask, servers[i % 2].url, seen, stop) for i in range(CLIENTS)]

@@ -32,7 +32,12 @@ class Server:
 
 @contextmanager
 def serving(
-    store: Path, *, max_batch: int | None = None, watch: float | None = None, write_key: str | None = None
+    store: Path,
+    *,
+    max_batch: int | None = None,
+    watch: float | None = None,
+    write_key: str | None = None,
+    queue_seconds: float | None = None,
 ) -> Iterator[Server]:
     """Serve a store within the block, in a process of its own; the options are those of `memstore serve`.
 
@@ -45,6 +50,8 @@ def serving(
         command += ["--max-batch", str(max_batch)]
     if watch is not None:
         command += ["--watch", str(watch)]
+    if queue_seconds is not None:
+        command += ["--queue-seconds", str(queue_seconds)]
     environment = os.environ if write_key is None else {**os.environ, "MEMSTORE_WRITE_KEY": write_key}
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

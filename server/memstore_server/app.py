@@ -20,7 +20,7 @@ from memstore_server import page, problems, routes, writing
 from memstore_server.batching import Engine
 from memstore_server.collection import open_all, with_beams
 from memstore_server.costs import CostModel, calibrate
-from memstore_server.crew import Crew
+from memstore_server.crew import WRITER, Crew
 from memstore_server.doors import cohere, openai, refusals
 from memstore_server.editing import Editors
 from memstore_server.keys import read_gate
@@ -28,7 +28,7 @@ from memstore_server.loading import FIRST_STORE, Progress, allowing_origins, ste
 from memstore_server.middleware import AskedForKeys, BodyLimit, HeadAsGet, RequestContext
 from memstore_server.service import Service, usual_question
 from memstore_server.settings import Settings
-from memstore_server.together import WRITER, ToWriter
+from memstore_server.to_writer import ToWriter
 from memstore_server.tracing import Tracing, tracing_of
 
 

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+WRITER = 0
+"""The worker that changes stores, for all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Crew:

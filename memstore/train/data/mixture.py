@@ -151,7 +151,7 @@ class MixedBatches:
         answers, rule = questions.answers_of(i), self.settings.answer
         if rule == "likeliest" and questions.likeliest is not None and questions.likeliest[i] >= 0:
             return answers[int(questions.likeliest[i])]
-        if rule in ("read", "held", "likeliest"):
+        if rule == "read" or rule == "held" or rule == "likeliest":
             answers = [a for a in answers if any(find(p, a[:-1]) for p in read)] or answers
             rule = "shortest" if rule == "read" else "random"
         return answers[choose_answer([len(a) for a in answers], rule, rng.random())]
