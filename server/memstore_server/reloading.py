@@ -130,6 +130,8 @@ class Reloader:
         except EngineStopped:
             raise
         except Exception as error:
+            if self._stopped:  # meanwhile: threads and files may be gone, which says nothing of the generation
+                raise EngineStopped("the server is shutting down") from error
             reason = _without_place(str(error) or type(error).__name__, before)
             reason = f"generation {_generation(before)} goes on answering: {reason}"
             if not by_clock or reason != self._error:  # a clock that asks again finds the same

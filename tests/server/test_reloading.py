@@ -162,6 +162,22 @@ async def test_a_server_that_watches_finds_the_generation_by_itself(serving, eng
     assert caplog.text.count("goes on answering") == 1
 
 
+def test_a_reload_that_a_stop_ends_says_nothing_of_the_store(engine: FakeEngine, caplog) -> None:
+    """Threads and files go while a process ends: what fails then is no damage."""
+    thread = EngineThread(engine, admission=admission(queue_size=3, max_batch=2))
+    reloader = Reloader(thread, watch=None, try_with="x")
+
+    def gone(**_: object) -> None:
+        reloader.stop()
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    engine.reopened = gone  # type: ignore[method-assign, assignment]
+    reloader.start()
+    assert type(reloader.request().exception(PATIENCE)) is EngineStopped
+    assert reloader.error is None
+    assert caplog.text == ""
+
+
 def test_one_reload_serves_all_who_wait_for_one_and_a_stopped_server_does_none(engine: FakeEngine) -> None:
     thread = EngineThread(engine, admission=admission(queue_size=1, max_batch=1))
     thread.start()
