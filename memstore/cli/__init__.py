@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 # Their commands join the application, and are listed in this order.
-from memstore.cli import stores, changing, serving, keys, mcp, training, measuring  # noqa: F401  # isort: skip
+from memstore.cli import stores, changing, serving, keys, mcp, training, generating, measuring  # noqa: F401  # isort: skip
 from memstore.cli.app import app, show_any_character
 from memstore.errors import MemstoreError
 

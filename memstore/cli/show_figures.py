@@ -49,6 +49,23 @@ def show_labels(report: Values) -> None:
     console.print("the last columns: quantiles of the likeliest passage's log-probability")
 
 
+def show_asker_data(report: Values) -> None:
+    """`memstore prepare-asker`."""
+    console = PlainConsole()
+    console.print(f"{report['out']} is there already" if report["already"] else f"prepared {report['out']}")
+    for style, examples in report["examples"].items():
+        console.print(f"{style}: {examples:,} examples of {report['questions'][style]:,} questions")
+
+
+def show_generated(report: Values) -> None:
+    """`memstore generate-questions`."""
+    console, dropped = PlainConsole(), report["dropped"]
+    console.print(f"{report['out']} is there already" if report["already"] else f"wrote {report['out']}")
+    rate = "" if report["already"] else f", {report['asked'] / max(report['seconds'], 1e-3):.1f} a second"
+    console.print(f"{report['asked']:,} questions about {report['passages']:,} passages{rate}")
+    console.print(f"kept {report['kept']:,}; left out: {', '.join(f'{k} {n:,}' for k, n in dropped.items()) or 'none'}")
+
+
 def show_evaluation(report: Values) -> None:
     """`memstore evaluate`."""
     console, settings = PlainConsole(), report["settings"]

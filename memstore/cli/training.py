@@ -38,6 +38,12 @@ def prepare(
         list[str] | None,
         typer.Option(help="NAME of a set: leave out passages of the page that a question was made from."),
     ] = None,
+    asked: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME of a set made by `memstore generate-questions`: leave out other passages that hold an answer."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the passages for every training question, mark those that hold an answer, and cache all as token arrays."""
@@ -63,6 +69,7 @@ def prepare(
         neighbours=neighbours,
         supported=frozenset(supported or ()),
         elsewhere=frozenset(elsewhere or ()),
+        asked=frozenset(asked or ()),
     )
     report = run(options, model_tokenizer(model), tick=StageLines(lambda line: typer.echo(line, err=True)))
     print_result(asdict(report), as_json, show_prepared)

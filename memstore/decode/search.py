@@ -14,7 +14,8 @@ import torch
 from memstore.decode.beams import beam_search
 from memstore.decode.drafts import MOST, Drafts
 from memstore.decode.prepared import PreparedDecoder
-from memstore.decode.steps import Decoded, begin
+from memstore.decode.sampling import Sampling
+from memstore.decode.steps import Decoded, allowed, begin
 from memstore.errors import RequestError
 from memstore.model.model import Encoded, MemoryModel
 
@@ -33,6 +34,7 @@ def generate(
     prepared: PreparedDecoder | None = None,
     on_token: OnToken | None = None,
     max_steps: int | None = None,
+    sampling: Sampling | None = None,
 ) -> list[Decoded]:
     """Answer each of B questions: greedily, or by beam search with more than one beam.
 
@@ -46,6 +48,7 @@ def generate(
         prepared: the same model's: same answers, sooner.
         on_token: see there. Beam search never calls it: its tokens are certain only at the end.
         max_steps: decoder steps of one question alone, at least one for each of its tokens: leaves out drafts beyond.
+        sampling: draws tokens instead of taking the best; for one beam.
 
     Returns:
         One answer per question, in order.
@@ -61,8 +64,17 @@ def generate(
         return []
     if num_beams == 1:
         return greedy(
-            model, encoded, limits=limits, banned=banned, prepared=prepared, on_token=on_token, max_steps=max_steps
+            model,
+            encoded,
+            limits=limits,
+            banned=banned,
+            prepared=prepared,
+            on_token=on_token,
+            max_steps=max_steps,
+            sampling=sampling,
         )
+    if sampling is not None:
+        raise RequestError("beam search takes the best tokens: sample with one beam")
     return beam_search(
         model,
         encoded,
@@ -136,8 +148,9 @@ def greedy(
     prepared: PreparedDecoder | None = None,
     on_token: OnToken | None = None,
     max_steps: int | None = None,
+    sampling: Sampling | None = None,
 ) -> list[Decoded]:
-    """The most probable token at each step; of equal ones the lower id.
+    """The most probable token at each step, of equal ones the lower id; with `sampling`, one that is drawn.
 
     One question alone, with a prepared decoder, is answered several tokens a step where it copies a passage.
     Questions that are done leave the batch once they make up half of it: a departure copies the cross keys
@@ -151,16 +164,20 @@ def greedy(
         prepared: the same model's, instead of its own step.
         on_token: see there.
         max_steps: of one question alone, its drafts included.
+        sampling: draws the tokens.
     """
     eos = model.config.eos_token_id
     lines = [_Line(number, limit, on_token) for number, limit in enumerate(limits)]
-    if prepared is not None and len(lines) == 1:
+    if prepared is not None and len(lines) == 1 and sampling is None:
         return [_drafted(prepared, encoded, lines[0], banned=banned, max_steps=max_steps)]
     live = list(lines)  # the line of each row still in the batch
     decoding = begin(model, encoded, capacity=max(limits), beams=1, prepared=prepared)
     token = torch.full((len(live),), model.config.decoder_start_token_id, device=encoded.states.device)
     while True:
-        best, token = decoding.best(token, banned=banned)  # (rows,), (rows,)
+        if sampling is None:
+            best, token = decoding.best(token, banned=banned)  # (rows,), (rows,)
+        else:
+            best, token = sampling.draw(allowed(decoding.log_probs(token), banned))
         for line, t, log_prob in zip(live, token.tolist(), best.tolist(), strict=True):
             if not line.done:
                 line.extend(t, log_prob, eos)

@@ -28,6 +28,7 @@ class GoldQuestion:
         answers: the different accepted answers, at least one.
         evidence: for each output with provenance, the pages that prove it. `read_questions` leaves it empty.
         titles: the titles of these pages, each once, where the file gives them; also if `evidence` holds ids.
+        passages: the ids of the store's passages that answer it, where the file gives them (`passage_id`).
         line: the row's line in its file, from 1; 0 if it comes from no file.
     """
 
@@ -36,6 +37,7 @@ class GoldQuestion:
     answers: tuple[str, ...]
     evidence: tuple[frozenset[str], ...]
     titles: tuple[str, ...] = ()
+    passages: tuple[str, ...] = ()
     line: int = 0
 
 
@@ -171,14 +173,16 @@ def _question(row: _Row, key: PageKey | None) -> GoldQuestion:
         input=row.input,
         answers=tuple(answers),
         evidence=tuple(evidence),
-        titles=_titles(row),
+        titles=_named(row, "title"),
+        passages=_named(row, "passage_id"),
         line=row.place.line,
     )
 
 
-def _titles(row: _Row) -> tuple[str, ...]:
-    titles = (item.get("title") for output in row.outputs for item in _provenance(output, row.place))
-    return tuple(dict.fromkeys(title for title in titles if isinstance(title, str) and title.strip()))
+def _named(row: _Row, key: str) -> tuple[str, ...]:
+    """The texts that a row's provenance has under a key, each once."""
+    found = (item.get(key) for output in row.outputs for item in _provenance(output, row.place))
+    return tuple(dict.fromkeys(name for name in found if isinstance(name, str) and name.strip()))
 
 
 def _prediction(row: _Row, key: PageKey) -> Prediction:

@@ -23,7 +23,8 @@ ELSEWHERE = {"PIP_EXTRA_INDEX_URL"}  # names of other programs
 LONGEST_LINE = 120
 SUFFIXES = "py|md|toml|sh|yml|json|jsonl"
 MADE = re.compile(
-    r"^(store|new-store|my-store|cache|made-cache|labelled|run|my-model|generations|segments)/"  # by the commands shown
+    # by the commands shown
+    r"^(store|new-store|my-store|cache|made-cache|asker-cache|asked|labelled|run|my-model|generations|segments)/"
     r"|^(config|tokenizer|calibration|report)\.json$|jsonl$|^(run|compare|server)\.\w+$|^(gold|predictions|out|gpu)\b"
     r"|^dense/$|^wrong\.md$"
 )

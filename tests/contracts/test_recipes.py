@@ -13,6 +13,7 @@ import pytest
 from memstore.compare.config import CompareConfig
 from memstore.model.config import ModelConfig
 from memstore.train.config import TrainConfig
+from memstore.train.data.asker import prompt_template
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCRIPT = (RECIPES / "default/run.sh").read_text()
@@ -38,6 +39,19 @@ def test_training_stages_follow_one_another(stage: int, tmp_path: Path) -> None:
     assert f'--out "$WORK/{config.data.cache.name}"' in SCRIPT
 
 
+def test_the_asker_learns_from_the_script_s_data(tmp_path: Path) -> None:
+    config = TrainConfig.from_file(filled("default/asker.toml", tmp_path))
+    assert config.data is not None
+    assert config.model.path == str(tmp_path / "t5")
+    assert f'--out "$WORK/{config.data.cache.name}"' in SCRIPT
+    assert f'--asker "$WORK/{config.out.name}/last"' in SCRIPT
+    styles = {*re.findall(r"--style (\w+)=", SCRIPT)}
+    assert {f"{style}.train" for style in styles} == {*config.data.train}
+    assert config.model.config["tasks"] == {style: prompt_template(style) for style in styles}
+    stage = TrainConfig.from_file(filled("default/stage-1.toml", tmp_path)).model.config
+    assert config.model.config["passage_template"] == stage["passage_template"]
+
+
 def test_the_first_stage_and_the_candidates_write_the_same_texts(tmp_path: Path) -> None:
     """The cache keeps what the small model's templates make of passages and questions."""
     trained = TrainConfig.from_file(filled("default/stage-1.toml", tmp_path)).model.config
@@ -48,8 +62,9 @@ def test_the_first_stage_and_the_candidates_write_the_same_texts(tmp_path: Path)
 
 
 def test_the_script_trains_every_stage_and_keeps_the_last() -> None:
-    (trained,) = re.findall(r"^for stage in ([\d ]+); do$", SCRIPT, re.MULTILINE)
-    assert [int(n) for n in trained.split()] == list(STAGES)
+    (first,) = re.findall(r"^for stage in ([\d ]+); do$", SCRIPT, re.MULTILINE)
+    then = re.findall(r"^train stage-(\d)$", SCRIPT, re.MULTILINE)
+    assert [int(n) for n in (*first.split(), *then)] == list(STAGES)
     assert f'convert "$WORK/stage-{max(STAGES)}/last"' in SCRIPT
 
 

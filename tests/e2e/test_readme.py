@@ -36,6 +36,7 @@ OUTSIDE = {
     "pip install openai": "the same requests: tests/server/test_known_doors.py",
     "memstore calibrate": "needs more questions than the sample has: tests/evaluate/test_evaluate_confidence.py",
     "memstore label": "needs a model that reads more than the sample: tests/train/data/test_label.py",
+    "memstore prepare-asker": "needs a model that asks: tests/train/data/test_asker.py",
     "memstore build --corpus wiki.jsonl --out s3:": "needs a bucket: tests/storage/test_s3_stores.py",
     "python -m benchmarks budgets": "takes minutes: tests/contracts/test_benchmarks.py",
     "memstore compare": "of a file that no page shows; recipes/compare has two",

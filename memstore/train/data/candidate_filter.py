@@ -56,11 +56,14 @@ class Screen:
         rarity: of words in the collection; used only where `support` is above 0.
         support: candidates that hold an answer with less support than this are left out; 0 leaves none out.
         elsewhere: whether candidates of the page that the question was made from are left out.
+        asked: whether, of the candidates that hold an answer, only the passage asked about stays. Whether the others
+            answer too, nobody knows.
     """
 
     rarity: Rarity
     support: float = 0.0
     elsewhere: bool = False
+    asked: bool = False
 
     def stay(self, row: GoldQuestion, passages: Sequence[tuple[Passage, str]], marks: Sequence[int]) -> list[bool]:
         """For each passage whether it is kept. A passage comes with its normalised text, and has a mark."""
@@ -68,6 +71,8 @@ class Screen:
 
     def _stays(self, row: GoldQuestion, passage: Passage, normalised: str, mark: int) -> bool:
         if mark & TITLE and self.elsewhere:
+            return False
+        if mark & ANSWER and self.asked and passage.id not in row.passages:
             return False
         if not mark & ANSWER or not self.support:
             return True

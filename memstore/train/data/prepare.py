@@ -202,7 +202,7 @@ class _Work:
             return gather_set(
                 rows,
                 k=o.k,
-                keep_unanswerable=0.0 if name in o.supported else keep_unanswerable,
+                keep_unanswerable=0.0 if name in o.supported | o.asked else keep_unanswerable,
                 retriever=self.retriever,
                 store=self.store,
                 table=self.table,

@@ -42,6 +42,8 @@ class PrepareOptions:
         supported: sets, such as synthetic ones, whose candidates are left out if they hold an answer by chance. Then
             questions without a right candidate are left out too; see `memstore.train.data.candidate_filter`.
         elsewhere: sets whose candidates are left out if they are of the page that the question was made from.
+        asked: sets of `memstore generate-questions`: of the candidates that hold an answer, only the passage asked
+            about stays, and questions for which it is not found are left out.
         support: the least share of a question's words in a right candidate of the `supported` sets.
         class_articles: a class ("river") is used in questions if at least this many articles are about such a thing.
     """
@@ -62,6 +64,7 @@ class PrepareOptions:
     class_articles: int = 15
     supported: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
     support: float = 0.5
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class PrepareOptions:
             raise ConfigError("k and most_spans must be at least 1, max_answer_tokens 2, neighbours not negative")
         if not 0 <= self.keep_unanswerable <= 1:
             raise ConfigError(f"keep_unanswerable must be between 0 and 1, not {self.keep_unanswerable}")
-        if unknown := sorted((self.supported | self.elsewhere) - self.tasks.keys()):
+        if unknown := sorted((self.supported | self.elsewhere | self.asked) - self.tasks.keys()):
             raise ConfigError(f"no question set is named {unknown[0]!r}; there are {', '.join(self.tasks) or 'none'}")
         if not 0 < self.support <= 1:
             raise ConfigError(f"support must be above 0 and at most 1, not {self.support}")
@@ -89,7 +92,8 @@ class PrepareOptions:
         """By set, the `support` and `elsewhere` of its `Screen`. Sets that keep all candidates are not in it."""
         return {
             name: {"support": self.support if name in self.supported else 0.0, "elsewhere": name in self.elsewhere}
-            for name in sorted(self.supported | self.elsewhere)
+            | ({"asked": True} if name in self.asked else {})
+            for name in sorted(self.supported | self.elsewhere | self.asked)
         }
 
 
