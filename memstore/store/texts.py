@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import weakref
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,7 +73,7 @@ class PassageReader:
     """Random access to a segment's passages by row. Safe to use from several threads."""
 
     def __init__(self, folder: Path, *, count: int) -> None:
-        """Map the files.
+        """Open the lines and map the arrays.
 
         Raises:
             MissingData, StoreUnreadable, ChecksumMismatch: a file is absent, the system cannot read it, or it is
@@ -83,7 +85,8 @@ class PassageReader:
         self.hashes: Uint64 = open_npy(folder / HASHES, dtype="uint64", shape=(count,))
         self._remote: RemoteFile | None = None
         try:
-            self._lines = np.memmap(self._path, dtype=np.uint8, mode="r").data
+            # Read, not mapped: reading a mapped file that was truncated since would kill the process (SIGBUS).
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._remote = remote_file(folder, PASSAGES)
             if self._remote is not None:
@@ -91,8 +94,10 @@ class PassageReader:
             raise MissingData(f"{self._path} is missing. Run `memstore verify`.") from None
         except OSError as error:
             raise StoreUnreadable(f"{self._path} cannot be read: {error}") from error
-        except ValueError:  # an empty file cannot be mapped
-            raise ChecksumMismatch(f"{self._path} is damaged: it is empty. Run `memstore verify`.") from None
+        weakref.finalize(self, os.close, self._file)
+        self._size = os.fstat(self._file).st_size
+        if self._size == 0:
+            raise ChecksumMismatch(f"{self._path} is damaged: it is empty. Run `memstore verify`.")
 
     def __len__(self) -> int:
         return len(self._checksums)
@@ -109,14 +114,18 @@ class PassageReader:
         """The bytes of a row.
 
         Raises:
-            ChecksumMismatch: they are not what was written.
+            ChecksumMismatch: they are not what was written, also where the file was truncated since it was opened.
+            StoreUnreadable: the system cannot read them.
         """
         if self._remote is not None:
             begun = begun or self.begin([row])[0]
             assert begun is not None
             return begun.result()
         first, last = int(self._offsets[row]), int(self._offsets[row + 1])
-        line = bytes(self._lines[first:last])
+        try:  # damaged offsets may be any numbers: they must not be a size that is asked for
+            line = os.pread(self._file, last - first, first) if first <= last <= self._size else b""
+        except OSError as error:
+            raise StoreUnreadable(f"{self._path}: row {row} cannot be read: {error}") from error
         if len(line) != last - first or zlib.crc32(line) != int(self._checksums[row]):
             raise ChecksumMismatch(f"{self._path}: row {row} is damaged. Run `memstore verify`.")
         return line

@@ -123,6 +123,14 @@ def test_each_damage_has_its_error(tiny, name, damage, error):
         assert problems[0].where in ("", name)
 
 
+def test_texts_truncated_under_an_open_store_are_damage_and_do_not_kill(tiny):
+    store = Store.open(tiny.path)
+    store.passages(tiny.ids)
+    os.truncate(tiny.path / SEGMENT / "passages.jsonl", 1)  # in place: what is open becomes shorter
+    with pytest.raises(ChecksumMismatch, match=r"passages\.jsonl: row \d+ is damaged"):
+        store.passages(tiny.ids)
+
+
 def test_a_sound_store_has_no_problem(tiny):
     read_all(tiny.path)
     assert list(check_generation(tiny.path)) == []
