@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,16 +30,22 @@ def mcp(
     device: Device = "cpu",
     http: Annotated[bool, typer.Option("--http", help="Serve streamable HTTP at /mcp, instead of stdio.")] = False,
     host: Annotated[str, typer.Option(help="With --http: address to listen on.")] = "127.0.0.1",
+    keys_file: Annotated[
+        Path | None, typer.Option(help="With --http: keys that requests must show, as `memstore keys` keeps them.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="With --http: port; 0 chooses a free one.")] = 8081,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
 ) -> None:
     """Offer a store (--store) or a running server (--url) to programs that speak MCP: tools to answer and to search."""
-    from memstore_server import addresses, logs, mcp
+    from memstore_server import addresses, keyring, logs, mcp
 
     if bool(store) == (url is not None):
         raise ConfigError("name either a store to read (--store DIR) or a server to ask (--url URL)")
     if url is not None and (model or device != "cpu"):
         raise ConfigError("--model and --device are for --store: a server answers with the model that it serves")
+    if keys_file is not None and not http:
+        raise ConfigError("--keys-file is for --http: over stdio only the program that starts this one asks")
+    keys = None if keys_file is None else keyring.KeyRing(keys_file)
     api_key = api_key_of(api_key_file, url=url)
     if log_level not in (known := ("debug", "info", "warning", "error")):
         raise ConfigError(f"--log-level {log_level} is none of {', '.join(known)}")
@@ -55,7 +62,7 @@ def mcp(
                     return
                 listener.listen()  # now, so that who reads the line can connect
                 typer.echo(f"memstore: MCP on {addresses.url_of(listener)}{mcp.PATH}")
-                await mcp.serve_http(server, listener, host=host)
+                await mcp.serve_http(server, listener, host=host, keys=keys)
 
         asyncio.run(run())
 

@@ -21,9 +21,13 @@ from mcp.server.mcpserver import ResourceSecurity
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memstore_client import AsyncClient, MemstoreClientError, NotFound, RankedPassageReply
 from memstore_client.wire import KeptCount, MetadataValue
+from memstore_server.keyring import KeyRing, TooManyRequests, Unauthorized
 
 if TYPE_CHECKING:
     from memstore_server.batching import Engine
@@ -188,7 +192,9 @@ async def in_process(answerers: Engine | Mapping[str, Engine], settings: Setting
             yield client
 
 
-async def serve_http(server: MCPServer[Any], listener: socket.socket, *, host: str) -> None:
+async def serve_http(
+    server: MCPServer[Any], listener: socket.socket, *, host: str, keys: KeyRing | None = None
+) -> None:
     """Serves streamable HTTP at `/mcp` on a socket until SIGINT or SIGTERM asks to stop.
 
     On an address of this machine only, requests must name it in `Host` and `Origin`: a page in a browser cannot ask.
@@ -197,11 +203,40 @@ async def serve_http(server: MCPServer[Any], listener: socket.socket, *, host: s
         server: what to serve.
         listener: bound and listening.
         host: the address it was bound to, as named.
+        keys: those that requests must show one of; without them everybody may ask who reaches the port.
     """
-    app = server.streamable_http_app(streamable_http_path=PATH, host=host)
+    app: ASGIApp = server.streamable_http_app(streamable_http_path=PATH, host=host)
+    app = app if keys is None else _Keyed(app, keys)
     config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=5)
     with _survived_signals():
         await uvicorn.Server(config).serve(sockets=[listener])
+
+
+class _Keyed:
+    """Has every request show a key of the ring."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request, or the life of the server (ASGI)."""
+        if scope["type"] == "http":
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            try:
+                if scheme.lower() != "bearer":
+                    raise Unauthorized("send the header `Authorization: Bearer KEY` with a key of the server's")
+                self._keys.spend(key.strip())
+            except Unauthorized as error:
+                await _refused(error, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+                return
+            except TooManyRequests as error:
+                await _refused(error, 429, {"Retry-After": str(error.retry_after)})(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _refused(error: Exception, status: int, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, status, headers)
 
 
 def passage_uri(passage_id: str, collection: str | None = None) -> str:

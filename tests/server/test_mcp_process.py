@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
+from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
 
 from memstore_server.keyring import add_key
 from tests.server.fakes import FakeEngine
@@ -83,6 +84,21 @@ async def test_the_servers_key_is_in_the_variable_or_in_a_file(tmp_path: Path) -
         assert await asked(over_stdio(BESIDE_A_SERVER, "--url", url, "--api-key-file", str(place))) == "why?!"
 
 
+async def test_over_http_with_keys_of_its_own(tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.json", "agent", per_minute=100)
+    with running("--store", "store", "--http", "--port", "0", "--keys-file", str(tmp_path / "keys.json")) as (
+        _,
+        address,
+    ):
+        for headers in ({}, {"Authorization": "Bearer another"}, {"Authorization": f"Basic {key}"}):
+            async with httpx.AsyncClient(headers=headers) as http:
+                refused = await http.post(address, json={})
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+            assert "key" in refused.json()["error"]
+        async with create_mcp_http_client(headers={"Authorization": f"Bearer {key}"}) as http:
+            assert await asked(Client(streamable_http_client(address, http_client=http))) == "why?!"
+
+
 async def test_over_http_until_asked_to_stop() -> None:
     with running("--store", "store", "--http", "--port", "0") as (process, address):
         assert address.startswith("http://127.0.0.1:")
@@ -105,6 +121,7 @@ async def test_over_http_until_asked_to_stop() -> None:
         (("--url", "b"), "--url: b is no address that can be asked"),
         (("--url", "http://b", "--model", "c"), "--model and --device are for --store"),
         (("--store", "a", "--api-key-file", "key"), "--api-key-file is for --url: a store asks for no key"),
+        (("--url", "http://b", "--keys-file", "keys.json"), "--keys-file is for --http"),
         (("--url", "http://b", "--log-level", "loud"), "--log-level loud is none of debug, info, warning, error"),
         (("--url", "http://b", "--http", "--host", "a..b"), "is no address to listen on"),
     ],
