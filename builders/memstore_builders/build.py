@@ -46,6 +46,7 @@ from memstore.store.format import CURRENT, codec_path
 from memstore.store.history import next_number, numbers
 from memstore.store.holding import only_writer
 from memstore.store.working import Place, building, stored_bytes
+from memstore_builders.cluster import connected, encode_on_cluster
 from memstore_builders.content import Content
 from memstore_builders.estimate import Estimate, check_disk, estimate
 from memstore_builders.fit import fitted
@@ -53,7 +54,7 @@ from memstore_builders.index import build_index, fields_of
 from memstore_builders.job import BuildOptions, Job, prepare
 from memstore_builders.progress import Progress, Silent
 from memstore_builders.reading import read_corpus, unchanged
-from memstore_builders.segments import make_segments, planned_segments
+from memstore_builders.segments import encode_here, make_segments, planned_segments
 from memstore_builders.spool import Spool
 from memstore_builders.state import (
     check_place,
@@ -105,11 +106,11 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
         ConfigError: an option is impossible, `out` lies in a folder of the corpus, or without `rebuild` it holds
             another build, finished or with segments sealed: with other settings, or of a corpus that has changed; or
-            it cannot be written, any more or at all.
+            it cannot be written, any more or at all. Or Ray is missing, or no cluster answers where `ray` says.
         DiskSpaceError: the store would not fit, or the disk is full on the way.
     """
     url = as_url(options.out)
-    with building(options.out) as place:
+    with connected(options), building(options.out) as place:
         report = _build(replace(options, out=place.folder), progress or Silent(), place)
     if url is None:
         return report
@@ -140,7 +141,8 @@ def _build(options: BuildOptions, progress: Progress, place: Place) -> BuildRepo
         with _timed(seconds, "estimate"):
             expected = _estimate(job, spool, place)
         with _timed(seconds, "encode"):
-            segments, resumed = make_segments(job, spool, progress, place.sealed)
+            encode = encode_here if options.ray is None else encode_on_cluster
+            segments, resumed = make_segments(job, spool, progress, place.sealed, encode=encode)
         with _timed(seconds, "index"):
             generation = _generation(job, segments)
             progress.begin("index", len(spool))

@@ -41,6 +41,9 @@ class BuildOptions:
         device, dtype: where and in what to compute; dtype None is bfloat16 where the processor has it.
         segment_passages: passages per segment; None lets the size of the collection decide.
         rebuild: build again in place of a finished store, or of what an unfinished build of something else left.
+        ray: address of a Ray cluster whose workers encode the segments, "auto" for the one of this machine; None for
+            this process.
+        ray_workers, ray_threads: how many workers, None for as many as the cluster has room for; threads of each.
     """
 
     corpus: tuple[Path, ...]
@@ -58,6 +61,9 @@ class BuildOptions:
     dtype: str | None = None
     segment_passages: int | None = None
     rebuild: bool = False
+    ray: str | None = None
+    ray_workers: int | None = None
+    ray_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ A segment under its final name is complete: a build that is run again makes only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -44,46 +46,68 @@ def plan_segments(passages: int, shard: int, segment_passages: int | None) -> li
     return [range(first, min(first + size, passages)) for first in range(0, passages, size)]
 
 
-def _plans(job: Job, spool: Spool) -> tuple[int, list[range]]:
-    """Passages per shard, and the rows of each segment."""
+@dataclass(frozen=True, slots=True)
+class PlannedSegment:
+    """A segment to make: its id, its rows, and how many of them make a shard."""
+
+    name: str
+    rows: range
+    shard: int
+
+
+EncodeAll = Callable[[Job, Spool, Sequence[PlannedSegment], Progress], Iterator[SegmentRef]]
+"""Encodes segments that are planned, in any order; gives each as soon as it is sealed in the store's folder."""
+
+
+def _plans(job: Job, spool: Spool) -> list[PlannedSegment]:
     config = job.encoder.model.config
     shard = shard_passages(job.codec, d_model=config.d_model, max_tokens=config.max_passage_tokens)
-    return shard, plan_segments(len(spool), shard, job.options.segment_passages)
+    rows = plan_segments(len(spool), shard, job.options.segment_passages)
+    return [PlannedSegment(f"{job.prefix}-{i:05d}", r, shard) for i, r in enumerate(rows)]
 
 
 def planned_segments(job: Job, spool: Spool) -> int:
     """How many segments a build makes."""
-    return len(_plans(job, spool)[1])
+    return len(_plans(job, spool))
 
 
-def make_segments(
-    job: Job, spool: Spool, progress: Progress, heard: Callable[[SegmentRef], None] | None = None
-) -> tuple[list[SegmentRef], int]:
-    """Every segment, made or found sealed, of which `heard` hears in turn; with how many were found."""
-    shard, plans = _plans(job, spool)
-    names = [f"{job.prefix}-{i:05d}" for i in range(len(plans))]
-    sealed = [sealed_segment(job.options.out, name) for name in names]
-    found = [name for name, ref in zip(names, sealed, strict=True) if ref is not None]
-    check_tables(job.options.out, job.prefix, job.tables, found)
-    done = sum(len(rows) for rows, ref in zip(plans, sealed, strict=True) if ref is not None)
-    progress.begin("encode", len(spool), done=done)
-    references = []
-    for name, rows, ref in zip(names, plans, sealed, strict=True):
-        made = ref or encode_segment(
+def encode_here(job: Job, spool: Spool, plans: Sequence[PlannedSegment], progress: Progress) -> Iterator[SegmentRef]:
+    """Encode segments in this process, one after another."""
+    for plan in plans:
+        yield encode_segment(
             job.options.out,
             job,
             spool.read,
-            name=name,
-            rows=rows,
-            shard=shard,
+            name=plan.name,
+            rows=plan.rows,
+            shard=plan.shard,
             advance=progress.advance,
-            duplicates=spool.duplicates(rows),
+            duplicates=spool.duplicates(plan.rows),
         )
-        references.append(made)
+
+
+def make_segments(
+    job: Job,
+    spool: Spool,
+    progress: Progress,
+    heard: Callable[[SegmentRef], None] | None = None,
+    *,
+    encode: EncodeAll = encode_here,
+) -> tuple[list[SegmentRef], int]:
+    """Every segment, made or found sealed, of which `heard` hears as soon as it is there; with how many were found."""
+    plans = _plans(job, spool)
+    looked_for = {plan.name: sealed_segment(job.options.out, plan.name) for plan in plans}
+    segments = {name: ref for name, ref in looked_for.items() if ref is not None}
+    found = list(segments)
+    check_tables(job.options.out, job.prefix, job.tables, found)
+    left = [plan for plan in plans if plan.name not in segments]
+    progress.begin("encode", len(spool), done=len(spool) - sum(len(plan.rows) for plan in left))
+    for ref in chain(list(segments.values()), encode(job, spool, left, progress)):
+        segments[ref.id] = ref
         if heard is not None:
-            heard(made)
+            heard(ref)
     progress.end()
-    return references, sum(ref is not None for ref in sealed)
+    return [segments[plan.name] for plan in plans], len(found)
 
 
 class Encoding(Protocol):

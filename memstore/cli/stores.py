@@ -52,6 +52,13 @@ def build(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build again in place of a finished store, or of an unfinished build.")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="auto|ADDRESS", help="Encode on the workers of a Ray cluster [this process].")
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers at most [what the cluster has room for].")
+    ] = None,
+    ray_threads: Annotated[int, typer.Option(min=1, help="Threads, and so CPUs, of each worker.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Read a corpus once and write its memories, texts and search index. Safe to kill and run again."""
@@ -65,6 +72,7 @@ def build(
         corpus=corpora(corpus), out=out, model=model, codec=codec, retriever=retriever, encoder=encoder,
         corpus_format=corpus_format, on_error=on_error, max_words=max_words, on_long=on_long, limit=limit,
         device=device, dtype=dtype, segment_passages=segment_passages, rebuild=rebuild,
+        ray=ray, ray_workers=ray_workers, ray_threads=ray_threads,
     )  # fmt: skip
     report = asdict(run(options, for_people()))
     print_result(report, as_json, show_build)

@@ -124,7 +124,8 @@ def test_the_blocks_run(pages: list[str], tmp_path: Path) -> None:
 def test_no_block_goes_unnoticed() -> None:
     """A page's blocks are run by one of the tests here, or `OUTSIDE`; the README's are explained in docs/."""
     assert {Path(page).stem for page in PAGES} == {
-        "README", "changing", "codecs", "corpora", "evaluating", "integrations", "serving", "storage", "training"
+        "README", "changing", "cluster", "codecs", "corpora", "evaluating", "integrations", "serving", "storage",
+        "training",
     }  # fmt: skip
     assert set(runnable("README.md")) <= set(runnable("docs/evaluating.md", "docs/training.md"))
     assert blocks("sh|bash|python", "docs/codecs.md") == []
