@@ -26,6 +26,8 @@ OUTSIDE = {
     "make": "the suite's own wrapping",
     "docker": "needs a container engine",
     "MEMSTORE_CORPUS=~/wiki": "docker, too",
+    "MEMSTORE_REPLICAS=3": "docker, too",
+    "OTEL_EXPORTER_OTLP_ENDPOINT=": "needs a collector",
     "memstore convert": "needs the hub",
     "memstore add --store store/ --corpus more.jsonl\ncurl": "asks a server: tests/server/test_reloading.py",
     "memstore serve --store wiki=": "asks a server of two stores: tests/server/test_collections_stores.py",
