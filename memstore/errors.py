@@ -114,6 +114,10 @@ class StoreNotFound(MemstoreError, FileNotFoundError):  # noqa: N818
     """There is no store at the path, or it has no finished generation."""
 
 
+class StoreInShards(ConfigError):  # noqa: N818
+    """The store is in shards, and what was asked for works on one of them."""
+
+
 class StoreBusy(ConfigError):  # noqa: N818
     """Another process is changing the store."""
 

@@ -32,6 +32,7 @@ from memstore.store.contents import Contents, DocumentPlaces, add_signatures, si
 from memstore.store.duplicates import Duplicate, words_hash
 from memstore.store.format import CHANGE, TablesRef
 from memstore.store.ids import hash_id
+from memstore.store.shard_list import refuse_shards, shard_name, shard_of
 from memstore_builders.change import Change, ChangeReport, opened_change
 from memstore_builders.corpus import open_corpus
 from memstore_builders.corpus_files import find_files
@@ -115,6 +116,7 @@ def add(options: AddOptions, progress: Progress | None = None) -> ChangeReport:
     if options.on_existing not in ("replace", "skip", "fail"):
         raise ConfigError(f"on_existing must be replace, skip or fail, not {options.on_existing!r}")
     _refuse_inside(options)
+    refuse_shards(options.store)
     with opened_change(options.store, progress) as change:
         work = change.path / CHANGE
         try:
@@ -180,8 +182,21 @@ def _read(options: AddOptions, change: Change, work: Path) -> tuple[Spool, _Batc
     for _, passage in _distinct(spool):
         sum_before = batch.signatures.get(passage.document_id, 0)
         batch.signatures[passage.document_id] = add_signatures(sum_before, signature(passage, words_hash(passage)))
+    _require_shard(settings.get("shard"), [*batch.signatures, *batch.emptied])
     batch.emptied = [i for i in dict.fromkeys(batch.emptied) if i not in batch.signatures]
     return spool, batch
+
+
+def _require_shard(shard: Mapping[str, int] | None, documents: Sequence[str]) -> None:
+    """Refuse documents that belong to another shard than the one that is changed."""
+    if shard is None:
+        return
+    others = {i: n for i in documents if (n := shard_of(i, shard["of"])) != shard["number"]}
+    for document_id, number in others.items():
+        raise ConfigError(
+            f"{len(others)} documents belong to other shards than {shard_name(shard['number'])}, {document_id!r}, the "
+            f"first, to {shard_name(number)}: nothing was added. Give each shard a corpus of its own documents"
+        )
 
 
 def _distinct(spool: Spool) -> Iterator[tuple[int, Passage]]:

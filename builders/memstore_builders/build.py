@@ -96,8 +96,8 @@ class BuildReport:
     already_built: bool = False
 
 
-def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
-    """Build a store, or finish one that a killed build left.
+def build(options: BuildOptions, progress: Progress | None = None, *, part: Spool | None = None) -> BuildReport:
+    """Build a store, or finish one that a killed build left. A shard's passages are a `part` of what was read already.
 
     Memory: the model, a few shards (`SHARD_BYTES` each, encoded), one batch's activations, Tantivy's heap, and 8
     bytes per passage; whatever the corpus.
@@ -111,13 +111,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     """
     url = as_url(options.out)
     with connected(options), building(options.out) as place:
-        report = _build(replace(options, out=place.folder), progress or Silent(), place)
+        report = _build(replace(options, out=place.folder), progress or Silent(), place, part)
     if url is None:
         return report
     return replace(report, out=url, store_bytes=stored_bytes(options.out))
 
 
-def _build(options: BuildOptions, progress: Progress, place: Place) -> BuildReport:
+def _build(options: BuildOptions, progress: Progress, place: Place, part: Spool | None) -> BuildReport:
     check_place(options.out, options.corpus)
     job = prepare(options)
     with writing(options.out):
@@ -132,7 +132,7 @@ def _build(options: BuildOptions, progress: Progress, place: Place) -> BuildRepo
         remove_leftovers(options.out)
         seconds: dict[str, float] = {}
         with _timed(seconds, "spool"):
-            spool = _spool(job, progress)
+            spool = part or read_once(job, progress)
         if not len(spool):
             shutil.rmtree(job.work, ignore_errors=True)
             raise ConfigError(f"the corpus holds no passages ({spool.counts.documents} documents were read)")
@@ -152,6 +152,7 @@ def _build(options: BuildOptions, progress: Progress, place: Place) -> BuildRepo
                 encoder=_vectors_made_by(job),
                 dim=job.embedding_dim,
                 metadata=bool(spool.counts.fields),
+                fields=None if part is None else {n: tuple(kinds) for n, kinds in spool.counts.fields.items()},
                 tick=progress.advance,
             )
             progress.end()
@@ -175,7 +176,13 @@ def _others(store: Path) -> Iterator[Generation]:
 # --- steps ------------------------------------------------------------------------------------------------------
 
 
-def _spool(job: Job, progress: Progress) -> Spool:
+def read_once(job: Job, progress: Progress) -> Spool:
+    """The corpus as it was read before the build was killed, or else read now.
+
+    Raises:
+        CorpusError, CorpusFormatError, CorpusNotFound: from the corpus.
+        ConfigError: it has changed since, and segments of it are sealed.
+    """
     if (job.work / "spool.json").exists():
         spool = Spool(job.work)
         if unchanged(job, spool.counts.content, progress, stamped=spool.counts.stamp):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from memstore.errors import IndexCorrupt
 from memstore.files import sync
-from memstore.metadata import Kind
+from memstore.metadata import Fields, Kind
 from memstore.passage import Passage
 from memstore.retrieve.dense import build_dense
 from memstore.retrieve.dense_change import change_dense
@@ -17,6 +17,7 @@ from memstore.retrieve.encoders import EncoderRef
 from memstore.retrieve.lexical import build_bm25
 from memstore.retrieve.lexical_change import change_bm25
 from memstore.retrieve.lexical_settings import read_bm25_settings
+from memstore.retrieve.metadata_terms import IndexedFields
 from memstore.retrieve.open import DENSE, LEXICAL, METADATA
 from memstore.store import IndexRef, Store, hash_file, hash_folder, index_path
 from memstore.store.format import list_files
@@ -32,6 +33,7 @@ def build_index(
     dim: int = 0,
     skipped: frozenset[int] = frozenset(),
     metadata: bool = False,
+    fields: Fields | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> IndexRef:
     """Index the passages of an unpublished generation, from scratch: what a killed build left is removed.
@@ -43,6 +45,7 @@ def build_index(
         dim: width of the vectors; 0 for none.
         skipped: rows that are dead already.
         metadata: whether documents may have some.
+        fields: metadata fields that come first in a lexical index, those of the whole collection in a shard's.
         tick: hears of passages indexed.
     """
     folder = index_path(store.path, store.generation.number)
@@ -51,16 +54,20 @@ def build_index(
     parts: dict[str, dict[str, object]] = {}
     if kind in ("bm25", "hybrid"):
         passages = _ticking(store.iter_passages(), tick)
-        parts[LEXICAL] = {"passages": build_bm25(folder / LEXICAL, passages, dead=skipped)}
+        parts[LEXICAL] = {"passages": build_bm25(folder / LEXICAL, passages, dead=skipped, fields=_indexed(fields))}
     elif metadata:
         passages = _without_texts(store.iter_passages())
-        parts[METADATA] = {"passages": build_bm25(folder / METADATA, passages, dead=skipped)}
+        parts[METADATA] = {"passages": build_bm25(folder / METADATA, passages, dead=skipped, fields=_indexed(fields))}
     if kind in ("dense", "hybrid"):
         assert encoder is not None, "a dense index needs to know what made its vectors"
         vectors = store.iter_embeddings()
         settings = build_dense(folder / DENSE, vectors, count=len(store), dim=dim, encoder=encoder)
         parts[DENSE] = settings.to_dict()
     return IndexRef(kind=kind, parts=parts, files=hash_folder(folder))
+
+
+def _indexed(fields: Fields | None) -> IndexedFields | None:
+    return None if fields is None else IndexedFields.of([[name, kinds] for name, kinds in fields.items()])
 
 
 def change_index(old: Store, new: Store, *, killed: Sequence[int], skipped: frozenset[int]) -> IndexRef:

@@ -40,6 +40,7 @@ class BuildOptions:
         limit: passages at most.
         device, dtype: where and in what to compute; dtype None is bfloat16 where the processor has it.
         segment_passages: passages per segment; None lets the size of the collection decide.
+        shard: number of the shard that this is, and of how many; None for a store that is no shard.
         rebuild: build again in place of a finished store, or of what an unfinished build of something else left.
         ray: address of a Ray cluster whose workers encode the segments, "auto" for the one of this machine; None for
             this process.
@@ -60,6 +61,7 @@ class BuildOptions:
     device: str = "cpu"
     dtype: str | None = None
     segment_passages: int | None = None
+    shard: tuple[int, int] | None = None
     rebuild: bool = False
     ray: str | None = None
     ray_workers: int | None = None
@@ -153,6 +155,8 @@ def prepare(options: BuildOptions) -> Job:
         "retriever": options.retriever,
         "codec": options.codec,
     }
+    if options.shard is not None:
+        settings["shard"] = {"number": options.shard[0], "of": options.shard[1]}
     return Job(
         options=options,
         encoder=PassageEncoder(model, tokenizer, embed=own_vectors),

@@ -13,12 +13,13 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from memstore.errors import ConfigError, StoreFormatError
 from memstore.files import replacing, sync
@@ -125,6 +126,49 @@ class Spool:
         """Up to `count` passages, evenly spread over the collection."""
         rows = {round(r) for r in np.linspace(0, len(self) - 1, min(count, len(self)))}
         return [passage for row in sorted(rows) for passage in self.read(row, row + 1)]
+
+
+class SpoolPart(Spool):
+    """Some kept passages of a spool, with the duplicates that stand among them, as a spool of its own.
+
+    `places` are their rows in the whole. A sample is one of the whole: codecs of all parts learn the same.
+    """
+
+    def __init__(self, whole: Spool, places: npt.NDArray[np.int64], counts: SpoolCounts) -> None:
+        self.counts, self.places, self._whole = counts, places, whole
+        self._path, self._offsets = whole._path, whole._offsets[places]
+        self._recorded = np.empty((2, 0), np.uint64)
+
+    def sample(self, count: int) -> list[Passage]:
+        """See `Spool.sample`: of the whole."""
+        return self._whole.sample(count)
+
+
+def parts_of(whole: Spool, count: int, part_of: Callable[[str], int]) -> list[SpoolPart]:
+    """The passages of each of `count` parts. What became of duplicates and long passages is counted for the whole.
+
+    Args:
+        whole: what was read.
+        count: of parts.
+        part_of: the part that a document of this id belongs to.
+    """
+    places = [array("Q") for _ in range(count)]
+    characters, documents = [0] * count, [0] * count
+    last = None
+    for place, passage in enumerate(whole.read(0, len(whole))):
+        part = part_of(passage.document_id)
+        places[part].append(place)
+        characters[part] += len(passage.title) + len(passage.text)
+        documents[part] += passage.document_id != last
+        last = passage.document_id
+    return [
+        SpoolPart(
+            whole,
+            np.asarray(own, dtype=np.int64),
+            replace(whole.counts, passages=len(own), characters=c, documents=d, duplicates=0),
+        )
+        for own, c, d in zip(places, characters, documents, strict=True)
+    ]
 
 
 def write_spool(

@@ -17,6 +17,7 @@ from memstore.errors import ConfigError, DiskSpaceError
 from memstore.files import replacing, writing_in
 from memstore.store.foreign import is_foreign
 from memstore.store.format import CURRENT, TEMPORARY
+from memstore.store.shard_list import is_sharded
 from memstore_builders.corpus_files import find_files
 
 WORK, LOCK, JOB = ".build", "lock", "job.json"
@@ -58,6 +59,8 @@ def _would_be_lost(out: Path) -> str | None:
     others = sorted(name for name in found if not _WORK_FILE.fullmatch(name) and not is_foreign(name))
     if others:
         return f"{work / others[0]} is no file of a build, and would be removed: choose another --out"
+    if is_sharded(out):
+        return f"{out} holds a store in shards: choose another --out, or remove the folder"
     if published := sorted(p for p in (out / "generations").glob("*.json") if not is_foreign(p.name)):
         return (
             f"{out} holds a store without its {CURRENT} file, whose {published[-1].name} would be written over: "

@@ -40,7 +40,7 @@ from memstore.retrieve import Filters, Retriever
 from memstore.retrieve.encoders import Vectors
 from memstore.retrieve.open import encoder_of, open_retriever
 from memstore.storage import as_url
-from memstore.store import Store, read_generation
+from memstore.store import AnyStore, in_force, open_store
 from memstore.store.sampling import spread
 
 
@@ -64,7 +64,7 @@ class Answerer:
         *,
         model: MemoryModel,
         tokenizer: TextTokenizer,
-        store: Store,
+        store: AnyStore,
         retriever: Retriever,
         calibration: Calibration | None = None,
     ) -> None:
@@ -77,14 +77,14 @@ class Answerer:
 
     @classmethod
     def open(cls, store: Path | str, *, model: str | None = None, device: str = "cpu", calibrated: bool = True) -> Self:
-        """Open a store and the model that built it (or the one named), and refuse a pair that does not fit.
+        """Open a store, be it in shards, and the model that built it or the one named; refuse a pair that does not fit.
 
         Its calibration is left out where it is not to be `calibrated`, as when another one is fitted.
 
         Raises:
             StoreNotFound, CheckpointNotFound, CheckpointMismatch, FingerprintMismatch: see there.
         """
-        opened = Store.open(store)
+        opened = open_store(store)
         loaded, tokenizer = model_of(opened, name=model, device=device)
         retriever = _retriever(opened, loaded, tokenizer)
         calibration = calibration_of(opened, loaded, name=model) if calibrated else None
@@ -100,7 +100,7 @@ class Answerer:
             FingerprintMismatch: another model made the generation.
             StoreNotFound, StoreCorrupt, StoreUnreadable: the generation is damaged, or the store is gone.
         """
-        if read_generation(self.store.place) == self.store.generation:
+        if in_force(self.store.place) == self.store.generation:
             return None
         opened = self.over(self.store.place)
         try:
@@ -119,7 +119,7 @@ class Answerer:
             StoreNotFound, StoreCorrupt, StoreUnreadable: see `Store.open`.
         """
         opened = copy(self)
-        opened.store = Store.open(store)
+        opened.store = open_store(store)
         try:
             opened.store.fingerprint.require(self.fingerprint)
             opened.codec = opened.store.codec
@@ -394,7 +394,7 @@ class Answerer:
 
 
 def _retriever(
-    store: Store, model: MemoryModel, tokenizer: TextTokenizer, *, beside: Retriever | None = None
+    store: AnyStore, model: MemoryModel, tokenizer: TextTokenizer, *, beside: Retriever | None = None
 ) -> Retriever:
     encoder = MemoryTextEncoder(model, tokenizer) if model.projection is not None else None
     return open_retriever(store, memory_encoder=encoder, beside=beside, to_load=True)

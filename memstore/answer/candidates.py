@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memstore.passage import Passage, RankedPassage, StoredPassage
 from memstore.retrieve import Filters, Retriever
-from memstore.store import Store
+from memstore.store import AnyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def brought(passages: Sequence[Passage]) -> list[Candidate]:
 
 
 def found_in(
-    store: Store, retriever: Retriever, questions: Sequence[str], k: int, filters: Filters | None
+    store: AnyStore, retriever: Retriever, questions: Sequence[str], k: int, filters: Filters | None
 ) -> list[list[Candidate]]:
     """What the retriever finds, best first, each passage with its row. Most retrievers have read it to name it."""
     hits = retriever.search(questions, k, filters)

@@ -12,10 +12,10 @@ from memstore.answer.budget import GIGA, Bill, Rung
 from memstore.answer.candidates import Candidates, brought
 from memstore.answer.values import Question
 from memstore.model.tokens import TextTokenizer
-from memstore.store import Store
+from memstore.store import AnyStore
 
 
-def afforded(question: Question, store: Store, tokenizer: TextTokenizer) -> Question:
+def afforded(question: Question, store: AnyStore, tokenizer: TextTokenizer) -> Question:
     """The question with as many passages as its `max_gflop` has room for, if they are as long as the store's are on
     average; those that it brings have their own lengths.
 
@@ -27,13 +27,13 @@ def afforded(question: Question, store: Store, tokenizer: TextTokenizer) -> Ques
     return _usual_bill(question, store, tokenizer).lowered().question
 
 
-def most_gflop(question: Question, store: Store, tokenizer: TextTokenizer) -> float:
+def most_gflop(question: Question, store: AnyStore, tokenizer: TextTokenizer) -> float:
     """Billions of operations that a question costs at most, if passages are as long as the store's are on average."""
     return _usual_bill(question, store, tokenizer).of(Rung(question.retrieve_k, question.keep_k)) / GIGA
 
 
 def within(
-    questions: Sequence[Question], found: Sequence[Candidates], store: Store, tokenizer: TextTokenizer
+    questions: Sequence[Question], found: Sequence[Candidates], store: AnyStore, tokenizer: TextTokenizer
 ) -> tuple[list[Question], list[Candidates], int | None]:
     """The questions with as many of the passages found as their `max_gflop` has room for, those passages, and how many
     steps the decoder may take for a question alone; None for as many as it likes.
@@ -48,7 +48,7 @@ def within(
     return asked, fewer, bills[0].steps() if len(bills) == 1 and bills[0] is not None else None
 
 
-def _usual_bill(question: Question, store: Store, tokenizer: TextTokenizer) -> Bill:
+def _usual_bill(question: Question, store: AnyStore, tokenizer: TextTokenizer) -> Bill:
     if question.passages is not None:
         return _bill(question, _lengths(brought(question.passages), store, tokenizer), tokenizer)
     usual = math.ceil(store.generation.tokens / max(1, store.generation.passages))
@@ -60,7 +60,7 @@ def _bill(question: Question, passage_tokens: Sequence[int], tokenizer: TextToke
     return Bill(config=tokenizer.config, question=question, question_tokens=len(ids), passage_tokens=passage_tokens)
 
 
-def _lengths(candidates: Candidates, store: Store, tokenizer: TextTokenizer) -> list[int]:
+def _lengths(candidates: Candidates, store: AnyStore, tokenizer: TextTokenizer) -> list[int]:
     """Tokens of each passage: all are the store's, or all the caller's."""
     if stored := [c.stored for c in candidates if c.stored is not None]:
         return store.lengths(stored)

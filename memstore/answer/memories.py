@@ -13,12 +13,12 @@ import torch
 from memstore.answer.candidates import Candidates
 from memstore.model.packed import Layout, Packed, concatenate
 from memstore.passage import Passage
-from memstore.store import Store
+from memstore.store import AnyStore
 
 
 def memories_of(
     found: Sequence[Candidates],
-    store: Store,
+    store: AnyStore,
     *,
     encode: Callable[[Sequence[Passage]], Packed],
     width: int,

@@ -14,12 +14,12 @@ from memstore.errors import CheckpointMismatch
 from memstore.model.model import MemoryModel
 
 if TYPE_CHECKING:  # a machine that trains from a cache has no stores
-    from memstore.store import Store
+    from memstore.store import AnyStore
 
 _MARKED = 256  # numbers of a parameter
 
 
-def calibration_of(store: Store, model: MemoryModel, *, name: str | None = None) -> Calibration | None:
+def calibration_of(store: AnyStore, model: MemoryModel, *, name: str | None = None) -> Calibration | None:
     """The calibration kept with the model that built a store, or with the one named; None if there is none.
 
     Args:

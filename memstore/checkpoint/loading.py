@@ -41,7 +41,7 @@ from memstore.model.model import MemoryModel
 from memstore.model.tokens import TextTokenizer, ids_of
 
 if TYPE_CHECKING:  # a machine that trains from a cache has no stores
-    from memstore.store import Store
+    from memstore.store import AnyStore
 
 FILES = (CONFIG, CALIBRATION, "*.safetensors", WEIGHTS_INDEX, TOKENIZER, TOKENIZER_CONFIG, PIECES)
 Weights = Literal["float32", "bfloat16", "int8"]
@@ -96,7 +96,7 @@ def load(
     return model.to(device).eval(), tokenizer
 
 
-def model_of(store: Store, *, name: str | None = None, device: str = "cpu") -> tuple[MemoryModel, TextTokenizer]:
+def model_of(store: AnyStore, *, name: str | None = None, device: str = "cpu") -> tuple[MemoryModel, TextTokenizer]:
     """The model that built a store, or the one named, in the store's dtype. Whether they fit, the caller has to ask.
 
     Raises:
@@ -105,7 +105,7 @@ def model_of(store: Store, *, name: str | None = None, device: str = "cpu") -> t
     return load(name_of(store, name), dtype=getattr(torch, store.fingerprint.dtype), device=device)
 
 
-def tokenizer_of(store: Store, *, name: str | None = None) -> TextTokenizer:
+def tokenizer_of(store: AnyStore, *, name: str | None = None) -> TextTokenizer:
     """The tokenizer of the model that built a store, or of the one named. Reads no parameters.
 
     Raises:
@@ -120,7 +120,7 @@ def tokenizer_of(store: Store, *, name: str | None = None) -> TextTokenizer:
     return tokenizer
 
 
-def name_of(store: Store, name: str | None) -> str:
+def name_of(store: AnyStore, name: str | None) -> str:
     """The checkpoint that is named, or else the one that built a store."""
     return name or str(store.generation.settings.get("model", DEFAULT))
 

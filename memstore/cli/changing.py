@@ -64,12 +64,14 @@ def delete(
 ) -> None:
     """Delete documents from a store. Their bytes go with `compact`."""
     from memstore.cli.show_changes import show_change
+    from memstore.store.shard_list import refuse_shards
     from memstore_builders.change import delete as run
     from memstore_builders.progress import named
 
     wanted = [*(document or []), *(_lines(ids) if ids is not None else [])]
     if not wanted:
         raise ConfigError("no document is named: give --id ID, or --ids FILE")
+    refuse_shards(store, wanted)
     with undone_when_ended():
         report = run(store, wanted, named(progress))
     print_result(asdict(report), as_json, show_change)

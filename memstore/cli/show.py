@@ -128,12 +128,13 @@ _SHOWN = ("max_words", "limit", "on_error", "on_long")
 
 def show_store(store: Values) -> None:
     """`memstore inspect`."""
-    settings, fingerprint = store["settings"], store["fingerprint"]
+    settings, fingerprint, shards = store["settings"], store["fingerprint"], store.get("shards", {})
     trained = "" if settings.get("trained", True) else " (UNTRAINED)"
     tables = f", {size(store['codec_bytes'])} learned by the codec" if store["codec_bytes"] else ""
     rows = [
         ("generation", f"{store['generation']} (format {store['format_version']}), {len(store['generations'])} kept"),
         ("passages", f"{store['passages']:,} in {store['segments']} segments"),
+        *(("  " + name, f"{one['passages']:,}, generation {one['generation']}") for name, one in shards.items()),
         *(
             [("deleted", f"{store['deleted']:,} passages, {size(store['dead_bytes'])}: `memstore compact` frees them")]
             if store["dead_bytes"]

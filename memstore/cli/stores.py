@@ -49,6 +49,9 @@ def build(
     segment_passages: Annotated[
         int | None, typer.Option(min=1, help="Passages per segment; by default a few shards, more in large stores.")
     ] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Make a store in so many shards (`docs/sharding.md`).")
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build again in place of a finished store, or of an unfinished build.")
     ] = False,
@@ -66,6 +69,7 @@ def build(
     from memstore.machine import tune_allocator
     from memstore_builders.build import build as run
     from memstore_builders.progress import for_people
+    from memstore_builders.shards import build_shards
 
     tune_allocator()
     options = _build_options(
@@ -74,8 +78,8 @@ def build(
         device=device, dtype=dtype, segment_passages=segment_passages, rebuild=rebuild,
         ray=ray, ray_workers=ray_workers, ray_threads=ray_threads,
     )  # fmt: skip
-    report = asdict(run(options, for_people()))
-    print_result(report, as_json, show_build)
+    report = run(options, for_people()) if shards is None else build_shards(options, shards, for_people())
+    print_result(asdict(report), as_json, show_build)
 
 
 @app.command()
@@ -204,10 +208,14 @@ def verify(
     """
     from memstore.cli.show import show_verification
     from memstore.machine import tune_allocator
+    from memstore.store.shard_list import is_sharded
     from memstore_builders.verify import verify as run
+    from memstore_builders.verify_shards import verify_shards
 
     tune_allocator()
-    found = run(store, sample=sample, model=model, device=device, absent=absent or ())
+    found = (verify_shards if is_sharded(store) else run)(
+        store, sample=sample, model=model, device=device, absent=absent or ()
+    )
     print_result(asdict(found) | {"sound": found.sound}, as_json, show_verification)
     if not found.sound:
         raise typer.Exit(1)

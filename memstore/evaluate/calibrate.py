@@ -30,7 +30,7 @@ from memstore.evaluate.outcome import Outcome
 from memstore.evaluate.run import EvaluateOptions, QuestionProgress, answered
 from memstore.files import check_outputs
 from memstore.questions.metrics import exact_match
-from memstore.store import Store
+from memstore.store import open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def calibrate(
     if find_spec("sklearn") is None:  # to be missed before the work
         raise ImportError("fitting a calibration needs scikit-learn: pip install '.[calibrate]' in memstore's folder")
     asked = options.asked
-    folder = options.out or resolve(name_of(Store.open(asked.store), asked.model))
+    folder = options.out or resolve(name_of(open_store(asked.store), asked.model))
     if not (folder / CONFIG).is_file():
         raise CheckpointNotFound(f"{folder} is no checkpoint to keep a calibration in: it has no {CONFIG}")
     check_outputs([folder / CALIBRATION], inputs=asked.data.values())

@@ -326,10 +326,20 @@ class DenseRetriever:
     def search_rows(self, questions: Sequence[str], k: int, filters: Filters | None = None) -> list[list[FoundRow]]:
         """See `RowSearch.search_rows`."""
         check_k(k)
-        parts = [self._parts_of(where) for where in filters or itertools.repeat(None, len(questions))]
+        parts = self._parts_for(filters, len(questions))
         if not questions or not self._live:
             return [[] for _ in questions]
-        vectors = unit(self._encoder.encode_questions([searchable(question) for question in questions]))
+        return self._nearest(question_vectors(self._encoder, questions), k, parts)
+
+    def nearest(self, vectors: Vectors, k: int, filters: Filters | None = None) -> list[list[FoundRow]]:
+        """`search_rows` for vectors `(Q, dim)` of questions, as `question_vectors` makes them."""
+        parts = self._parts_for(filters, len(vectors))
+        return self._nearest(vectors, k, parts) if self._live else [[] for _ in vectors]
+
+    def _parts_for(self, filters: Filters | None, questions: int) -> list[list[Part]]:
+        return [self._parts_of(where) for where in filters or itertools.repeat(None, questions)]
+
+    def _nearest(self, vectors: Vectors, k: int, parts: Sequence[Sequence[Part]]) -> list[list[FoundRow]]:
         # One by one: in a batch faiss takes other routines, whose sums round differently.
         return [_search_one(own, vector[None], k) for own, vector in zip(parts, vectors, strict=True)]
 
@@ -362,6 +372,11 @@ class DenseRetriever:
         """Whether what is remembered of filters is no more than it may be."""
         taken = sum(part.bytes_kept for parts in self._filtered.values() for part in parts)
         return len(self._filtered) <= FILTERS_KEPT and taken <= FILTER_BYTES
+
+
+def question_vectors(encoder: QuestionEncoder, questions: Sequence[str]) -> Vectors:
+    """`(Q, dim)` of unit length, of at least one question."""
+    return unit(encoder.encode_questions([searchable(question) for question in questions]))
 
 
 def _search_one(parts: Sequence[Part], vector: Vectors, k: int) -> list[FoundRow]:

@@ -39,7 +39,7 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ from memstore.retrieve.folder import (
     new_index_folder,
     write_settings,
 )
-from memstore.retrieve.lexical_files import corruption_named, open_searcher
+from memstore.retrieve.lexical_files import corruption_named, open_searcher, segment_counts
 from memstore.retrieve.lexical_settings import Bm25Settings, read_bm25_settings
 from memstore.retrieve.metadata_terms import METADATA, FilterQueries, IndexedFields, add_metadata_field
 from memstore.retrieve.terms import ANALYZER, Texts
@@ -98,7 +98,13 @@ def _schema() -> Any:
 # --- building --------------------------------------------------------------------------------------------
 
 
-def build_bm25(folder: Path, passages: Iterable[Passage], *, dead: AbstractSet[int] = frozenset()) -> int:
+def build_bm25(
+    folder: Path,
+    passages: Iterable[Passage],
+    *,
+    dead: AbstractSet[int] = frozenset(),
+    fields: IndexedFields | None = None,
+) -> int:
     """Indexes passages in row order: the first one is row 0.
 
     Reads the passages once, holding none; Tantivy's memory stays below `WRITER_HEAP_BYTES`. The work happens
@@ -112,6 +118,7 @@ def build_bm25(folder: Path, passages: Iterable[Passage], *, dead: AbstractSet[i
         folder: becomes the index.
         passages: one for each row.
         dead: rows that are counted, and not indexed.
+        fields: metadata fields that are to come first; shards that are searched together must have the same.
 
     Returns:
         The number of rows.
@@ -120,7 +127,7 @@ def build_bm25(folder: Path, passages: Iterable[Passage], *, dead: AbstractSet[i
         OSError: the system refuses to write.
     """
     with new_index_folder(folder) as part, system_errors():
-        fields = IndexedFields()
+        fields = IndexedFields() if fields is None else fields
         count = _write_segments(part, passages, dead, fields)
         _name_segments_by_order(part)
         write_settings(part, Bm25Settings(count, len(dead), _TEXTS, fields).to_dict())
@@ -204,32 +211,43 @@ def _name_segments_by_order(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+RowsOf = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.int64]]
+"""Rows of all indexes that are searched as one, of rows of one of them."""
+
+
 # --- searching -------------------------------------------------------------------------------------------
 
 
 class Bm25Retriever:
-    """Searches an index that `build_bm25` made. Writes nothing into its folder, not even a lock."""
+    """Searches an index that `build_bm25` made, or several as one. Writes nothing there, not even a lock."""
 
     kind = "bm25"
 
-    def __init__(self, folder: Path, hits: HitsOf) -> None:
+    def __init__(self, folder: Path, hits: HitsOf, *, more: Sequence[Path] = (), rows_of: RowsOf | None = None) -> None:
         """Opens the index.
 
         Args:
             folder: what `build_bm25` or `change_bm25` wrote.
             hits: names the passages of rows.
+            more: other such folders, whose passages are searched with it, as in one index of all.
+            rows_of: makes rows of all of the rows of one, which is named by its number; by default there is but one.
 
         Raises:
             IndexCorrupt: the folder is absent or incomplete, or Tantivy cannot read it.
         """
         self._hits = hits
         self._folder = folder
-        settings = read_bm25_settings(folder)
-        self.passages, self.deleted, self._texts = settings.passages, settings.deleted, settings.texts
+        folders = [folder, *more]
+        self.parts = [read_bm25_settings(one) for one in folders]
+        self.passages, self.deleted = sum(p.passages for p in self.parts), sum(p.deleted for p in self.parts)
+        self._texts, self._rows_of = self.parts[0].texts, rows_of
+        self._part_of = np.repeat(np.arange(len(folders)), segment_counts(folders)) if rows_of is not None else None
         self._schema = _schema()
-        self._filters = FilterQueries(self._schema, settings.fields or IndexedFields())
+        self._filters = FilterQueries(
+            self._schema, IndexedFields.joined([p.fields or IndexedFields() for p in self.parts])
+        )
         self._analyzers = (self._texts.analyzer(tantivy.Filter.stopword("english")), self._texts.analyzer())
-        self._searcher = open_searcher(folder)
+        self._searcher = open_searcher(folder, *more)
         found, self._live = self._searcher.num_docs, self.passages - self.deleted
         if found != self._live:
             raise IndexCorrupt(f"the BM25 index at {folder} holds {found} passages, not {self._live}; build it again")
@@ -342,4 +360,16 @@ class Bm25Retriever:
         rows: list[int] = self._searcher.fast_field_values("row", addresses)
         if any(row is None or row >= self.passages for row in rows):
             raise IndexCorrupt(f"the BM25 index at {self._folder} names rows that it does not hold; build it again")
-        return rows
+        return rows if self._rows_of is None else self._of_all(rows, [address.segment_ord for address in addresses])
+
+    def _of_all(self, rows: Sequence[int], segments: Sequence[int]) -> list[int]:
+        """Rows of all of rows of the parts that these segments are of."""
+        assert self._rows_of is not None
+        assert self._part_of is not None
+        own, parts = np.asarray(rows, dtype=np.int64), self._part_of[np.asarray(segments, dtype=np.int64)]
+        for part in np.unique(parts).tolist():
+            if (own[parts == part] >= self.parts[part].passages).any():
+                raise IndexCorrupt(f"part {part} of the BM25 index names rows that it does not hold; build it again")
+            own[parts == part] = self._rows_of(part, own[parts == part])
+        found: list[int] = own.tolist()
+        return found

@@ -53,6 +53,26 @@ class IndexedFields:
             raise IndexCorrupt(f"an index lists its metadata fields as {values!r}; build it again") from None
         return cls(found, {name: number for number, name in enumerate(found)})
 
+    @classmethod
+    def joined(cls, each: Sequence[Self]) -> Self:
+        """The fields of several indexes that are searched as one.
+
+        Raises:
+            IndexCorrupt: they number them differently.
+        """
+        longest = max(each, key=lambda one: len(one.fields))
+        made = cls({}, dict(longest._numbers))
+        for one in each:
+            if list(one.fields) != list(longest.fields)[: len(one.fields)]:
+                raise IndexCorrupt(
+                    f"the metadata fields {', '.join(one.fields)} and {', '.join(longest.fields)} of two shards do not "
+                    "come in one order, so that they cannot be searched together; build the store again"
+                )
+        for name in longest.fields:
+            kinds = (kind for one in each for kind in one.fields.get(name, ()))
+            made.fields[name] = tuple(dict.fromkeys(kinds))
+        return made
+
     def to_list(self) -> list[list[Any]]:
         """Plain values for JSON."""
         return [[name, list(kinds)] for name, kinds in self.fields.items()]

@@ -22,11 +22,13 @@ from memstore.store.manifest import FORMAT_VERSION
 from memstore.store.memories import Memories
 from memstore.store.publish import publish, remove_leftovers, remove_other_generations, sealed_segment, sync_tree
 from memstore.store.reader import Store
+from memstore.store.sharded import AnyStore, ShardedStore, in_force, open_store
 from memstore.store.writer import SegmentWriter
 
 __all__ = [
     "CODEC_NAMES",
     "FORMAT_VERSION",
+    "AnyStore",
     "ArraySpec",
     "Codec",
     "Fault",
@@ -37,6 +39,7 @@ __all__ = [
     "Memories",
     "SegmentRef",
     "SegmentWriter",
+    "ShardedStore",
     "Store",
     "TablesRef",
     "check_generation",
@@ -47,8 +50,10 @@ __all__ = [
     "get_codec",
     "hash_file",
     "hash_folder",
+    "in_force",
     "index_path",
     "is_foreign",
+    "open_store",
     "publish",
     "read_generation",
     "remove_leftovers",

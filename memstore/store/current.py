@@ -9,6 +9,7 @@ from memstore.errors import ChecksumMismatch, MissingData, StoreFormatError, Sto
 from memstore.store.format import CURRENT, Current, Generation, generation_path, hash_bytes, is_folder, read_bytes
 from memstore.store.holding import Held, hold
 from memstore.store.mirror import looked, mirror_of
+from memstore.store.shard_list import refuse_shards
 
 _TRIES, _PAUSE = 100, 0.01  # of opening a generation that is being replaced; the pause in seconds
 
@@ -18,6 +19,7 @@ def read_current(store: Path) -> Current:
 
     Raises:
         StoreNotFound: no store is at the path.
+        StoreInShards: it is one in shards.
         StoreUnreadable, ChecksumMismatch, StoreFormatError: it is closed to us, damaged, or not understood.
     """
     store = looked(store)
@@ -27,6 +29,7 @@ def read_current(store: Path) -> Current:
     try:
         return Current.from_bytes(read_bytes(path), path=path)
     except FileNotFoundError:
+        refuse_shards(store)
         raise StoreNotFound(f"{store} has no {CURRENT} file: it is no store, or its build has not finished") from None
 
 

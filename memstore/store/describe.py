@@ -8,9 +8,10 @@ from typing import Any
 
 from memstore.errors import StoreUnreadable
 from memstore.storage import as_url
-from memstore.store import index_path, read_generation
+from memstore.store import in_force, index_path, read_generation
 from memstore.store.history import dead_bytes, numbers
 from memstore.store.mirror import mirror_of
+from memstore.store.shard_list import ShardList, is_sharded
 from memstore.store.working import index_bytes
 
 
@@ -21,6 +22,8 @@ def inspect(store: Path) -> dict[str, Any]:
         StoreNotFound, StoreUnreadable, StoreCorrupt, StoreFormatError: there is none, it is closed to us, or its
             manifests cannot be understood.
     """
+    if is_sharded(store):
+        return _inspect_shards(store)
     generation = read_generation(store)
     segment_bytes = sum(s.bytes for s in generation.segments)
     files = generation.index.files if generation.index is not None else {}
@@ -49,6 +52,31 @@ def inspect(store: Path) -> dict[str, Any]:
         "index": dict(generation.index.parts) if generation.index is not None else {},
         "made_by": dict(generation.made_by),
     }
+
+
+def _inspect_shards(root: Path) -> dict[str, Any]:
+    """`inspect` of a store in shards: what there is in all, and of each shard under "shards"."""
+    listed, whole = ShardList.read(root), in_force(root)
+    each = [inspect(root / name) for name in listed.names]
+    names = ("dead_bytes", "segments", "segment_bytes", "codec_bytes", "index_bytes")
+    return (
+        each[0]
+        | {name: sum(one[name] for one in each) for name in names}
+        | {
+            "store": str(root),
+            "generation": whole.number,
+            "passages": whole.live,
+            "deleted": whole.dead,
+            "generations": sorted({number for one in each for number in one["generations"]}),
+            "change": {},
+            "tokens": whole.tokens,
+            "bytes_per_token": sum(one["segment_bytes"] for one in each) / max(1, whole.tokens),
+            "metadata": {name: list(kinds) for name, kinds in whole.metadata.items()},
+            "index": {},
+            "rule": listed.rule,
+            "shards": dict(zip(listed.names, each, strict=True)),
+        }
+    )
 
 
 def _size(path: Path) -> int:

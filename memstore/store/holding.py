@@ -16,6 +16,7 @@ from memstore import locks
 from memstore.errors import ConfigError, StoreBusy, StoreNotFound, StoreUnreadable
 from memstore.files import writing_in
 from memstore.store.format import CURRENT, LOCK, generation_path, is_folder
+from memstore.store.shard_list import refuse_shards
 
 BUSY = "another process is changing"
 """How the message of `StoreBusy` begins, for who sees only that."""
@@ -41,9 +42,11 @@ def only_writer(store: Path) -> Iterator[None]:
 
     Raises:
         StoreNotFound: there is no finished store.
+        StoreInShards: it is one in shards.
         StoreBusy: another process is changing it.
         ConfigError: the file system has no locks, or the store cannot be written.
     """
+    refuse_shards(store)
     if not is_folder(store) or not (store / CURRENT).exists():
         raise StoreNotFound(f"there is no finished store at {store}; `memstore build` makes one")
     with writing(store):

@@ -125,7 +125,7 @@ class Store:
 
     def contains(self, passage_id: str) -> bool:
         """Whether the generation holds a passage of that id."""
-        return self._find([passage_id])[0] is not None
+        return self.look_up([passage_id])[0] is not None
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Passages in the order asked.
@@ -139,7 +139,7 @@ class Store:
     def find(self, ids: Sequence[str]) -> list[StoredPassage]:
         """Passages with their rows, in the order asked; raises what `passages` does."""
         found = []
-        for passage_id, stored in zip(ids, self._find(ids), strict=True):
+        for passage_id, stored in zip(ids, self.look_up(ids), strict=True):
             if stored is None:
                 raise PassageNotFound(passage_id)
             found.append(stored)
@@ -319,7 +319,7 @@ class Store:
                 raise IndexCorrupt(f"row {row} is outside this generation of {len(self)} rows; rebuild the index")
         return rows
 
-    def _find(self, ids: Sequence[str]) -> list[StoredPassage | None]:
+    def look_up(self, ids: Sequence[str]) -> list[StoredPassage | None]:
         """Each passage, or None. Before one is called absent, the id index is held to its checksum."""
         found: list[StoredPassage | None] = []
         dead = self._dead_mask()

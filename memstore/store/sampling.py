@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from memstore.passage import Passage
-from memstore.store.reader import Store
+from memstore.store.sharded import AnyStore
 
 
-def spread(store: Store, most: int) -> list[Passage]:
+def spread(store: AnyStore, most: int) -> list[Passage]:
     """At most so many passages of the collection, from evenly spaced rows: always the same ones of a generation.
 
     Raises:
