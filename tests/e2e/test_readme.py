@@ -126,8 +126,8 @@ def test_the_blocks_run(pages: list[str], tmp_path: Path) -> None:
 def test_no_block_goes_unnoticed() -> None:
     """A page's blocks are run by one of the tests here, or `OUTSIDE`; the README's are explained in docs/."""
     assert {Path(page).stem for page in PAGES} == {
-        "README", "changing", "cluster", "codecs", "corpora", "evaluating", "integrations", "serving", "storage",
-        "training",
+        "README", "changing", "cluster", "codecs", "corpora", "evaluating", "integrations", "serving", "sharding",
+        "storage", "training",
     }  # fmt: skip
     assert set(runnable("README.md")) <= set(runnable("docs/evaluating.md", "docs/training.md"))
     assert blocks("sh|bash|python", "docs/codecs.md") == []
@@ -150,6 +150,14 @@ def test_the_block_of_changing_stores_runs(tmp_path: Path) -> None:
         "generation 3 is in force", "generation 5, ", "nothing is left of: sample-001",
     ):  # fmt: skip
         assert expected in done.stdout, (expected, done.stdout)
+
+
+def test_the_block_of_shards_runs(tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    (sharding,) = runnable("docs/sharding.md")
+    done = run(sharding, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "wiki").glob("shard-00?")} == {f"shard-00{n}" for n in range(4)}
 
 
 @pytest.mark.slow
