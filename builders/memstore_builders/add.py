@@ -182,15 +182,23 @@ def _read(options: AddOptions, change: Change, work: Path) -> tuple[Spool, _Batc
     for _, passage in _distinct(spool):
         sum_before = batch.signatures.get(passage.document_id, 0)
         batch.signatures[passage.document_id] = add_signatures(sum_before, signature(passage, words_hash(passage)))
-    _require_shard(settings.get("shard"), [*batch.signatures, *batch.emptied])
+    new_fields = [name for name in spool.counts.fields if name not in change.store.generation.metadata]
+    _require_shard(settings.get("shard"), [*batch.signatures, *batch.emptied], new_fields)
     batch.emptied = [i for i in dict.fromkeys(batch.emptied) if i not in batch.signatures]
     return spool, batch
 
 
-def _require_shard(shard: Mapping[str, int] | None, documents: Sequence[str]) -> None:
-    """Refuse documents that belong to another shard than the one that is changed."""
+def _require_shard(shard: Mapping[str, int] | None, documents: Sequence[str], new_fields: Sequence[str]) -> None:
+    """Refuse documents that belong to another shard than the one that is changed, and metadata fields that the others
+    have not: all shards are searched as one index, which numbers its fields.
+    """
     if shard is None:
         return
+    if new_fields:
+        raise ConfigError(
+            f"the documents have the metadata fields {', '.join(new_fields)}, which this store in shards has not: "
+            "nothing was added. Leave them out, or build the store again from all documents"
+        )
     others = {i: n for i in documents if (n := shard_of(i, shard["of"])) != shard["number"]}
     for document_id, number in others.items():
         raise ConfigError(

@@ -129,6 +129,10 @@ def test_commands_that_change_say_which_shard(tmp_path: Path, model: Path) -> No
             change()
     with pytest.raises(ConfigError, match=f"to {right}: nothing was added"):
         add(AddOptions(store=root / wrong, corpus=(more,)))
+    with_field = tmp_path / "field.jsonl"
+    with_field.write_text(json.dumps({"id": "new", "text": "the river", "metadata": {"lang": "en"}}) + "\n")
+    with pytest.raises(ConfigError, match="fields lang, which this store in shards has not: nothing was added"):
+        add(AddOptions(store=root / right, corpus=(with_field,)))
     add(AddOptions(store=root / right, corpus=(more,)))
     assert in_force(root).number == 2
     assert open_store(root).contains("new:0")
