@@ -56,7 +56,11 @@ def generate_questions(
         typer.Option(help="File of titles, or of questions (.jsonl) with their pages: nothing is asked about these."),
     ] = None,
     most: Annotated[int, typer.Option(min=2, help="Questions asked about a passage, at most; two at least.")] = 4,
-    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 for the likeliest question.")] = 0.8,
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 for the likeliest question.")] = 0.4,
+    threshold: Annotated[
+        float,
+        typer.Option(max=0, help="Questions less likely (mean log-probability of a token) are left out."),
+    ] = -1.0,
     seed: _Seed = 0,
     dtype: Dtype = None,
     device: Device = "cpu",
@@ -79,6 +83,7 @@ def generate_questions(
         leave_out=tuple(leave_out or ()),
         most_answers=most,
         temperature=temperature,
+        threshold=threshold,
         seed=seed,
     )
     tune_allocator()

@@ -61,7 +61,7 @@ def show_generated(report: Values) -> None:
     """`memstore generate-questions`."""
     console, dropped = PlainConsole(), report["dropped"]
     console.print(f"{report['out']} is there already" if report["already"] else f"wrote {report['out']}")
-    rate = "" if report["already"] else f", {report['asked'] / max(report['seconds'], 1e-3):.1f} a second"
+    rate = f", {report['now'] / report['seconds']:.1f} a second" if report["now"] else ""
     console.print(f"{report['asked']:,} questions about {report['passages']:,} passages{rate}")
     console.print(f"kept {report['kept']:,}; left out: {', '.join(f'{k} {n:,}' for k, n in dropped.items()) or 'none'}")
 

@@ -59,6 +59,8 @@ class GenerateOptions:
             names have `.jsonl` in them: nothing is asked about their pages.
         most_answers: answers chosen in a passage, at most; at least two are.
         temperature: of sampling; 0 takes the likeliest question.
+        threshold: questions are left out whose tokens' mean log-probability is lower under the asker: those that are
+            sampled and unlikely often make no sense, whatever a reader answers.
         max_question_tokens: longer questions are left out.
         max_answer_tokens: that the reader writes at most.
         least_words: shorter questions are left out.
@@ -71,7 +73,8 @@ class GenerateOptions:
     styles: Mapping[str, float] = field(default_factory=dict)
     leave_out: tuple[Path, ...] = ()
     most_answers: int = 4
-    temperature: float = 0.8
+    temperature: float = 0.4
+    threshold: float = -1.0
     max_question_tokens: int = 40
     max_answer_tokens: int = 16
     least_words: int = 4
@@ -82,6 +85,8 @@ class GenerateOptions:
             raise ConfigError("passages must be at least 1; most_answers and the limits of tokens at least 2")
         if self.temperature < 0:
             raise ConfigError(f"temperature must be 0 or above, not {self.temperature}")
+        if not self.threshold <= 0:
+            raise ConfigError(f"threshold is a log-probability, so 0 at most, not {self.threshold}")
         if self.styles and not (min(self.styles.values()) >= 0 and sum(self.styles.values()) > 0):
             raise ConfigError("the shares of styles must not be negative, and one must be above 0")
 
@@ -94,10 +99,11 @@ class GenerateReport:
         out: the folder.
         passages: asked about.
         asked: questions that the asker wrote.
-        dropped: questions left out, by reason: "unfinished", "short", "gives_answer", "not_answered" (the reader found
-            another answer), "again" (another passage has the same question).
+        dropped: questions left out, by reason: "unfinished", "short", "gives_answer", "unlikely" (see `threshold`),
+            "not_answered" (the reader found another answer), "again" (another passage has the same question).
         kept: questions written.
         seconds: of this run.
+        now: questions that the asker wrote in this run, which may have gone on with another's.
         already: all was there before.
     """
 
@@ -107,6 +113,7 @@ class GenerateReport:
     dropped: Mapping[str, int]
     kept: int
     seconds: float
+    now: int = 0
     already: bool = False
 
 
@@ -147,7 +154,7 @@ def generate_questions(
     check_folder(options.out)
     make_folder(options.out)
     _require_same(options, _about(options, store, styles, left_out, asker, reader))
-    chunks, done = options.out / CHUNKS, (options.out / QUESTIONS).exists()
+    chunks, done, now = options.out / CHUNKS, (options.out / QUESTIONS).exists(), 0
     if not done:
         make_folder(chunks)
         drawn = _drawn(store, options)
@@ -157,6 +164,7 @@ def generate_questions(
                 rows = drawn[first : first + CHUNK]
                 passages = [p for p in _read(store, rows) if _worth_asking(p, left_out)]
                 made = _chunk(passages, number, styles, options, asker, reader)
+                now += made[0]["asked"]
                 with writing_whole(path) as temporary:
                     temporary.write_bytes(b"".join(json_lines(made)))
             tick("passages", min(first + CHUNK, len(drawn)), len(drawn))
@@ -164,7 +172,7 @@ def generate_questions(
     shutil.rmtree(chunks, ignore_errors=True)
     counted = json.loads((options.out / ABOUT).read_text(encoding="utf-8"))["counts"]
     seconds = round(time.perf_counter() - begin, 3)
-    return GenerateReport(out=str(options.out), **counted, seconds=seconds, already=done)
+    return GenerateReport(out=str(options.out), **counted, seconds=seconds, now=now, already=done)
 
 
 # --- what is asked about ------------------------------------------------------------------------------------
@@ -229,7 +237,7 @@ def _chunk(
         sampling = Sampling(temperature=options.temperature, generator=generator)
     about = [w.passage for w in wanted]
     asked = asker.write(prompts, about, most=options.max_question_tokens, sampling=sampling)
-    reasons = [_refused(w, question, options.least_words) for w, question in zip(wanted, asked, strict=True)]
+    reasons = [_refused(w, question, options) for w, question in zip(wanted, asked, strict=True)]
     good = [i for i, reason in enumerate(reasons) if not reason]
     questions = reader.tokenizer.questions([asked[i].text for i in good], reader.model.config.question_template)
     answers = reader.write(questions, [about[i] for i in good], most=options.max_answer_tokens)
@@ -251,14 +259,16 @@ def _style(styles: Mapping[str, float], rng: Random) -> str:
     return rng.choices([*styles], [*styles.values()])[0]
 
 
-def _refused(wanted: _Asked, question: Written, least_words: int) -> str:
+def _refused(wanted: _Asked, question: Written, options: GenerateOptions) -> str:
     """Why a question is left out before it is read; empty if it is not."""
     words = normalise(question.text)
     if not question.finished:
         return "unfinished"
-    if len(question.text.split()) < least_words:
+    if len(question.text.split()) < options.least_words:
         return "short"
-    return "gives_answer" if holds(words, [normalise(wanted.answer)]) else ""
+    if holds(words, [normalise(wanted.answer)]):
+        return "gives_answer"
+    return "unlikely" if question.log_prob < options.threshold else ""
 
 
 def _row(wanted: _Asked, question: Written, answer: Written) -> dict[str, Any]:
@@ -307,8 +317,8 @@ def _about(
     reader: Writer,
 ) -> dict[str, Any]:
     """What the questions are made from, as it is kept in `about.json`."""
-    names = ("passages", "most_answers", "temperature", "max_question_tokens", "max_answer_tokens", "least_words",
-             "seed")  # fmt: skip
+    names = ("passages", "most_answers", "temperature", "threshold", "max_question_tokens", "max_answer_tokens",
+             "least_words", "seed")  # fmt: skip
     return {
         "store": hash_file(generation_path(store.path, store.generation.number)),
         "asker": weights_mark(asker.model),

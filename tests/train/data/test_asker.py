@@ -188,12 +188,12 @@ class _Scripted(Writer):
 
     def __init__(self, folder: Path, reply: Any) -> None:
         super().__init__(*checkpoint.load(folder, dtype=torch.float32))
-        self.reply, self.calls = reply, 0
+        self.reply, self.calls, self.log_prob = reply, 0, -0.25
 
     def write(self, prompts: Sequence[Any], passages: Sequence[Passage], **rest: Any) -> list[Written]:
         self.calls += 1
         texts = [self.tokenizer.decode(p.tolist()) for p in prompts]
-        return [Written(self.reply(t, p), -0.25, finished=True) for t, p in zip(texts, passages, strict=True)]
+        return [Written(self.reply(t, p), self.log_prob, finished=True) for t, p in zip(texts, passages, strict=True)]
 
 
 def _asks(prompt: str, passage: Passage) -> str:
@@ -269,7 +269,13 @@ def test_what_a_reader_answers_again_is_kept(
     assert (tmp_path / "killed" / QUESTIONS).read_bytes() == (tmp_path / "whole" / QUESTIONS).read_bytes()
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {QUESTIONS, "about.json"}
     assert (again.dropped, again.kept) == (report.dropped, report.kept)
-    assert generate_questions(options("killed"), *models).already
+    assert 0 < again.now < report.now == report.asked
+    done = generate_questions(options("killed"), *models)
+    assert (done.already, done.now) == (True, 0)
+    models[0].log_prob = -1.25
+    unlikely = generate_questions(options("unlikely"), *models)
+    assert unlikely.kept == 0
+    assert unlikely.dropped["unlikely"] == report.kept + report.dropped["not_answered"] + report.dropped.get("again", 0)
 
     # As a set of a cache: of the candidates that hold an answer, only the passage asked about.
     made = PrepareOptions(
@@ -300,7 +306,7 @@ def test_mistakes_of_generation(root: Path, tmp_path: Path, models: tuple[_Scrip
         asked(leave_out=(tmp_path / "none.txt",))
     with pytest.raises(DataUnreadable, match="name titles, one to a line"):
         asked(leave_out=(tmp_path,))
-    for changes in ({"passages": 0}, {"temperature": -1.0}, {"styles": {"ask": 0.0}}):
+    for changes in ({"passages": 0}, {"temperature": -1.0}, {"threshold": 1.0}, {"styles": {"ask": 0.0}}):
         with pytest.raises(ConfigError):
             asked(**changes)
     (tmp_path / "out").mkdir()
