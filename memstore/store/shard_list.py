@@ -120,8 +120,11 @@ class ShardList:
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether a store in shards is there."""
-    return (path / SHARDS).is_file()
+    """Whether a store in shards is there. What cannot be looked at, opening the store reports."""
+    try:
+        return (path / SHARDS).is_file()
+    except OSError:
+        return False
 
 
 def write_places(root: Path, name: str, places: Places) -> str:
