@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From a pretrained T5 to the model that comes with the package. Every step leaves something complete and is skipped
-# when it is run again; training resumes where it was cut off.
+# From a pretrained T5 to the model that comes with the package, which is stage 6's, and on: stage 7 has not been run as
+# it stands (LOG.md). Every step leaves something complete and is skipped when it is run again; training resumes where it
+# was cut off.
 #
 #   DATA=folder with corpus/simple.jsonl.zst (documents of Simple English Wikipedia) and tasks/<task>.<split>.jsonl.zst
 #   (KILT's form)   WORK=folder for everything made
