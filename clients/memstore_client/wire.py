@@ -9,6 +9,7 @@ release, so a reader ignores keys it does not know.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -220,9 +221,9 @@ def own_ids(passages: Sequence[PassageInput]) -> list[str]:
 
 
 def _require_distinct_ids(passages: Sequence[PassageInput]) -> None:
-    ids = own_ids(passages)
-    if len(set(ids)) != len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
+    times = Counter(own_ids(passages))
+    if len(times) != len(passages):
+        twice = next(name for name, count in times.items() if count > 1)
         raise ValueError(f"two passages have the id {twice!r}: ids must differ, the reply names passages by them")
 
 
