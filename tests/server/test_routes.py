@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urljoin
 
@@ -15,6 +14,7 @@ from memstore.answer import Question
 from memstore.passage import Passage
 from memstore_server.app import create_app
 from memstore_server.batching import Timed
+from memstore_server.queued import Wanted
 from memstore_server.service import WARM_UP_QUESTION
 from memstore_server.settings import Settings
 from tests.server.fakes import OTTERS, FakeEngine
@@ -188,7 +188,7 @@ async def test_times_are_reported_in_milliseconds(serving, monkeypatch: pytest.M
         thread = http._transport.app.state.service._thread
 
         def call(function, *, deadline, collection):
-            done = Future()
+            done = Wanted()
             by, engine = thread.info_of(collection), thread.engine_of(collection)
             done.set_result(Timed(function(engine), queued=0.5, ran=0.25, by=by))
             return done
