@@ -7,7 +7,7 @@ is what a caller hears while an answer is made, `citations.py` where an answer s
 
 from memstore.answer.answerer import Answerer
 from memstore.answer.citations import Citation
-from memstore.answer.listening import Listener, NobodyListens
+from memstore.answer.listening import Listener, NobodyListens, Waits
 from memstore.answer.values import (
     AUTO_KEEP_K,
     KEEP_K,
@@ -42,6 +42,7 @@ __all__ = [
     "RankedPassage",
     "Reason",
     "Usage",
+    "Waits",
     "keep_of",
     "kept",
 ]

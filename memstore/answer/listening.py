@@ -42,6 +42,23 @@ class Listener(Protocol):
         ...
 
 
+class Waits:
+    """Hears nothing of an answer before it is whole, and only says whether it is `wanted` still."""
+
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self.wanted = wanted
+
+    def retrieved(self, passages: Sequence[RankedPassage]) -> None:
+        """Nothing."""
+
+    def ranked(self, passages: Sequence[RankedPassage]) -> None:
+        """Nothing."""
+
+    def wrote(self, text: str) -> bool:  # noqa: ARG002 - it is not for this one
+        """Whether to go on."""
+        return self.wanted()
+
+
 class Heard:
     """Those who listen to a batch of B questions, and what they have heard of their answers."""
 
@@ -91,6 +108,8 @@ class Heard:
         listener = self.listeners[question]
         if listener is None:
             return True
+        if isinstance(listener, Waits):  # no text is made for it
+            return listener.wanted()
         piece = "" if self._texts is None or self._wait[question] else self._texts[question].add(token)
         return listener.wrote(piece)
 

@@ -164,7 +164,7 @@ class ShardedStore:
         for row in rows:
             if not 0 <= row < len(self):
                 raise IndexCorrupt(f"row {row} is outside this store of {len(self)} rows; rebuild the index")
-        found = self._by_shard(rows, lambda shard, own: shard.at(own, to_load=to_load))
+        found = self._by_shard(rows, lambda shard, _, own: shard.at(own, to_load=to_load))
         return [StoredPassage(stored.passage, row) for stored, row in zip(found, rows, strict=True)]
 
     def load(
@@ -187,9 +187,11 @@ class ShardedStore:
 
     def lengths(self, found: Sequence[StoredPassage]) -> list[int]:
         """See `Store.lengths`."""
-        shards, locals_ = self.rows.locate([f.row for f in found])
-        own = [StoredPassage(f.passage, row) for f, row in zip(found, locals_.tolist(), strict=True)]
-        return [self.shards[n].lengths([one])[0] for n, one in zip(shards.tolist(), own, strict=True)]
+
+        def ask(shard: Store, places: list[int], own: list[int]) -> list[int]:
+            return shard.lengths([StoredPassage(found[p].passage, row) for p, row in zip(places, own, strict=True)])
+
+        return self._by_shard([f.row for f in found], ask)
 
     def passage_at(self, row: int) -> Passage:
         """See `Store.passage_at`."""
@@ -200,13 +202,13 @@ class ShardedStore:
         named = iter(self.find([w for w in wanted if isinstance(w, str)]))
         return [next(named) if isinstance(w, str) else w for w in wanted]
 
-    def _by_shard(self, rows: Sequence[int], ask: Callable[[Store, list[int]], Sequence[T]]) -> list[T]:
-        """What each shard says of its rows, in the order of all."""
+    def _by_shard(self, rows: Sequence[int], ask: Callable[[Store, list[int], list[int]], Sequence[T]]) -> list[T]:
+        """What each shard says of its rows, in the order of all; it is asked with their places in `rows`, too."""
         found: list[Any] = [None] * len(rows)
         shards, locals_ = self.rows.locate(rows)
         for number in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == number)
-            for place, one in zip(places.tolist(), ask(self.shards[number], locals_[places].tolist()), strict=True):
+            places: list[int] = np.flatnonzero(shards == number).tolist()
+            for place, one in zip(places, ask(self.shards[number], places, locals_[places].tolist()), strict=True):
                 found[place] = one
         return found
 

@@ -76,6 +76,8 @@ class BoundedProtocol(H11Protocol):
 
     def _make_room(self) -> None:
         """Where there are too many. Those that are being closed are still among the server's for a moment."""
+        if len(self.connections) <= self.most:
+            return
         there = [one for one in self.connections if not one.transport.is_closing()]
         if len(there) <= self.most:
             return

@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from memstore.answer import Answer, Listener, Question
-from memstore.passage import RankedPassage
+from memstore.answer import Answer, Listener, Question, Waits
 from memstore_server.budgets import Lowering, highest_that
 from memstore_server.costs import Work, work_of
 from memstore_server.engine import Engine
@@ -44,27 +43,6 @@ class Wanted(Future[T]):
         self.cancel()
 
 
-class Attendance:
-    """Listens to an answer of which nothing is heard before it is whole, only to say whether it is still wanted."""
-
-    def __init__(self, future: Wanted[Any]) -> None:
-        self._future = future
-
-    def retrieved(self, passages: Sequence[RankedPassage]) -> None:
-        """Nothing."""
-
-    def ranked(self, passages: Sequence[RankedPassage]) -> None:
-        """Nothing."""
-
-    def wrote(self, text: str) -> bool:  # noqa: ARG002 - it is not for this one
-        """Whether to go on."""
-        return self.wanted()
-
-    def wanted(self) -> bool:
-        """Whether anybody waits."""
-        return not self._future.given_up
-
-
 @dataclass(slots=True, eq=False)
 class Job:
     """Work that waits. Exactly one of `question` (can be joined), `call` (cannot) and `successor` is set."""
@@ -84,7 +62,7 @@ class Job:
     @property
     def heard_by(self) -> Listener:
         """Whoever hears the answer while it is made, or only says that somebody waits for it."""
-        return self.listener or Attendance(self.future)
+        return self.listener or Waits(lambda: not self.future.given_up)
 
     def ask(self, question: Question) -> None:
         """Asks this question instead; `seconds` are then to be predicted again."""

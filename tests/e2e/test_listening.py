@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memstore.answer import Answerer, NobodyListens, Question
+from memstore.answer import Answerer, NobodyListens, Question, Waits
 from memstore.answer.listening import GrowingText, Heard
 from memstore.machine import StageTimer
 from memstore.passage import RankedPassage
@@ -120,6 +120,16 @@ def test_text_that_is_spelled_afterwards_comes_at_the_end() -> None:
     assert all(heard.token(0, i) for i in range(5))
     heard.ended(0, "Paris")
     assert "".join(ear.pieces) == "Paris"
+
+
+def test_no_text_is_made_for_who_only_waits() -> None:
+    stays = [True]
+    tokenizer: Any = SimpleNamespace(folds_case=False)  # it decodes nothing
+    heard = Heard([Waits(lambda: stays[0])], tokenizer)
+    assert heard.token is not None
+    assert heard.token(0, 7)
+    stays[0] = False
+    assert not heard.token(0, 8)
 
 
 def test_half_a_character_waits_for_its_other_half() -> None:
