@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 import memstore
+from memstore.store.shard_list import refuse_shards
 from memstore_client.events import RankedEvent, RetrievedEvent, TokenEvent
 from memstore_client.wire import Problem
 from memstore_server import page, problems, routes, writing
@@ -115,9 +116,12 @@ def load(settings: Settings, progress: Progress, crew: Crew | None = None) -> Fa
 
     Raises:
         ConfigError: the write key is none; two stores are one, or of two models.
+        StoreInShards: there is a write key, and a store is in shards.
         FingerprintMismatch: the store was not made by the model.
         MemstoreError: anything else that opening stores and models find wrong.
     """
+    for folder in settings.stores.values() if settings.has_write_key else ():
+        refuse_shards(folder)
     costs = CostModel()
     tracing = tracing_of(os.environ)
     return create_app(opened(settings, costs, progress), settings, costs=costs, crew=crew, tracing=tracing)

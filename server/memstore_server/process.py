@@ -19,7 +19,6 @@ import uvicorn
 
 from memstore.errors import ConfigError
 from memstore.storage.place import as_url
-from memstore.store.shard_list import refuse_shards
 from memstore_server import logs, workers
 from memstore_server.addresses import bound_socket, url_of
 from memstore_server.connections import allow_files, bounded
@@ -56,7 +55,6 @@ def run(settings: Settings) -> bool:
     for name, meant in unknown_variables(os.environ).items():
         log.warning("%s is not a setting; did you mean %s?", name, meant)
     for folder in settings.stores.values() if settings.has_write_key else ():
-        refuse_shards(folder)
         if as_url(folder) is None and not os.access(folder, os.W_OK):
             raise ConfigError(
                 f"{folder} cannot be written, which changing it over HTTP needs: let this user write there, or start "

@@ -154,6 +154,15 @@ def test_an_offer_to_upgrade_is_passed_over() -> None:
     )
 
 
+def test_what_listens_imports_nothing_that_takes_long() -> None:
+    """Or nobody would hear how far loading is: torch and its kin take seconds."""
+    code = (
+        "import memstore_server.process, sys; print([m for m in ('torch', 'tensorstore', 'faiss') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout == "[]\n"
+
+
 def test_stopped_while_the_model_computes_it_says_the_client_and_ends_as_done() -> None:
     with served(script=SERVE_HEAVY) as process, ThreadPoolExecutor(1) as asker:
         try:
